@@ -1,0 +1,1 @@
+"""Experiments: one module per claim, run as `python -m experiments.NAME`."""

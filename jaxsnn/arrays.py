@@ -1,0 +1,181 @@
+"""Arithmetic on arrays that everyone shares: checked ranges, exact counts, safe division.
+
+Nothing here knows of layers or trees. Numbers that a sweep may vary (a sparsity, a range-checked
+hyperparameter) can be traced.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsnn.errors import UserError
+
+Array = jax.Array
+Number = float | Array
+
+
+def is_traced(value: Any) -> bool:
+    """Tell whether the value is known only when the compiled program runs."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_range(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> Any:
+    """Return the value if it lies in the range; traced values pass unseen.
+
+    Args:
+      name: what the value is called, for the message.
+      value: a number or an array, all entries of which must lie in the range.
+      low: lower end of the range, itself allowed unless `open_low`.
+      high: upper end of the range, itself allowed unless `open_high`.
+      open_low: exclude the lower end.
+      open_high: exclude the upper end.
+
+    Raises:
+      UserError: if a concrete value is out of range, NaN, or no number.
+    """
+    if is_traced(value):
+        return value
+    interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
+    try:
+        numbers = np.asarray(value, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UserError(f"{name} must be a number in {interval}, found {value!r}") from None
+    above = numbers > low if open_low else numbers >= low
+    below = numbers < high if open_high else numbers <= high
+    if not np.all(above & below):
+        raise UserError(f"{name} must be in {interval}, found {value}")
+    return value
+
+
+def check_whole(name: str, value: Any, low: int, high: float) -> Any:
+    """Return the value if it is a whole number in `[low, high]`; traced values pass unseen.
+
+    Raises:
+      UserError: if a concrete value is out of range, NaN, or has a fraction.
+    """
+    check_range(name, value, low, high)
+    if not is_traced(value) and np.any(np.asarray(value) % 1 != 0):
+        raise UserError(f"{name} must be a whole number, found {value}")
+    return value
+
+
+def at_least_float32(x: Array) -> Array:
+    """Widen integers, booleans and short floats to float32; leave wider floats as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def keep_count(sparsity: Number, size: int) -> int | Array:
+    """Return how many of `size` entries survive: `round((1 - sparsity) * size)`, half to even.
+
+    The arithmetic is float32 whether the sparsity is traced or not, so that a sweep and a single
+    run keep the same entries.
+
+    >>> keep_count(0.9, 205)
+    21
+    """
+    if is_traced(sparsity):
+        kept = jnp.round((1 - jnp.asarray(sparsity, jnp.float32)) * np.float32(size))
+        return jnp.clip(kept, 0, size).astype(jnp.int32)
+    count = int(np.round((np.float32(1) - np.float32(sparsity)) * np.float32(size)))
+    return min(max(count, 0), size)
+
+
+def ranks(scores: Array) -> Array:
+    """Return each entry's position in descending order along the last axis, int32.
+
+    The largest score has rank 0; among equal scores the lower index comes first.
+    """
+    order = jnp.argsort(scores, axis=-1, stable=True, descending=True)
+    return jnp.argsort(order, axis=-1).astype(jnp.int32)
+
+
+def top_count(scores: Array, count: int | Array) -> Array:
+    """Mark the `count` entries of highest score, exactly that many, ties by lower index.
+
+    The mask equals `ranks(scores.ravel()) < count`, reshaped. It is found without sorting (ten
+    times faster on a CPU): floats are mapped to unsigned integers of the same order, and the
+    `count`-th largest integer is found bit by bit, one counting pass for each.
+
+    Args:
+      scores: `[...]`, any shape, no NaN.
+      count: number of entries to mark, may be traced.
+
+    Returns:
+      Boolean mask `[...]`.
+    """
+    keys = _ordered_integers(at_least_float32(scores).ravel())
+    width = jnp.iinfo(keys.dtype).bits
+    one = jnp.ones((), keys.dtype)
+
+    def set_bit(step: Array, threshold: Array) -> Array:
+        candidate = threshold | (one << (width - 1 - step).astype(keys.dtype))
+        return jnp.where(jnp.sum(keys >= candidate) >= count, candidate, threshold)
+
+    threshold = jax.lax.fori_loop(0, width, set_bit, jnp.zeros((), keys.dtype))
+    above, equal = keys > threshold, keys == threshold
+    kept = above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
+    return kept.reshape(scores.shape)
+
+
+def _ordered_integers(x: Array) -> Array:
+    """Map floats to unsigned integers of the same width and order; both zeros are equal."""
+    width = jnp.finfo(x.dtype).bits
+    unsigned = jnp.dtype(f"uint{width}")
+    bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), unsigned)
+    sign = jnp.asarray(1 << (width - 1), unsigned)
+    return jnp.where(bits >= sign, ~bits, bits | sign)
+
+
+def top_fraction(scores: Array, sparsity: Number) -> Array:
+    """Mark the `1 - sparsity` share of entries with the highest scores, with an exact count.
+
+    >>> import jax.numpy as jnp
+    >>> top_fraction(jnp.ones(5), 0.6).tolist()
+    [True, True, False, False, False]
+
+    Args:
+      scores: `[...]`, any shape, no NaN.
+      sparsity: share to leave out, in [0, 1], may be traced.
+
+    Returns:
+      Boolean mask `[...]` with `keep_count(sparsity, size)` entries, ties by lower index.
+    """
+    return top_count(scores, keep_count(sparsity, scores.size))
+
+
+def safe_divide(a: Number, b: Number) -> Array:
+    """Divide, with 0 where `b == 0`; the gradients there are 0 too, and never NaN."""
+    is_zero = jnp.equal(b, 0)
+    return jnp.where(is_zero, 0.0, a / jnp.where(is_zero, 1.0, b))
+
+
+@jax.custom_jvp
+def straight_through(forward_value: Array, x: Array) -> Array:
+    """Return `forward_value` exactly, and differentiate as if it were `x`.
+
+    Forward half: the value, bit for bit. Backward half: `d out / d x = 1` and
+    `d out / d forward_value = 0`. A quantized weight is `straight_through(grid(w), w)`.
+
+    Args:
+      forward_value: `[...]`, what the caller computes with.
+      x: `[...]`, same shape and dtype, what receives the gradient.
+    """
+    del x
+    return forward_value
+
+
+@straight_through.defjvp
+def _straight_through_derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    forward_value, _ = primals
+    _, x_tangent = tangents
+    return forward_value, x_tangent

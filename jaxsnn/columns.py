@@ -1,0 +1,80 @@
+"""The columns of tables, and how a measure is written in them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+# Title and field of the columns that compare networks, and of those that compare layers.
+COLUMNS = {
+    "accuracy %": "accuracy",
+    "density %": "density",
+    "bits": "bits",
+    "weights kB": "weight_bytes",
+    "file kB": "file_bytes",
+    "steps": "timesteps",
+    "spikes": "spikes_per_sample",
+    "SynOps": "synops",
+    "energy nJ": "energy_pj",
+}
+LAYER_COLUMNS = {
+    "shape": "shape",
+    "density %": "density",
+    "bits": "bits",
+    "weights kB": "bytes",
+    "SynOps": "synops",
+    "MACs": "macs",
+    "neurons": "neurons",
+    "spike rate": "rate",
+    "silent": "silent",
+    "saturated": "saturated",
+}
+
+
+def number(field: str, value: Any) -> str:
+    """Write a measure as it stands in a table; a dash where it does not apply.
+
+    >>> number("density", 0.05), number("synops", 3.21e6), number("energy_pj", None)
+    ('5', '3.21M', '–')
+    """
+    if value is None:
+        return "–"
+    if field == "shape":
+        return "×".join(map(str, value))
+    if field == "accuracy":
+        return f"{100 * value:.2f}"
+    if field == "density":
+        return f"{100 * value:.3g}"
+    if field in ("weight_bytes", "file_bytes", "bytes"):
+        return f"{value / 1000:.1f}"
+    return _short(value / 1000 if field == "energy_pj" else value)
+
+
+def ratio(field: str, row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """Write how a measure compares with the baseline's, accuracy in points of a hundred.
+
+    >>> ratio("bits", {"bits": 4}, {"bits": 32}), ratio("accuracy", {"accuracy": 0.5}, {})
+    ('÷8', '')
+
+    Args:
+      field: of the rows.
+      row: of a network.
+      base: of the baseline.
+
+    Returns:
+      The text, empty for the baseline itself and where there is nothing to compare.
+    """
+    value, reference = row.get(field), base.get(field)
+    if row is base or value is None or reference is None:
+        return ""
+    if field == "accuracy":
+        return f"{100 * (value - reference):+.2f}"
+    if not value or not reference or value == reference:
+        return ""
+    return f"÷{reference / value:.3g}" if value <= reference else f"×{value / reference:.3g}"
+
+
+def _short(value: float) -> str:
+    """Write four digits and a power of a thousand: 3.21M."""
+    for factor, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:.4g}{unit}"
+    return f"{value:.4g}"

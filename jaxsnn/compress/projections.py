@@ -1,0 +1,282 @@
+"""Sets for weights to live in, each given by its projection.
+
+A projection maps a leaf to the nearest point of a set, `argmin_{Z in S} ||Z - V||_F`, in the shape
+and dtype of the leaf. Here are the sets of few non-zeros (`keep_largest`, `percentile_keep`,
+`n_of_m`, `on_mask`) and the means to apply several in turn; `grids.py` has the sets of few values.
+
+Letters in shapes: `...` any shape, `I` inputs of a synapse, `O` its outputs (the last axis).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+import jax.numpy as jnp
+
+from jaxsnn import tree
+from jaxsnn.arrays import (
+    Array,
+    Number,
+    at_least_float32,
+    check_range,
+    check_whole,
+    is_traced,
+    keep_count,
+    ranks,
+    top_fraction,
+)
+from jaxsnn.errors import UserError
+
+Projection = Callable[[Array], Array]
+"""Leaf `[...]` -> nearest point of the set `[...]`, same dtype; pure and traceable."""
+
+Scores = Callable[[Array], Array]
+"""Leaf `[...]` -> importance of each entry `[...]`; the highest are kept."""
+
+Recipe = Mapping[str, Projection]
+"""Pattern of leaf names -> projection."""
+
+
+@runtime_checkable
+class Checked(Protocol):
+    """A projection that can tell whether it suits a leaf."""
+
+    def check(self, name: str, leaf: Array) -> None:
+        """Raise a `UserError` that names the leaf if the projection cannot serve it."""
+        ...
+
+
+def resolve(recipe: Recipe, params: Any) -> dict[str, Projection]:
+    """Assign projections to leaves and check that each suits its leaf.
+
+    Returns:
+      leaf name -> projection, for the matched leaves only.
+
+    Raises:
+      UserError: if a pattern matches no leaf, or a projection cannot serve a leaf (it would empty
+        it, has another shape, ...); the message names the leaf.
+    """
+    matched = tree.match(recipe, params)
+    leaves = tree.named_leaves(params)
+    for name, projection in matched.items():
+        if isinstance(projection, Checked):
+            projection.check(name, leaves[name])
+    return matched
+
+
+def project(recipe: Recipe, params: Any) -> Any:
+    """Return the tree with every leaf that the recipe matches projected onto its set."""
+    leaves = tree.named_leaves(params)
+    projected = {name: proj(leaves[name]) for name, proj in resolve(recipe, params).items()}
+    return tree.substitute(params, projected)
+
+
+def check_survivors(sparsity: Number, name: str, leaf: Array) -> None:
+    """Raise a `UserError` if a concrete sparsity would leave the leaf without any weight."""
+    if not is_traced(sparsity) and keep_count(sparsity, leaf.size) == 0:
+        raise UserError(
+            f"sparsity {sparsity} would empty {name!r} ({leaf.size} weights); "
+            f"use less than {1 - 0.5 / leaf.size:.6g}"
+        )
+
+
+def identity(leaf: Array) -> Array:
+    """Return the leaf itself: the set is the whole space.
+
+    In `pull` it still tethers the leaf to its old value; leave a leaf out of the recipe to leave
+    it free.
+    """
+    return leaf
+
+
+@dataclass(frozen=True, eq=False)
+class _KeepLargest:
+    sparsity: Number
+    scores: Scores
+
+    def __call__(self, leaf: Array) -> Array:
+        kept = top_fraction(self.scores(leaf), self.sparsity)
+        return jnp.where(kept, leaf, jnp.zeros_like(leaf))
+
+    def check(self, name: str, leaf: Array) -> None:
+        check_survivors(self.sparsity, name, leaf)
+
+
+def keep_largest(sparsity: Number, *, scores: Scores = jnp.abs) -> Projection:
+    """Keep the entries of largest magnitude and zero the rest, with an exact count.
+
+    The set is `{X : ||X||_0 <= k}` with `k = round((1 - sparsity) * size)`, half to even. Ties go
+    to the lower index.
+
+    Args:
+      sparsity: share of the leaf to zero, in [0, 1], may be traced. One that leaves a leaf
+        without any weight is an error once the leaf is known.
+      scores: what ranks the entries; the magnitude makes it the Euclidean projection.
+    """
+    check_range("sparsity", sparsity, 0, 1)
+    return _KeepLargest(sparsity, scores)
+
+
+def percentile_keep(sparsity: Number) -> Projection:
+    """Zero the entries below a percentile of the magnitude, the rule of the ADMM authors' code.
+
+    `tau` is the linearly interpolated `sparsity`-quantile of `|X|` over all entries, zeros
+    included; entries with `|x| < tau` become zero. Ties at `tau` all survive, so the count is
+    exact only without ties, and at sparsity 1 the largest entry survives.
+
+    Args:
+      sparsity: share of the leaf to zero, in [0, 1], may be traced.
+    """
+    check_range("sparsity", sparsity, 0, 1)
+
+    def project_leaf(leaf: Array) -> Array:
+        magnitude = jnp.abs(at_least_float32(leaf))
+        below = magnitude < jnp.quantile(magnitude, jnp.asarray(sparsity, magnitude.dtype))
+        return jnp.where(below, jnp.zeros_like(leaf), leaf)
+
+    return project_leaf
+
+
+@dataclass(frozen=True, eq=False)
+class _OnMask:
+    mask: Array
+
+    def __call__(self, leaf: Array) -> Array:
+        return jnp.where(jnp.broadcast_to(self.mask, leaf.shape), leaf, jnp.zeros_like(leaf))
+
+    def check(self, name: str, leaf: Array) -> None:
+        check_mask(self.mask, name, leaf)
+
+
+def on_mask(mask: Array) -> Projection:
+    """Zero everything outside a given mask, from whatever method it came.
+
+    Args:
+      mask: boolean, broadcastable to the leaf.
+    """
+    return _OnMask(jnp.asarray(mask, bool))
+
+
+def check_mask(mask: Array, name: str, leaf: Array) -> None:
+    """Raise a `UserError` that names the leaf if the mask cannot be broadcast to it."""
+    try:
+        fits = jnp.broadcast_shapes(jnp.shape(mask), leaf.shape) == leaf.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"the mask of {name!r} has shape {jnp.shape(mask)}, "
+            f"which does not broadcast to the leaf's {leaf.shape}"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _NOfM:
+    n: int
+    m: int
+
+    def __call__(self, leaf: Array) -> Array:
+        inputs_last = jnp.swapaxes(jnp.abs(leaf), -1, -2)
+        groups = inputs_last.reshape(*inputs_last.shape[:-1], -1, self.m)
+        kept = (ranks(groups) < self.n).reshape(inputs_last.shape)
+        return jnp.where(jnp.swapaxes(kept, -1, -2), leaf, jnp.zeros_like(leaf))
+
+    def check(self, name: str, leaf: Array) -> None:
+        if leaf.ndim < 2 or leaf.shape[-2] % self.m:
+            raise UserError(
+                f"{self.n}:{self.m} sparsity needs a multiple of {self.m} inputs (second axis "
+                f"from the end), but {name!r} has shape {leaf.shape}"
+            )
+
+
+def n_of_m(n: int, m: int) -> Projection:
+    """Keep the `n` largest of every `m` consecutive inputs of each output (N:M sparsity).
+
+    Groups run along the input axis, the last but one: `[I, O]` of a dense kernel,
+    `[kh, kw, I, O]` of a convolution. Ties go to the lower index.
+
+    Args:
+      n: how many to keep of each group, in [1, m].
+      m: size of a group; must divide the number of inputs.
+    """
+    check_whole("m", m, 1, float("inf"))
+    check_whole("n", n, 1, m)
+    return _NOfM(n, m)
+
+
+class Fit(NamedTuple):
+    """A leaf on a grid: `scale * levels`."""
+
+    scale: Array  # alpha >= 0, float32 []
+    levels: Array  # Q, whole numbers as float32, shape of the leaf
+
+
+@runtime_checkable
+class HasFit(Protocol):
+    """A projection onto a grid, which can give the scale and the levels apart."""
+
+    def fit(self, leaf: Array) -> Fit:
+        """Return the scale `[]` and the levels `[...]` of the nearest point on the grid."""
+        ...
+
+
+def fit(projection: Projection, leaf: Array) -> Fit:
+    """Return the scale and the integer levels of the projected leaf, for export.
+
+    `scale * levels`, cast to the leaf's dtype, is exactly `projection(leaf)`.
+
+    Raises:
+      UserError: if the projection does not end on a grid.
+    """
+    if not isinstance(projection, HasFit):
+        raise UserError(f"{projection!r} is no grid: it has no scale and no levels")
+    return projection.fit(leaf)
+
+
+@dataclass(frozen=True, eq=False)
+class _Composition:
+    projections: tuple[Projection, ...]
+
+    def __call__(self, leaf: Array) -> Array:
+        for projection in self.projections:
+            leaf = projection(leaf)
+        return leaf
+
+    def fit(self, leaf: Array) -> Fit:
+        *first, last = self.projections
+        for projection in first:
+            leaf = projection(leaf)
+        return fit(last, leaf)
+
+    def check(self, name: str, leaf: Array) -> None:
+        for projection in self.projections:
+            if isinstance(projection, Checked):
+                projection.check(name, leaf)
+
+
+def compose(*projections: Projection) -> Projection:
+    """Apply projections from left to right.
+
+    Exact where the later sets respect the earlier ones (a mask, then a grid that keeps zeros);
+    elsewhere a heuristic for the intersection, not its projection.
+    """
+    if not projections:
+        raise UserError("compose needs at least one projection")
+    return _Composition(projections)
+
+
+def restrict(recipe: Recipe, masks: Any) -> dict[str, Projection]:
+    """Put a mask before every projection of a recipe: quantize survivors only.
+
+    Args:
+      recipe: pattern -> projection. Grids in it should keep zeros.
+      masks: tree with the structure of the parameters, of masks broadcastable to them.
+
+    Returns:
+      leaf name -> mask, then projection; a recipe like any other.
+    """
+    mask_of = tree.named_leaves(masks)
+    return {
+        name: compose(on_mask(mask_of[name]), projection)
+        for name, projection in tree.match(recipe, masks).items()
+    }

@@ -1,0 +1,380 @@
+"""Three ways to hold weights in a set: pull them softly, show a projected copy, or confine them.
+
+Each is an optax transformation that acts on any pytree. `pull` goes before the optimizer in a
+chain, `latent` around it, `confine` after it, last. A recipe maps patterns of leaf names to
+projections; leaves that it does not match are not touched and not stored.
+
+With `optax.inject_hyperparams` name the arguments that are functions or switches:
+`inject_hyperparams(pull, static_args=("recipe", "every", "mode"))`, and for `latent`
+`static_args=("inner", "recipe", "straight_through")`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxsnn import tree
+from jaxsnn.arrays import Array, Number, check_range, check_whole, safe_divide
+from jaxsnn.compress.masks import check_masks
+from jaxsnn.compress.projections import Projection, Recipe, project, resolve
+from jaxsnn.errors import UserError
+
+State = TypeVar("State")
+
+# Added to a norm that divides: the slope of ||X|| at X = 0 is then 0 and not NaN.
+NORM_EPSILON = 1e-12
+
+
+def _require(params: Any, name: str) -> None:
+    if params is None:
+        raise ValueError(f"{name} needs the parameters: call update(gradients, state, params)")
+
+
+def find(opt_state: Any, state_type: type[State]) -> State:
+    """Return the one state of a type inside an optimizer's state, however deep in chains.
+
+    Raises:
+      UserError: if there is none, or more than one.
+    """
+    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, state_type))
+    found = [node for node in nodes if isinstance(node, state_type)]
+    if len(found) != 1:
+        raise UserError(f"expected one {state_type.__name__} in the state, found {len(found)}")
+    return found[0]
+
+
+# ----------------------------------------------------------------------------------------------
+# pull
+
+
+class PullState(NamedTuple):
+    """State of `pull`."""
+
+    count: Array  # type: ignore[assignment]  # updates made so far, int32 []
+    penalty: Array  # rho in force since the last dual step, float32 []
+    auxiliary: dict[str, Array]  # leaf name -> Z, a point of the set, like the leaf
+    dual: dict[str, Array]  # leaf name -> U, the scaled dual (multiplier / rho), like the leaf
+
+
+class Residual(NamedTuple):
+    """How far a leaf is from its set, in units of its own norm."""
+
+    primal: Array  # ||W - Z|| / ||W||, float32 []; falls to 0 as ADMM converges
+    dual_norm: Array  # ||U|| / ||W||, float32 []; grows without bound if the set is out of reach
+
+
+def pull(
+    recipe: Recipe,
+    penalty: Number | optax.Schedule,
+    every: int | None,
+    *,
+    mode: Literal["squared", "norm"] = "squared",
+) -> optax.GradientTransformationExtraArgs:
+    """Pull weights softly towards a set: the alternating direction method of multipliers.
+
+    To minimise `f(W)` subject to `W in S`, keep a copy `Z in S` and a scaled dual `U`, and repeat
+
+        W <- a few optimizer steps on f(W) + (rho / 2) ||W - Z + U||^2
+        Z <- Proj_S(W + U)
+        U <- U + W - Z
+
+    The update adds the penalty's gradient, `g + rho (W - Z + U)`, so `pull` stands before the
+    optimizer in the chain. `Z` and `U` start at `Proj_S(W)` and 0. At the beginning of update
+    number `every`, `2 * every`, ..., counted from 0, the dual step is made from the parameters
+    given. If the penalty has changed by then, `U` is multiplied by `rho_old / rho_new`, which
+    leaves the multiplier `rho U` as it was.
+
+    Weights only come near the set: project them at the end (`projections.project`).
+
+    Args:
+      recipe: pattern -> projection; the leaves that it matches are pulled.
+      penalty: `rho`, at least 0; a number, traced or not, or a schedule of the update count. It
+        is read at the start and at each dual step.
+      every: updates between dual steps, at least 1; or `None` for a caller that makes them with
+        `dual_step` and `set_penalty`.
+      mode: "squared" is the method; "norm" the unsquared penalty `rho ||W - Z + U||` of the
+        authors' script, whose pull has constant length for each leaf.
+
+    Returns:
+      A transformation with a `PullState`.
+
+    Raises:
+      UserError: at `init`, if a pattern matches no leaf or a set does not suit its leaf.
+
+    References: Boyd et al. 2011, https://doi.org/10.1561/2200000016, section 3.1.1;
+    Deng et al. 2019, https://arxiv.org/abs/1911.00822.
+    """
+    if every is not None:
+        check_whole("every", every, 1, float("inf"))
+    if mode not in ("squared", "norm"):
+        raise UserError(f"mode must be 'squared' or 'norm', found {mode!r}")
+
+    def penalty_at(count: Array) -> Array:
+        return _checked_penalty(penalty(count) if callable(penalty) else penalty)
+
+    def init_fn(params: Any) -> PullState:
+        leaves = tree.named_leaves(params)
+        projections = resolve(recipe, params)
+        # A copy, because a caller may donate the parameters' own buffers.
+        auxiliary = {name: jnp.array(proj(leaves[name])) for name, proj in projections.items()}
+        return PullState(
+            count=jnp.zeros([], jnp.int32),
+            penalty=penalty_at(jnp.zeros([], jnp.int32)),
+            auxiliary=auxiliary,
+            dual=jax.tree.map(jnp.zeros_like, auxiliary),
+        )
+
+    def update_fn(
+        updates: Any, state: PullState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, PullState]:
+        del extra_args
+        _require(params, "pull")
+        if every is not None:
+            state = jax.lax.cond(
+                (state.count > 0) & (state.count % every == 0),
+                lambda state: set_penalty(
+                    dual_step(recipe, state, params), penalty_at(state.count)
+                ),
+                lambda state: state,
+                state,
+            )
+
+        def add_penalty(name: str, gradient: Array, leaf: Array) -> Array:
+            if name not in state.dual:
+                return gradient
+            gap = leaf - state.auxiliary[name] + state.dual[name]
+            if mode == "norm":
+                gap = gap / (_norm(gap) + NORM_EPSILON)
+            return (gradient + state.penalty * gap).astype(gradient.dtype)
+
+        updates = tree.map_named(add_penalty, updates, params)
+        return updates, state._replace(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def dual_step(recipe: Recipe, state: PullState, params: Any) -> PullState:
+    """Make the Z-step and the U-step: `Z <- Proj_S(W + U)`, then `U <- U + W - Z`."""
+    projections, leaves = resolve(recipe, params), tree.named_leaves(params)
+    auxiliary, dual = {}, {}
+    for name, projection in projections.items():
+        moved = leaves[name] + state.dual[name]
+        auxiliary[name] = projection(moved)
+        dual[name] = moved - auxiliary[name]
+    return state._replace(auxiliary=auxiliary, dual=dual)
+
+
+def set_penalty(state: PullState, penalty: Number) -> PullState:
+    """Change the penalty and rescale the dual, so that the multiplier `rho U` stays.
+
+    A new penalty of 0 sets the dual to 0.
+    """
+    new = _checked_penalty(penalty)
+    factor = safe_divide(state.penalty, new)
+    dual = jax.tree.map(lambda u: (u * factor).astype(u.dtype), state.dual)
+    return state._replace(penalty=new, dual=dual)
+
+
+def _checked_penalty(penalty: Number) -> Array:
+    return jnp.array(check_range("penalty", penalty, 0, float("inf")), jnp.float32)
+
+
+def residuals(state: PullState, params: Any) -> dict[str, Residual]:
+    """Measure each pulled leaf: the primal residual and the size of the dual.
+
+    Before a hard step the primal residual should be below 1e-2.
+
+    Returns:
+      leaf name -> `Residual`.
+    """
+    leaves = tree.named_leaves(params)
+    return {
+        name: Residual(
+            safe_divide(_norm(leaves[name] - z), _norm(leaves[name])),
+            safe_divide(_norm(state.dual[name]), _norm(leaves[name])),
+        )
+        for name, z in state.auxiliary.items()
+    }
+
+
+def dual_residuals(before: PullState, after: PullState) -> dict[str, Array]:
+    """Measure how far a dual step moved each auxiliary: `rho ||Z_after - Z_before||`.
+
+    Returns:
+      leaf name -> dual residual, float32 `[]`.
+    """
+    return {
+        name: after.penalty * _norm(z - before.auxiliary[name])
+        for name, z in after.auxiliary.items()
+    }
+
+
+def _norm(x: Array) -> Array:
+    return jnp.linalg.norm(x.astype(jnp.float32))
+
+
+# ----------------------------------------------------------------------------------------------
+# latent
+
+
+class LatentState(NamedTuple):
+    """State of `latent`."""
+
+    free: dict[str, Array]  # leaf name -> the free copy that the optimizer moves, like the leaf
+    inner: optax.OptState  # state of the wrapped optimizer
+
+
+GradientRule = Callable[[Array, Array], Array]
+"""Gradient at the projected leaf `[...]`, free copy `[...]` -> gradient for the copy `[...]`."""
+
+
+def pass_through(gradient: Array, free: Array) -> Array:
+    """Hand the gradient on unchanged, as if the projection were the identity."""
+    del free
+    return gradient
+
+
+def pass_within(bound: Number) -> GradientRule:
+    """Make the rule that stops the gradient of entries whose free copy lies beyond `+-bound`.
+
+    Args:
+      bound: largest magnitude that still learns, greater than 0, may be traced.
+    """
+    check_range("bound", bound, 0, float("inf"), open_low=True)
+
+    def rule(gradient: Array, free: Array) -> Array:
+        return jnp.where(jnp.abs(free) <= bound, gradient, jnp.zeros_like(gradient))
+
+    return rule
+
+
+def latent(
+    inner: optax.GradientTransformation,
+    recipe: Recipe,
+    *,
+    straight_through: GradientRule | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Train projected weights through a free copy: quantization-aware training.
+
+    With the free copy `V` in the state and the visible parameters `W = Proj_S(V)`,
+
+        V <- V + inner(rule(grad f(W), V))        W <- Proj_S(V)
+
+    so evaluation cannot forget to project. The projection's derivative is replaced by `rule`, the
+    identity if not given: the straight-through estimator. The inner optimizer sees `V` as its
+    parameters, so weight decay acts on the copy. Put a mask before a grid (`projections.restrict`)
+    and pruned weights stay exactly zero.
+
+        state = optimizer.init(params)        # the free copies are the given weights
+        params = visible(recipe, params)      # and from here on the weights are projected
+
+    Args:
+      inner: the optimizer to wrap.
+      recipe: pattern -> projection.
+      straight_through: rule for the gradient, `pass_through` or `pass_within(bound)` or other.
+
+    Returns:
+      A transformation with a `LatentState`.
+
+    Raises:
+      UserError: at `init`, if a pattern matches no leaf or a set does not suit its leaf.
+
+    References: Bengio et al. 2013, https://arxiv.org/abs/1308.3432 (straight-through);
+    Courbariaux et al. 2015, https://arxiv.org/abs/1511.00363 (the free copy).
+    """
+    inner = optax.with_extra_args_support(inner)
+    rule = pass_through if straight_through is None else straight_through
+
+    def init_fn(params: Any) -> LatentState:
+        leaves = tree.named_leaves(params)
+        # A copy, because a caller may donate the parameters' own buffers.
+        free = {name: jnp.array(leaves[name]) for name in resolve(recipe, params)}
+        return LatentState(free, inner.init(params))
+
+    def update_fn(
+        updates: Any, state: LatentState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, LatentState]:
+        _require(params, "latent")
+        projections: dict[str, Projection] = resolve(recipe, params)
+
+        def apply_rule(name: str, gradient: Array) -> Array:
+            return rule(gradient, state.free[name]) if name in state.free else gradient
+
+        gradients = tree.map_named(apply_rule, updates)
+        copies = tree.substitute(params, state.free)
+        steps, inner_state = inner.update(gradients, state.inner, copies, **extra_args)
+        moved = tree.named_leaves(optax.apply_updates(copies, steps))
+        free = {name: moved[name] for name in state.free}
+
+        def land(name: str, step: Array, leaf: Array) -> Array:
+            return projections[name](free[name]) - leaf if name in free else step
+
+        return tree.map_named(land, steps, params), LatentState(free, inner_state)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def visible(recipe: Recipe, params: Any) -> Any:
+    """Return the parameters with the matched leaves projected, to begin `latent` training with."""
+    return project(recipe, params)
+
+
+def free_params(state: LatentState, params: Any) -> Any:
+    """Return the parameters with the free copies in the place of the projected leaves."""
+    return tree.substitute(params, state.free)
+
+
+def snap(recipe: Recipe, state: LatentState, params: Any) -> Any:
+    """Return the exact projection of the free copies, for export.
+
+    Visible weights are sums of updates and can be a rounding error off the grid; these are not.
+    """
+    return project(recipe, free_params(state, params))
+
+
+# ----------------------------------------------------------------------------------------------
+# confine
+
+
+class ConfineState(NamedTuple):
+    """State of `confine`."""
+
+    masks: Any  # tree like the parameters: what may be non-zero, bool, broadcastable to the leaf
+
+
+def confine(masks: Any) -> optax.GradientTransformationExtraArgs:
+    """Land exactly on zero outside the masks, whatever came before in the chain.
+
+    The update becomes `u` inside the mask and `-p` outside, so `p + u` is zero there: momentum,
+    weight decay and noise cannot revive a pruned weight. It must be last in the chain.
+
+    Args:
+      masks: tree like the parameters of boolean masks, broadcastable to their leaves; a scalar
+        `True` leaves a leaf alone. They are kept in the state and so in checkpoints.
+
+    Returns:
+      A transformation with a `ConfineState`.
+
+    Raises:
+      UserError: at `init`, if masks and parameters do not fit; the message names the leaf.
+    """
+
+    def init_fn(params: Any) -> ConfineState:
+        check_masks(masks, params)
+        return ConfineState(jax.tree.map(lambda mask: jnp.array(mask, bool), masks))
+
+    def update_fn(
+        updates: Any, state: ConfineState, params: Any = None, **extra_args: Any
+    ) -> tuple[Any, ConfineState]:
+        del extra_args
+        _require(params, "confine")
+
+        def land(_: str, update: Array, mask: Array, leaf: Array) -> Array:
+            return jnp.where(jnp.broadcast_to(mask, update.shape), update, -leaf)
+
+        return tree.map_named(land, updates, state.masks, params), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

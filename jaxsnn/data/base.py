@@ -1,0 +1,123 @@
+"""Splits and data sets, and the one rule by which a part is held out.
+
+Letters in shapes: `N` images, `H` rows, `W` columns, `C` channels. Images stay `uint8` in memory
+and become floats on the device, inside the compiled step.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxsnn.errors import UserError
+
+
+class Split(NamedTuple):
+    """Hold images and their labels, in the same order."""
+
+    images: np.ndarray  # uint8 [N, H, W, C], 0 to 255
+    labels: np.ndarray  # int32 [N], 0 to num_classes - 1
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Hold the three splits of a data set and what is needed to normalize it.
+
+    `validation` is always a part of the original training images, never of the test images; it
+    may be empty.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    num_classes: int
+    mean: tuple[float, ...]  # of the training images, one a channel, pixels scaled to [0, 1]
+    std: tuple[float, ...]  # likewise; 1 where a channel is constant
+    notes: str = ""  # what differs from the published set: "test: first 1,000 of 10,000 images"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Return the shape `(H, W, C)` of one image."""
+        height, width, channels = self.train.images.shape[1:]
+        return height, width, channels
+
+
+def shuffled(num: int, seed: int) -> np.ndarray:
+    """Return a permutation of `0 .. num - 1` that depends on nothing but `num` and `seed`."""
+    key = jax.random.key(seed, impl="threefry2x32")
+    return np.argsort(np.asarray(jax.random.bits(key, (num,))), kind="stable")
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Choose which samples to keep and which to hold out, in proportion to the classes.
+
+    The samples are shuffled, sorted by class (ties stay shuffled), and every `1 / fraction`-th of
+    them is held out, so that the number held out is exactly `round(fraction * N)` (at least one if
+    `fraction > 0`) and every class gives its share, up to one sample.
+
+    Args:
+        labels: class of every sample, `[N]`.
+        fraction: share to hold out, in [0, 1).
+        seed: the same seed gives the same choice.
+
+    Returns:
+        `(kept, held)`: disjoint index arrays in shuffled order, together `0 .. N - 1`.
+
+    Raises:
+        UserError: if no sample would be kept.
+    """
+    order = shuffled(len(labels), seed)
+    count = max(1, round(fraction * len(labels))) if fraction > 0 else 0
+    if count >= len(labels):
+        raise UserError(
+            f"validation = {fraction} of {len(labels)} images leaves none to train on; "
+            "take a smaller fraction or more images"
+        )
+    by_class = np.argsort(labels[order], kind="stable")
+    chosen = ((np.arange(count) + 0.5) * (len(labels) / max(count, 1))).astype(np.int64)
+    is_held = np.zeros(len(labels), bool)
+    is_held[by_class[chosen]] = True
+    return order[~is_held], order[is_held]
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Compute mean and standard deviation of every channel on the [0, 1] scale.
+
+    Both come from exact integer histograms. A constant channel has the standard deviation 1, so
+    that dividing by it is always safe.
+
+    Args:
+        images: `uint8 [N, H, W, C]`, N at least 1.
+    """
+    means, stds = [], []
+    values = np.arange(256) / 255
+    for channel in range(images.shape[-1]):
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(images), 4096):  # bincount widens its input to 8 bytes a pixel
+            block = images[start : start + 4096, ..., channel]
+            counts += np.bincount(block.ravel(), minlength=256)
+        share = counts / counts.sum()
+        mean = float(share @ values)
+        std = float(np.sqrt(share @ (values - mean) ** 2))
+        means.append(mean)
+        stds.append(std if np.count_nonzero(counts) > 1 else 1.0)
+    return tuple(means), tuple(stds)
+
+
+def check_split(what: str, split: Split, num_classes: int) -> Split:
+    """Check that a split has images, as many labels, and labels in range; return it.
+
+    Raises:
+        UserError: naming `what` was found and what was expected.
+    """
+    images, labels = split
+    if len(images) == 0:
+        raise UserError(f"{what}: holds no images")
+    if len(images) != len(labels):
+        raise UserError(f"{what}: {len(images):,} images but {len(labels):,} labels")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise UserError(f"{what}: labels {low} to {high} found, 0 to {num_classes - 1} expected")
+    return split

@@ -1,0 +1,112 @@
+"""Encodings: from values `[B, ...]` to what enters the network over time.
+
+Direct coding hands over the same real value at every step and is kept as one copy, so that the
+first synapse is computed once. The others draw or place spikes, `[T, B, ...]`.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxsnn.arrays import check_whole
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Signal:
+    """Hold what flows between layers: a value over the whole time axis.
+
+    Attributes:
+      value: `[T, B, ...]`; or `[B, ...]` if it is the same at every step.
+      timesteps: T.
+      constant: whether `value` is one copy for all steps.
+      events_per_unit: how many spikes a value of one stands for. Average pooling over `n` neurons
+        divides by `n`, so one unit behind it are `n` times as many spikes.
+    """
+
+    value: Array
+    timesteps: int = field(metadata={"static": True})
+    constant: bool = field(default=False, metadata={"static": True})
+    events_per_unit: int = field(default=1, metadata={"static": True})
+
+    def fold(self, function) -> "Signal":
+        """Apply a function of `[N, ...]` that knows no time: once, with time folded into `N`."""
+        if self.constant:
+            return replace(self, value=function(self.value))
+        batch = self.value.shape[:2]
+        value = function(self.value.reshape((-1, *self.value.shape[2:])))
+        return replace(self, value=value.reshape((*batch, *value.shape[1:])))
+
+    def over_time(self) -> Array:
+        """Return the value at every step, `[T, B, ...]`."""
+        if not self.constant:
+            return self.value
+        return jnp.broadcast_to(self.value[None], (self.timesteps, *self.value.shape))
+
+    def total(self) -> Array:
+        """Return the value summed over time, `[B, ...]`."""
+        return self.value * self.timesteps if self.constant else self.value.sum(0)
+
+
+def direct(values: Array, timesteps: int) -> Signal:
+    """Return the same real values at every step (direct or current coding).
+
+    Args:
+      values: `[B, ...]`, any range.
+      timesteps: T >= 1.
+    """
+    check_whole("timesteps", timesteps, 1, 1 << 20)
+    return Signal(values, timesteps, constant=True)
+
+
+def bernoulli(key: Array, values: Array, timesteps: int) -> Array:
+    """Return spikes `1[values > U(0, 1)]`, drawn afresh at every step: rate coding.
+
+    Args:
+      key: random key.
+      values: spike probabilities a step, `[B, ...]`, in [0, 1].
+      timesteps: T >= 1.
+
+    Returns:
+      `[T, B, ...]`, 0 or 1.
+    """
+    check_whole("timesteps", timesteps, 1, 1 << 20)
+    draws = jax.random.uniform(key, (timesteps, *values.shape), values.dtype)
+    return (values[None] > draws).astype(values.dtype)
+
+
+def signed_poisson(key: Array, values: Array, timesteps: int) -> Array:
+    """Return signed spikes `sign(values) 1[U(0, 1) <= |values|]`, drawn afresh at every step.
+
+    Never a spike at 0, always one at +1 and -1; the mean is `values`. Rathi et al. (2020),
+    Chowdhury et al. (2104.12528), Spike-Thrift.
+
+    Args:
+      key: random key.
+      values: `[B, ...]`, in [-1, 1].
+      timesteps: T >= 1.
+
+    Returns:
+      `[T, B, ...]`, -1, 0 or 1.
+    """
+    return jnp.sign(values)[None] * bernoulli(key, jnp.abs(values), timesteps)
+
+
+def latency(values: Array, timesteps: int) -> Array:
+    """Return one spike for each positive value, the earlier the larger it is.
+
+    The spike of value `v` is at step `round((1 - v) (T - 1))`; a value of 0 never spikes.
+
+    Args:
+      values: `[B, ...]`, in [0, 1].
+      timesteps: T >= 1.
+
+    Returns:
+      `[T, B, ...]`, 0 or 1.
+    """
+    check_whole("timesteps", timesteps, 1, 1 << 20)
+    when = jnp.round((1.0 - values) * (timesteps - 1))
+    steps = jnp.arange(timesteps, dtype=values.dtype).reshape((-1,) + (1,) * values.ndim)
+    return ((steps == when[None]) & (values > 0)[None]).astype(values.dtype)

@@ -1,0 +1,214 @@
+"""Networks as compositions of named layers, written in the field's own notation.
+
+A layout is a string such as `32C3-AP2-32C3-AP2-128-10`:
+
+| word       | layer                                                                    |
+|------------|--------------------------------------------------------------------------|
+| `32C3`     | convolution, 32 channels, 3 x 3, zeros around; `32C3S2` with stride 2      |
+| `AP2` `MP2` | average or maximum over 2 x 2                                            |
+| `128`      | dense, 128 neurons; `128R` fully recurrent                                |
+| `D0.5`     | dropout, 50 %, held over time                                             |
+| `V10`      | at the end: groups of consecutive neurons vote for 10 classes             |
+
+Layers are named `conv1, conv2, ..., dense1, ...`; pooling, flattening and dropout have no weights.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxsnn import layers
+from jaxsnn.errors import UserError
+from jaxsnn.neurons import LIF
+from jaxsnn.surrogate import rectangle
+
+WORD = re.compile(
+    r"(?P<conv>\d+)C(?P<size>\d+)(S(?P<stride>\d+))?|(?P<pool>[AM])P(?P<window>\d+)"
+    r"|D(?P<drop>0?\.\d+)|V(?P<vote>\d+)|(?P<dense>\d+)(?P<recurrent>R?)"
+)
+
+
+def build(
+    layout: str,
+    input_shape: Sequence[int],
+    neuron: LIF,
+    *,
+    readout: str = "spikes",
+    trained: tuple[str, ...] = (),
+    norm: bool = False,
+    use_bias: bool = True,
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+) -> layers.Chain:
+    """Build a network from its layout.
+
+    Args:
+      layout: the layers, as in the module's table.
+      input_shape: of one sample at one step, `(H, W, C)` or `(features,)`.
+      neuron: constants of all spiking layers.
+      readout: what the last layer gives: its "spikes"; its "current", whose mean over time is the
+        potential of a perfect integrator divided by T; or the potential of a "leaky" integrator
+        with the neuron's decay.
+      trained: neuron constants that are parameters, one for each layer.
+      norm: batch normalisation in every hidden layer.
+      use_bias: biases in all weighted layers.
+      dtype: of the synapses' products (`jnp.bfloat16` on accelerators); potentials stay float32.
+      rngs: random numbers for the start values.
+
+    Raises:
+      UserError: for a word that is not in the table, or a layer that does not fit its input.
+    """
+    words = [_parse(word, layout) for word in layout.split("-")]
+    weighted = [i for i, word in enumerate(words) if word["conv"] or word["dense"]]
+    if not weighted:
+        raise UserError(f"layout {layout!r} has no layer with weights")
+    shape = tuple(input_shape)
+    chain: dict[str, nnx.Module] = {}
+    for i, word in enumerate(words):
+        last = i == weighted[-1]
+        options = {
+            "use_bias": use_bias, "norm": norm and not last, "dtype": dtype, "rngs": rngs
+        }  # fmt: skip
+        firing = _readout(readout, neuron) if last else layers.Neurons(neuron, trained)
+        if last and readout == "spikes":
+            firing = layers.Neurons(neuron, trained)
+        if (word["conv"] or word["pool"]) and len(shape) != 3:
+            raise UserError(f"layout {layout!r}: word {i + 1} needs images, but gets {shape}")
+        if word["conv"]:
+            outputs, stride = int(word["conv"]), int(word["stride"] or 1)
+            size = int(word["size"])
+            layer = layers.Conv(shape[2], outputs, firing, size=size, stride=stride, **options)
+            chain[_name("conv", chain)] = layer
+            shape = (-(-shape[0] // stride), -(-shape[1] // stride), outputs)
+        elif word["pool"]:
+            window = int(word["window"])
+            kind = layers.AveragePool if word["pool"] == "A" else layers.MaxPool
+            chain[_name("pool", chain)] = kind(window)
+            shape = (shape[0] // window, shape[1] // window, shape[2])
+            if 0 in shape:
+                raise UserError(f"layout {layout!r}: pooling at word {i + 1} leaves nothing")
+        elif word["drop"]:
+            chain[_name("dropout", chain)] = layers.Dropout(float(word["drop"]))
+        elif word["vote"]:
+            classes = int(word["vote"])
+            if i != len(words) - 1 or len(shape) != 1 or shape[0] % classes:
+                raise UserError(f"layout {layout!r}: {shape} neurons cannot vote for {classes}")
+            chain["vote"] = layers.Vote(classes)
+        else:
+            if len(shape) != 1:
+                chain[_name("flatten", chain)] = layers.Flatten()
+                shape = (shape[0] * shape[1] * shape[2],)
+            kind = layers.Recurrent if word["recurrent"] else layers.Dense
+            chain[_name("dense", chain)] = kind(shape[0], int(word["dense"]), firing, **options)
+            shape = (int(word["dense"]),)
+    return layers.Chain(chain)
+
+
+def _parse(word: str, layout: str) -> dict[str, str | None]:
+    match = WORD.fullmatch(word)
+    if match is None:
+        raise UserError(
+            f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, AP2, MP2, 128, 128R, "
+            "D0.5 or V10, joined by '-'"
+        )
+    return match.groupdict()
+
+
+def _readout(readout: str, neuron: LIF) -> layers.Integrator | None:
+    if readout not in ("spikes", "current", "leaky"):
+        raise UserError(f"readout {readout!r} is unknown; choose spikes, current or leaky")
+    if readout == "spikes":
+        return None
+    return layers.Integrator(None if readout == "current" else float(neuron.decay))
+
+
+def _name(kind: str, chain: dict[str, nnx.Module]) -> str:
+    return f"{kind}{sum(name.startswith(kind) for name in chain) + 1}"
+
+
+# Constants of the authors' STBP codes, the base of the ADMM system (Deng et al., 1911.00822).
+STBP_MNIST = LIF(decay=0.2, threshold=0.5, surrogate=rectangle(1.0))
+STBP_MNIST_MLP = LIF(decay=0.5, threshold=0.3, surrogate=rectangle(1.0))
+STBP_CIFAR = LIF(decay=0.25, threshold=0.75, surrogate=rectangle(1.0))
+
+
+def mlp(
+    sizes: Sequence[int] = (784, 512, 10),
+    neuron: LIF = STBP_MNIST_MLP,
+    *,
+    rngs: nnx.Rngs,
+    **options,
+) -> layers.Chain:
+    """Build dense layers of the given sizes, inputs first (STBP's MNIST net: 784-512-10, T = 8)."""
+    return build("-".join(map(str, sizes[1:])), sizes[:1], neuron, rngs=rngs, **options)
+
+
+def mnist_conv(
+    input_shape: Sequence[int] = (28, 28, 1),
+    neuron: LIF = STBP_MNIST,
+    *,
+    classes: int = 10,
+    rngs: nnx.Rngs,
+    **options,
+) -> layers.Chain:
+    """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10: 211,488 weights on 28 x 28."""
+    return build(f"32C3-AP2-32C3-AP2-128-{classes}", input_shape, neuron, rngs=rngs, **options)
+
+
+def stbp_cifar(
+    input_shape: Sequence[int] = (32, 32, 3),
+    neuron: LIF = STBP_CIFAR,
+    *,
+    classes: int = 10,
+    width: float = 1.0,
+    voters: int = 10,
+    dropout: float = 0.5,
+    rngs: nnx.Rngs,
+    **options,
+) -> layers.Chain:
+    """Build the STBP authors' CIFAR-10 net: 5 convolutions, 3 dense layers, voting, dropout.
+
+    128C3-256C3-AP2-512C3-AP2-1024C3-512C3-1024-512-(voters x classes), T = 5 in their code.
+
+    Args:
+      input_shape: `(H, W, C)`.
+      neuron: constants of all layers.
+      classes: number of classes.
+      width: factor on the channels and hidden neurons; 0.25 is the cheap profile.
+      voters: output neurons of each class.
+      dropout: share dropped between layers; 0 for none.
+      rngs: random numbers for the start values.
+      **options: as of `build`.
+    """
+    c1, c2, c3, c4, d1, d2 = (round(n * width) for n in (128, 256, 512, 1024, 1024, 512))
+    drop = f"-D{dropout}" if dropout else ""
+    layout = (
+        f"{c1}C3{drop}-{c2}C3-AP2{drop}-{c3}C3-AP2{drop}-{c4}C3{drop}-{c3}C3{drop}"
+        f"-{d1}{drop}-{d2}{drop}-{voters * classes}-V{classes}"
+    )
+    return build(layout, input_shape, neuron, rngs=rngs, **options)
+
+
+def admm_cifar(
+    input_shape: Sequence[int] = (32, 32, 3),
+    neuron: LIF = STBP_CIFAR,
+    *,
+    classes: int = 10,
+    width: float = 1.0,
+    voters: int = 10,
+    rngs: nnx.Rngs,
+    **options,
+) -> layers.Chain:
+    """Build the 7-convolution, 2-dense net on which the ADMM results for CIFAR-10 are restated.
+
+    128C3-256C3S2-256C3-512C3S2-512C3-1024C3-2048C3S2-1024-512-vote, T = 8: 62,150,016 weights
+    at width 1 (known second hand, from a pruning code that names the paper).
+    """
+    c = [round(n * width) for n in (128, 256, 256, 512, 512, 1024, 2048)]
+    strides = ("", "S2", "", "S2", "", "", "S2")
+    convs = "-".join(f"{n}C3{s}" for n, s in zip(c, strides, strict=True))
+    dense = f"{round(1024 * width)}-{round(512 * width)}-{voters * classes}-V{classes}"
+    return build(f"{convs}-{dense}", input_shape, neuron, rngs=rngs, **options)
