@@ -39,10 +39,10 @@ PEERS = Path(__file__).parent / "peers"
 
 @dataclass(frozen=True)
 class Workload:
-    """A network and its batch; every weighted layer is followed by LIF neurons."""
+    """A network, in the notation of `jaxsnn.models`, and its batch."""
 
+    layout: str
     input_shape: tuple[int, ...]
-    layers: tuple[tuple[str, str, int], ...]  # (kind, name, output channels)
     batch: int
 
 
@@ -57,23 +57,8 @@ class Contender:
 
 
 WORKLOADS = {
-    "mnist_conv": Workload(
-        input_shape=(28, 28, 1),
-        layers=(
-            ("conv", "conv1", 32),
-            ("pool", "", 0),
-            ("conv", "conv2", 32),
-            ("pool", "", 0),
-            ("dense", "dense1", 128),
-            ("dense", "dense2", 10),
-        ),
-        batch=64,
-    ),
-    "mlp": Workload(
-        input_shape=(784,),
-        layers=(("dense", "dense1", 800), ("dense", "dense2", 10)),
-        batch=128,
-    ),
+    "mnist_conv": Workload("32C3-AP2-32C3-AP2-128-10", (28, 28, 1), 64),
+    "mlp": Workload("800-10", (784,), 128),
 }
 
 OURS = {
@@ -115,17 +100,28 @@ class Config:
     """Write all numbers to this JSON file."""
 
 
+def layers_of(layout: str) -> Iterator[tuple[str, str, int]]:
+    """Yield (kind, name, output channels) for each word of a layout: 32C3, AP2 or 128."""
+    count = {"conv": 0, "pool": 0, "dense": 0}
+    for word in layout.split("-"):
+        kind = "pool" if word == "AP2" else "conv" if word.endswith("C3") else "dense"
+        count[kind] += 1
+        channels = 0 if kind == "pool" else int(word.removesuffix("C3"))
+        yield kind, f"{kind}{count[kind]}", channels
+
+
 def make_problem(name: str, timesteps: int, inputs: str, seed: int) -> dict[str, Any]:
     """Make the weights, one batch and its description, the same for every framework.
 
     Kernels are `[3, 3, in, out]` and `[in, out]`, uniform with the variance that keeps the layers
-    firing; inputs are `[T, B, *input]` or, constant, `[B, *input]`, one pixel in five lit.
+    firing. Spikes are `[T, B, *input]`, 0 or 1; images `[B, *input]`, 0 to 255; both uint8, one
+    pixel in five lit.
     """
     workload = WORKLOADS[name]
     random = np.random.default_rng(seed)
     shape, layers = workload.input_shape, []
     arrays: dict[str, Any] = {}
-    for kind, layer, channels in workload.layers:
+    for kind, layer, channels in layers_of(workload.layout):
         layers.append((kind, layer))
         if kind == "pool":
             shape = (shape[0] // 2, shape[1] // 2, shape[2])
@@ -137,12 +133,12 @@ def make_problem(name: str, timesteps: int, inputs: str, seed: int) -> dict[str,
         shape = (*shape[:2], channels) if kind == "conv" else (channels,)
     constant = inputs == "images"
     size = (workload.batch, *workload.input_shape)
-    lit = random.random(size if constant else (timesteps, *size), np.float32) < 0.2
-    brightness = random.random(size, np.float32) if constant else np.float32(1)
-    arrays["x"] = lit * brightness
+    lit = random.random(size if constant else (timesteps, *size)) < 0.2
+    values = random.integers(128, 256, size) if constant else 1
+    arrays["x"] = (lit * values).astype(np.uint8)
     arrays["labels"] = random.integers(0, 10, workload.batch)
     spec = {
-        "workload": name,
+        "layout": workload.layout,
         "layers": layers,
         "input_shape": workload.input_shape,
         "classes": 10,
@@ -150,7 +146,6 @@ def make_problem(name: str, timesteps: int, inputs: str, seed: int) -> dict[str,
         "constant_input": constant,
         "constants": {"threshold": 0.5, "decay": 0.2, "width": 1.0},
         "learning_rate": 1e-3,
-        "seed": seed,
     }
     return {**arrays, "spec": np.array(json.dumps(spec))}
 
@@ -162,7 +157,7 @@ def run_once(contender: Contender, problem: Path, config: Config) -> dict[str, A
     command += ["--variant", contender.variant, "--seconds", str(config.seconds)]
     environment = dict(os.environ)
     if contender.ours:
-        environment["PYTHONPATH"] = str(PEERS.parents[1])
+        environment["PYTHONPATH"] = str(PEERS.parents[1])  # a checkout need not be installed
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     except OSError as error:

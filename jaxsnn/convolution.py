@@ -2,8 +2,8 @@
 
 On a CPU, XLA turns the gradient of a convolution into an ordinary convolution only outside loops;
 inside a `lax.scan`, such as a whole epoch, it is left to a path that is 15 to 55 times slower. So
-here, on a CPU, both gradients are written as ordinary convolutions in the channels-last layout. Other
-platforms take JAX's own gradients. Layout: images `[N, H, W, C]`, kernels `[kh, kw, C, O]`.
+here, on a CPU, both gradients are written as ordinary convolutions in the channels-last layout.
+Other platforms take JAX's own gradients. Layout: images `[N, H, W, C]`, kernels `[kh, kw, C, O]`.
 """
 
 from functools import partial
@@ -12,7 +12,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxsnn.errors import UserError
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+PADDINGS = ("SAME", "VALID")
 
 
 def convolve(images: Array, kernel: Array, *, stride: int = 1, padding: str = "SAME") -> Array:
@@ -26,7 +29,12 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, padding: str = "S
 
     Returns:
       `[N, H', W', O]`.
+
+    Raises:
+      UserError: for another padding.
     """
+    if padding not in PADDINGS:
+        raise UserError(f"padding {padding!r} is unknown; choose one of {', '.join(PADDINGS)}")
     borders = tuple(_border(size, padding) for size in kernel.shape[:2])
     if jax.default_backend() == "cpu":
         return _convolve(stride, borders, images, kernel)
@@ -57,8 +65,7 @@ def _backward(stride, borders, saved, cotangent):
     # How far the taps reach beyond the last window: rows and columns that no output has seen.
     padded = [n + sum(border) for n, border in zip(images.shape[1:3], borders, strict=True)]
     used = [
-        (n - 1) * stride + k
-        for n, k in zip(cotangent.shape[1:3], kernel.shape[:2], strict=True)
+        (n - 1) * stride + k for n, k in zip(cotangent.shape[1:3], kernel.shape[:2], strict=True)
     ]
     spare = [p - u for p, u in zip(padded, used, strict=True)]
     # A strided convolution is one of stride 1 of which only every n-th output was kept.

@@ -4,6 +4,7 @@ Direct coding hands over the same real value at every step and is kept as one co
 first synapse is computed once. The others draw or place spikes, `[T, B, ...]`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import jax
@@ -31,7 +32,7 @@ class Signal:
     constant: bool = field(default=False, metadata={"static": True})
     events_per_unit: int = field(default=1, metadata={"static": True})
 
-    def fold(self, function) -> "Signal":
+    def fold(self, function: Callable[[Array], Array]) -> "Signal":
         """Apply a function of `[N, ...]` that knows no time: once, with time folded into `N`."""
         if self.constant:
             return replace(self, value=function(self.value))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jaxsnn.arrays import check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Activity, Chain, Tape
@@ -52,10 +53,10 @@ class Functional(NamedTuple):
 def split(module: Chain) -> Functional:
     """Split a module into its parameters, its other arrays, and a pure function of both.
 
-    `apply(params, stats, x, *, train=False, key=None, remat=None)` takes `x` as `[T, B, ...]`, or as
-    the `Signal` of `encode.direct`; `key` is needed by dropout in training. With `remat=n` the time
-    axis is cut into chunks of n steps whose activations are computed again in the backward pass:
-    memory falls to one chunk and the membranes between chunks, for one more forward pass.
+    `apply(params, stats, x, *, train=False, key=None, remat=None)` takes `x` as `[T, B, ...]`, or
+    as the `Signal` of `encode.direct`; `key` is needed by dropout in training. With `remat=n` the
+    time axis is cut into chunks of n steps whose activations are computed again in the backward
+    pass: memory falls to one chunk and the membranes between chunks, for one more forward pass.
 
     Example:
       >>> from flax import nnx
@@ -65,7 +66,8 @@ def split(module: Chain) -> Functional:
       >>> out.readout.shape
       (4, 2, 10)
     """
-    graph, params, stats = nnx.split(module, nnx.Param, ...)
+    graph, *states = nnx.split(module, nnx.Param, ...)
+    params_like, stats_like = states
 
     def run(params, stats, signal, train, key, membranes):
         net = nnx.merge(graph, _state(params_like, params), _state(stats_like, stats))
@@ -75,13 +77,12 @@ def split(module: Chain) -> Functional:
 
     def apply(params, stats, x, *, train=False, key=None, remat=None):
         signal = x if isinstance(x, Signal) else Signal(x, x.shape[0])
-        if remat is not None and remat < signal.timesteps:
+        if remat is not None and check_whole("remat", remat, 1, float("inf")) < signal.timesteps:
             return _in_chunks(run, params, stats, signal, train, key, remat)
         readout, stats, tape = run(params, stats, signal, train, key, {})
         return Output(readout, stats, tape.activity)
 
-    params_like, stats_like = params, stats
-    return Functional(_plain(params), _plain(stats), apply, module.maps())
+    return Functional(_plain(params_like), _plain(stats_like), apply, module.maps())
 
 
 def _in_chunks(run, params, stats, signal, train, key, size):

@@ -1,8 +1,8 @@
 """Flax modules over the whole time axis: time-folded synapses and scanned neurons.
 
 A layer takes a `Signal` and a `Tape` and returns a `Signal`. Weighted layers act once on
-`[T*B, ...]` (or once on `[B, ...]` for a constant input), then their neurons run over time. What the
-neurons did is written on the tape. Channels last; the last axis of every weight is the output.
+`[T*B, ...]` (or once on `[B, ...]` for a constant input), then their neurons run over time. What
+the neurons did is written on the tape. Channels last; the last axis of every weight is the output.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ from jax import Array, lax
 
 from jaxsnn.convolution import convolve
 from jaxsnn.encode import Signal
-from jaxsnn.neurons import LIF, Membrane, integrate, unroll
+from jaxsnn.neurons import LIF, Membrane, integrate, spikes_of, unroll
 
 SMALLEST_THRESHOLD = 1e-3  # a trained threshold is held above it, so that a neuron stays defined
 
@@ -70,6 +70,9 @@ class Neurons(nnx.Module):
         are clipped into their range, decay to [0, 1] and threshold to at least 0.001.
     """
 
+    decay: nnx.Variable
+    threshold: nnx.Variable
+
     def __init__(self, neuron: LIF, trained: tuple[str, ...] = ()):
         for name in ("decay", "threshold"):
             kind = nnx.Param if name in trained else Constant
@@ -110,7 +113,7 @@ class Integrator(nnx.Module):
     potential divided by T.
     """
 
-    def __init__(self, decay: float | None = None):
+    def __init__(self, decay: Array | float | None = None):
         self.decay = None if decay is None else Constant(jnp.asarray(decay, jnp.float32))
 
     def __call__(
@@ -135,7 +138,7 @@ class Synapse(nnx.Module):
       neurons: what turns the current into spikes or a read-out.
       use_bias: whether each output has a bias.
       norm: whether batch normalisation over time and batch follows the weights.
-      dtype: of the product; its sum and everything after it are float32.
+      dtype: of the inputs, the weights and their product; everything after it is float32.
       rngs: random numbers for the start values, uniform in +-1/sqrt(fan_in) as PyTorch's.
     """
 
@@ -151,7 +154,9 @@ class Synapse(nnx.Module):
         rngs: nnx.Rngs,
     ):
         bound = fan_in**-0.5
-        self.kernel = nnx.Param(jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound))
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        )
         start = jax.random.uniform(rngs.params(), shape[-1:], minval=-bound, maxval=bound)
         self.bias = nnx.Param(start) if use_bias else None
         self.norm = nnx.BatchNorm(shape[-1], momentum=0.9, rngs=rngs) if norm else None
@@ -192,7 +197,7 @@ class Synapse(nnx.Module):
 class Dense(Synapse):
     """Connect every input with every output: `[N, I] @ [I, O]`."""
 
-    def __init__(self, inputs: int, outputs: int, neurons: Neurons | Integrator, **options):
+    def __init__(self, inputs: int, outputs: int, neurons: Neurons | Integrator, **options: Any):
         super().__init__((inputs, outputs), inputs, neurons, **options)
 
     def weigh(self, x: Array, kernel: Array) -> Array:
@@ -212,7 +217,7 @@ class Conv(Synapse):
         size: int = 3,
         stride: int = 1,
         padding: str = "SAME",
-        **options,
+        **options: Any,
     ):
         super().__init__((size, size, inputs, outputs), size * size * inputs, neurons, **options)
         self.stride = stride
@@ -229,14 +234,14 @@ class Recurrent(Dense):
     `x[t] = W o_in[t] + R o[t-1] + b`, with `R` `[O, O]` under the name "recurrent".
     """
 
+    neurons: Neurons
+
     def __init__(
-        self, inputs: int, outputs: int, neurons: Neurons, *, rngs: nnx.Rngs, **options
+        self, inputs: int, outputs: int, neurons: Neurons, *, rngs: nnx.Rngs, **options: Any
     ):
         super().__init__(inputs, outputs, neurons, rngs=rngs, **options)
         bound = outputs**-0.5
-        start = jax.random.uniform(
-            rngs.params(), (outputs, outputs), minval=-bound, maxval=bound
-        )
+        start = jax.random.uniform(rngs.params(), (outputs, outputs), minval=-bound, maxval=bound)
         self.recurrent = nnx.Param(start)
 
     def feedback(self) -> Array:
@@ -245,9 +250,12 @@ class Recurrent(Dense):
 
     def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
         """Return the spikes `[T, B, O]`."""
+        before = tape.membranes.get(name)
         spikes = super().__call__(signal, tape, name)
-        heard = lax.stop_gradient(spikes.value[:-1].sum(0))  # the last step's are heard by nobody
-        tape.activity.events[f"{name}/recurrent"] = heard
+        heard = spikes.value[:-1].sum(0)  # the last step's are heard by nobody yet
+        if before is not None:
+            heard = heard + spikes_of(self.neurons.constants(), before.potential)
+        tape.activity.events[f"{name}/recurrent"] = lax.stop_gradient(heard)
         return spikes
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:

@@ -4,7 +4,7 @@ Read-outs are `[T, B, classes]`; the score of a class is its mean over time (the
 accumulated potential divided by T). Labels are integers `[B]`.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def cross_entropy(readout: Array, labels: Array) -> Array:
 READOUT = {"mse": mean_squared_error, "ce": cross_entropy}
 
 
-def by_name(name: str):
+def by_name(name: str) -> Callable[[Array, Array], Array]:
     """Return the read-out loss of that name, "mse" or "ce"."""
     if name not in READOUT:
         raise UserError(f"loss {name!r} is unknown; choose one of {', '.join(READOUT)}")
@@ -60,4 +60,5 @@ def spike_count(activity: Activity, timesteps: int, *, exclude: Collection[str] 
     layers = [spikes for name, spikes in activity.spikes.items() if name not in exclude]
     if not layers:
         raise UserError(f"no spiking layer is left after excluding {sorted(exclude)}")
-    return sum(spikes.sum() for spikes in layers) / (timesteps * sum(s.size for s in layers))
+    total = jnp.stack([spikes.sum() for spikes in layers]).sum()
+    return total / (timesteps * sum(spikes.size for spikes in layers))

@@ -13,6 +13,7 @@ A layout is a string such as `32C3-AP2-32C3-AP2-128-10`:
 Layers are named `conv1, conv2, ..., dense1, ...`; pooling, flattening and dropout have no weights.
 """
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -25,9 +26,10 @@ from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import rectangle
 
+N = r"[1-9]\d*"
 WORD = re.compile(
-    r"(?P<conv>\d+)C(?P<size>\d+)(S(?P<stride>\d+))?|(?P<pool>[AM])P(?P<window>\d+)"
-    r"|D(?P<drop>0?\.\d+)|V(?P<vote>\d+)|(?P<dense>\d+)(?P<recurrent>R?)"
+    rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?|(?P<pool>[AM])P(?P<window>{N})"
+    rf"|D(?P<drop>0?\.\d+)|V(?P<vote>{N})|(?P<dense>{N})(?P<recurrent>R?)"
 )
 
 
@@ -61,22 +63,21 @@ def build(
     Raises:
       UserError: for a word that is not in the table, or a layer that does not fit its input.
     """
-    words = [_parse(word, layout) for word in layout.split("-")]
+    texts = layout.split("-")
+    words = [_parse(text, layout) for text in texts]
     weighted = [i for i, word in enumerate(words) if word["conv"] or word["dense"]]
     if not weighted:
         raise UserError(f"layout {layout!r} has no layer with weights")
     shape = tuple(input_shape)
     chain: dict[str, nnx.Module] = {}
-    for i, word in enumerate(words):
+    for i, (text, word) in enumerate(zip(texts, words, strict=True)):
         last = i == weighted[-1]
         options = {
             "use_bias": use_bias, "norm": norm and not last, "dtype": dtype, "rngs": rngs
         }  # fmt: skip
-        firing = _readout(readout, neuron) if last else layers.Neurons(neuron, trained)
-        if last and readout == "spikes":
-            firing = layers.Neurons(neuron, trained)
+        firing = _firing(readout if last else "spikes", neuron, trained)
         if (word["conv"] or word["pool"]) and len(shape) != 3:
-            raise UserError(f"layout {layout!r}: word {i + 1} needs images, but gets {shape}")
+            raise UserError(f"layout {layout!r}: {text!r} needs images, but gets {shape}")
         if word["conv"]:
             outputs, stride = int(word["conv"]), int(word["stride"] or 1)
             size = int(word["size"])
@@ -85,44 +86,53 @@ def build(
             shape = (-(-shape[0] // stride), -(-shape[1] // stride), outputs)
         elif word["pool"]:
             window = int(word["window"])
-            kind = layers.AveragePool if word["pool"] == "A" else layers.MaxPool
-            chain[_name("pool", chain)] = kind(window)
+            pool = layers.AveragePool if word["pool"] == "A" else layers.MaxPool
+            chain[_name("pool", chain)] = pool(window)
             shape = (shape[0] // window, shape[1] // window, shape[2])
             if 0 in shape:
-                raise UserError(f"layout {layout!r}: pooling at word {i + 1} leaves nothing")
+                raise UserError(f"layout {layout!r}: {text!r} leaves nothing")
         elif word["drop"]:
             chain[_name("dropout", chain)] = layers.Dropout(float(word["drop"]))
         elif word["vote"]:
             classes = int(word["vote"])
             if i != len(words) - 1 or len(shape) != 1 or shape[0] % classes:
-                raise UserError(f"layout {layout!r}: {shape} neurons cannot vote for {classes}")
+                raise UserError(f"layout {layout!r}: {text!r} cannot end {shape} neurons")
             chain["vote"] = layers.Vote(classes)
         else:
             if len(shape) != 1:
                 chain[_name("flatten", chain)] = layers.Flatten()
-                shape = (shape[0] * shape[1] * shape[2],)
-            kind = layers.Recurrent if word["recurrent"] else layers.Dense
-            chain[_name("dense", chain)] = kind(shape[0], int(word["dense"]), firing, **options)
-            shape = (int(word["dense"]),)
+                shape = (math.prod(shape),)
+            outputs, name = int(word["dense"]), _name("dense", chain)
+            if not word["recurrent"]:
+                chain[name] = layers.Dense(shape[0], outputs, firing, **options)
+            elif isinstance(firing, layers.Neurons):
+                chain[name] = layers.Recurrent(shape[0], outputs, firing, **options)
+            else:
+                raise UserError(
+                    f"layout {layout!r}: {text!r} hears its spikes: readout spikes only"
+                )
+            shape = (outputs,)
     return layers.Chain(chain)
 
 
-def _parse(word: str, layout: str) -> dict[str, str | None]:
+def _parse(word: str, layout: str) -> dict[str, str]:
     match = WORD.fullmatch(word)
     if match is None:
         raise UserError(
             f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, AP2, MP2, 128, 128R, "
             "D0.5 or V10, joined by '-'"
         )
-    return match.groupdict()
+    return match.groupdict(default="")
 
 
-def _readout(readout: str, neuron: LIF) -> layers.Integrator | None:
-    if readout not in ("spikes", "current", "leaky"):
-        raise UserError(f"readout {readout!r} is unknown; choose spikes, current or leaky")
+def _firing(
+    readout: str, neuron: LIF, trained: tuple[str, ...]
+) -> layers.Neurons | layers.Integrator:
     if readout == "spikes":
-        return None
-    return layers.Integrator(None if readout == "current" else float(neuron.decay))
+        return layers.Neurons(neuron, trained)
+    if readout not in ("current", "leaky"):
+        raise UserError(f"readout {readout!r} is unknown; choose spikes, current or leaky")
+    return layers.Integrator(None if readout == "current" else neuron.decay)
 
 
 def _name(kind: str, chain: dict[str, nnx.Module]) -> str:
@@ -140,7 +150,7 @@ def mlp(
     neuron: LIF = STBP_MNIST_MLP,
     *,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> layers.Chain:
     """Build dense layers of the given sizes, inputs first (STBP's MNIST net: 784-512-10, T = 8)."""
     return build("-".join(map(str, sizes[1:])), sizes[:1], neuron, rngs=rngs, **options)
@@ -152,7 +162,7 @@ def mnist_conv(
     *,
     classes: int = 10,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> layers.Chain:
     """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10: 211,488 weights on 28 x 28."""
     return build(f"32C3-AP2-32C3-AP2-128-{classes}", input_shape, neuron, rngs=rngs, **options)
@@ -167,7 +177,7 @@ def stbp_cifar(
     voters: int = 10,
     dropout: float = 0.5,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> layers.Chain:
     """Build the STBP authors' CIFAR-10 net: 5 convolutions, 3 dense layers, voting, dropout.
 
@@ -200,7 +210,7 @@ def admm_cifar(
     width: float = 1.0,
     voters: int = 10,
     rngs: nnx.Rngs,
-    **options,
+    **options: Any,
 ) -> layers.Chain:
     """Build the 7-convolution, 2-dense net on which the ADMM results for CIFAR-10 are restated.
 

@@ -28,7 +28,7 @@ In shapes, `T` is time, `B` the batch, `...` the neurons.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -84,17 +84,19 @@ class LIF:
         check_range("threshold", self.threshold, 0.0, float("inf"), open_low=True, open_high=True)
 
 
-def integrate_and_fire(threshold: Array | float = 1.0, *, reset: str = "soft", **options) -> LIF:
+def integrate_and_fire(
+    threshold: Array | float = 1.0, *, reset: str = "soft", **options: Any
+) -> LIF:
     """Return the constants of IF neurons: LIF without a leak (decay 1)."""
     return LIF(1.0, threshold, reset=reset, **options)
 
 
-def _flatten(neuron: LIF):
+def _flatten(neuron: LIF) -> tuple[tuple, tuple]:
     options = neuron.reset, neuron.strict, neuron.detach_reset, neuron.order, neuron.surrogate
     return (neuron.decay, neuron.threshold), options
 
 
-def _unflatten(options, constants) -> LIF:
+def _unflatten(options: tuple, constants: tuple) -> LIF:
     """Rebuild without checks: the leaves may be anything that JAX puts in their place."""
     neuron = object.__new__(LIF)
     names = "decay", "threshold", "reset", "strict", "detach_reset", "order", "surrogate"

@@ -88,7 +88,7 @@ def fast_sigmoid(slope: float = 25.0) -> Surrogate:
 
 
 def sigmoid(slope: float = 4.0) -> Surrogate:
-    """Return the derivative of the logistic function, `slope s (1 - s)`, `s = 1/(1+e^(-slope z))`."""
+    """Return `h(z) = slope s (1 - s)`, `s = 1/(1 + e^(-slope z))`: the logistic's derivative."""
     return Surrogate(_logistic, 1.0 / slope if slope else 0.0, slope / 4.0)
 
 

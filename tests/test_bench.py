@@ -1,6 +1,8 @@
 """The benchmark gives everybody the same problem and compares only what computes the same."""
 
 import json
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,7 +28,7 @@ def test_a_problem_depends_on_its_seed_alone():
 )
 def test_a_problem_holds_one_batch_and_the_weights_of_the_network(inputs, shape):
     problem = bench.make_problem("mnist_conv", 3, inputs, 0)
-    assert problem["x"].shape == shape and problem["x"].dtype == np.float32
+    assert problem["x"].shape == shape and problem["x"].dtype == np.uint8
     assert problem["conv2/kernel"].shape == (3, 3, 32, 32)
     assert problem["dense1/kernel"].shape == (7 * 7 * 32, 128)
     assert json.loads(str(problem["spec"]))["timesteps"] == 3
@@ -59,3 +61,28 @@ def test_no_ratio_to_who_computes_another_loss():
 def test_a_wrong_option_is_named(wrong):
     with pytest.raises(UserError, match=f"--{next(iter(wrong))}"):
         bench.run(bench.Config(**wrong))
+
+
+@pytest.mark.parametrize(
+    "python, module, words",
+    [
+        ("no/such/python", "torch_step", "--peer-python no/such/python: cannot be started"),
+        (sys.executable, "no_such_step", "No module named 'no_such_step'; --peer-python names"),
+    ],
+)
+def test_a_peer_that_cannot_run_is_one_clear_line(python, module, words, tmp_path):
+    config = bench.Config(peer_python=Path(python))
+    with pytest.raises(UserError, match=words):
+        bench.run_once(bench.Contender(module), tmp_path / "problem.npz", config)
+
+
+def test_our_rows_are_measured_and_share_one_loss(tmp_path):
+    out = tmp_path / "bench.json"
+    config = bench.Config(
+        peers=(), workloads=("mlp",), timesteps=(2,), rounds=1, seconds=0.01, out=out
+    )
+    bench.write(config, bench.run(config))
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["contender"] for row in rows] == list(bench.OURS)
+    assert all(row["same_loss"] and row["median_ms"] > 0 for row in rows)
+    assert rows[0]["loss"] == rows[1]["loss"]

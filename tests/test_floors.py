@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 tree arrays files
-surrogate encode coding operations columns plots
+surrogate encode convolution coding operations columns plots progress
 neurons
 layers
 models functional

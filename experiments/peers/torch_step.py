@@ -166,7 +166,9 @@ class Network(nn.Module):
 def training_step(problem, network, *, fused=False):
     """Return (loss, gradient norm, run, steps per run) of a network that gives output rates."""
     torch.set_num_threads(os.cpu_count() or 1)
-    x = torch.from_numpy(problem["x"])
+    x = torch.from_numpy(problem["x"]).float()
+    if problem["spec"]["constant_input"]:
+        x = x / 255
     if len(problem["spec"]["input_shape"]) == 3:
         x = x.movedim(-1, -3).contiguous()
     labels = torch.from_numpy(problem["labels"]).long()

@@ -1,0 +1,302 @@
+"""The training engine: an epoch is one compiled loop over data that stays on the device.
+
+The engine knows no method: what compresses is in the optimizer (a chain of optax transformations)
+and in the loss. Shuffling, augmentation, encoding, gradients, updates and sums of the metrics all
+happen inside the loop; Python only starts it, a chunk of steps at a time, to show progress. Every
+random number depends on the phase's key and the number of the step alone, so a resumed training
+repeats an uninterrupted one bit for bit.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from jaxsnn import metrics, progress, tree
+from jaxsnn.arrays import check_whole
+from jaxsnn.checkpoint import Checkpoints
+from jaxsnn.data import Split
+from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
+from jaxsnn.functional import Apply, Output
+
+Tree = Any
+
+# Steps between two looks of the progress bar: some tenths of a second to a few seconds.
+CHUNK = 50
+
+
+class Task(NamedTuple):
+    """Say what a network is trained to do. Its functions must be pure and traceable."""
+
+    apply: Apply  # of the network
+    prepare: Callable[[Array, Array, bool], Array | Signal]  # (key, images uint8, train) -> input
+    loss: Callable[[Output, Array], Array]  # (output, labels [B]) -> scalar
+    remat: int | None = None  # steps of time in a chunk whose activations are recomputed
+
+
+class TrainState(NamedTuple):
+    """Hold everything that training changes, and the key it draws from."""
+
+    params: Tree  # the visible weights
+    stats: Tree  # running statistics and neuron constants
+    opt_state: optax.OptState  # with masks, duals, free copies
+    key: Array  # uint32 [2], constant over a phase
+    step: Array  # int32 [], steps done in this phase
+
+
+class Sums(NamedTuple):
+    """Hold sums over the steps of an epoch."""
+
+    loss: Array  # [] of the batches' mean losses
+    correct: Array  # [] samples classified right
+    spike_rate: Array  # [] of the batches' spikes per neuron and step
+    steps: Array  # [] int32
+
+
+class Evaluation(NamedTuple):
+    """Hold what a pass over a data set gives."""
+
+    accuracy: float  # share classified right, in [0, 1]
+    loss: float  # mean over the batches
+    accuracy_over_time: Array  # [T] accuracy had the network been stopped after each step
+    counts: metrics.Counts  # spikes and events over the whole set
+
+
+class Diverged(UserError):
+    """Report a loss or weights that are no numbers any more; the last good checkpoint stands."""
+
+
+def init(params: Tree, stats: Tree, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """Return the state from which a phase starts; nothing in it is shared with the arguments."""
+    copies = jax.tree.map(jnp.array, (params, stats))
+    data = jax.random.key_data(key)
+    return TrainState(*copies, optimizer.init(copies[0]), jnp.array(data), jnp.int32(0))
+
+
+def train_step(
+    task: Task, optimizer: optax.GradientTransformation, state: TrainState, images: Array, labels: Array
+) -> tuple[TrainState, Sums]:
+    """Take one step on one batch.
+
+    Args:
+      task: network, input and loss.
+      optimizer: chain of transformations, the compression among them.
+      state: before the step.
+      images: uint8 `[B, H, W, C]`.
+      labels: int32 `[B]`.
+
+    Returns:
+      The state after the step, and its metrics.
+    """
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    input_key, network_key = jax.random.split(key)
+    x = task.prepare(input_key, images, True)
+
+    def loss(params):
+        output = task.apply(params, state.stats, x, train=True, key=network_key, remat=task.remat)
+        return task.loss(output, labels), output
+
+    (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    correct = (output.readout.mean(0).argmax(-1) == labels).sum()
+    rate = metrics.spike_rate(output.activity, output.readout.shape[0])
+    state = TrainState(params, output.stats, opt_state, state.key, state.step + 1)
+    return state, Sums(value, correct.astype(jnp.float32), rate, jnp.int32(1))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def run_steps(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    state: TrainState,
+    sums: Sums,
+    split: tuple[Array, Array],
+    stop: Array,
+) -> tuple[TrainState, Sums]:
+    """Train until `state.step == stop`, within one epoch, as one compiled loop.
+
+    Args:
+      task: network, input and loss.
+      optimizer: as in `train_step`.
+      batch_size: B; samples that fill no batch wait for the next shuffling.
+      state: donated.
+      sums: of the epoch so far; donated.
+      split: images uint8 `[N, H, W, C]` and labels `[N]`, on the device.
+      stop: int32 `[]`.
+    """
+    images, labels = split
+    steps = images.shape[0] // batch_size
+    epoch = state.step // steps
+    shuffle = jax.random.fold_in(jax.random.wrap_key_data(state.key), -1 - epoch)
+    order = jax.random.permutation(shuffle, images.shape[0])
+
+    def body(_, carry):
+        state, sums = carry
+        rows = lax.dynamic_slice_in_dim(order, (state.step % steps) * batch_size, batch_size)
+        state, new = train_step(task, optimizer, state, images[rows], labels[rows])
+        return state, jax.tree.map(jnp.add, sums, new)
+
+    return lax.fori_loop(state.step, stop, body, (state, sums))
+
+
+def fit(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    train: Split,
+    *,
+    epochs: int,
+    batch_size: int,
+    validation: Split | None = None,
+    phase: str = "train",
+    checkpoints: Checkpoints | None = None,
+    log: Callable[[dict[str, Any]], None] | None = None,
+    observe: Callable[[TrainState], Mapping[str, Any]] | None = None,
+    show: bool = True,
+) -> TrainState:
+    """Train for some epochs.
+
+    Args:
+      task: network, input and loss.
+      optimizer: chain of transformations.
+      state: from `init`.
+      train: the training images.
+      epochs: how many in all, those of a resumed checkpoint included.
+      batch_size: samples a step.
+      validation: held-out images, evaluated after each epoch.
+      phase: name for the progress bar, the log and messages.
+      checkpoints: where to save after each epoch, and to resume from what lies there.
+      log: called with a record after each epoch: phase, epoch, loss, accuracy, ...
+      observe: returns more to log, such as the residuals of ADMM.
+      show: whether to show progress.
+
+    Returns:
+      The state after the last epoch.
+
+    Raises:
+      Diverged: if the loss or a weight is no finite number after a chunk of steps.
+      UserError: if the batch does not fit the data.
+    """
+    check_whole("batch_size", batch_size, 1, len(train.images))
+    check_whole("epochs", epochs, 0, 1 << 20)
+    done = checkpoints.latest() if checkpoints is not None else None
+    if checkpoints is not None and done is not None:
+        state = checkpoints.restore(state)
+    else:
+        done, state = 0, jax.tree.map(jnp.array, state)
+    steps = len(train.images) // batch_size
+    device = jnp.asarray(train.images), jnp.asarray(train.labels)
+    bar = progress.Bar(phase, epochs, steps, done) if show else progress.Silence()
+    with bar:
+        for epoch in range(done, epochs):
+            start, sums = time.perf_counter(), _no_sums()
+            for first in range(0, steps, CHUNK):
+                last = min(first + CHUNK, steps)
+                stop = jnp.int32(epoch * steps + last)
+                state, sums = run_steps(task, optimizer, batch_size, state, sums, device, stop)
+                figures = _means(sums, batch_size)
+                if not jnp.isfinite(figures["loss"]):
+                    raise Diverged(_what_happened(phase, epoch, "the loss", checkpoints))
+                bar.advance(last - first, epoch, figures)
+            if not _is_finite(state.params):
+                raise Diverged(_what_happened(phase, epoch, "a weight", checkpoints))
+            record = {"phase": phase, "epoch": epoch + 1, **_means(sums, batch_size)}
+            if validation is not None and len(validation.images):
+                found = evaluate(task, state.params, state.stats, validation, batch_size=batch_size)
+                record["validation_accuracy"] = found.accuracy
+            record |= observe(state) if observe else {}
+            record["seconds"] = round(time.perf_counter() - start, 3)
+            bar.finish_epoch(record)
+            if log is not None:
+                log(record)
+            if checkpoints is not None:
+                checkpoints.save(epoch + 1, state)
+    return state
+
+
+def evaluate(
+    task: Task, params: Tree, stats: Tree, split: Split, *, batch_size: int = 100, seed: int = 0
+) -> Evaluation:
+    """Run the network over a data set, as one compiled loop; every sample counts once.
+
+    Args:
+      task: network, input and loss.
+      params: the weights.
+      stats: running statistics and constants.
+      split: the images.
+      batch_size: samples at a time.
+      seed: of the encoding's random numbers.
+    """
+    device = jnp.asarray(split.images), jnp.asarray(split.labels)
+    correct, loss, counts = _evaluate(task, batch_size, params, stats, device, seed)
+    size = len(split.images)
+    over_time = correct / size
+    return Evaluation(float(over_time[-1]), float(loss), over_time, counts)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _evaluate(task, batch_size, params, stats, split, seed):
+    images, labels = split
+    size = images.shape[0]
+    batches = -(-size // batch_size)
+    key = jax.random.key(seed)
+
+    def forward(i):
+        rows = i * batch_size + jnp.arange(batch_size)
+        valid, rows = rows < size, jnp.minimum(rows, size - 1)
+        x = task.prepare(jax.random.fold_in(key, i), images[rows], False)
+        return task.apply(params, stats, x, train=False), labels[rows], valid
+
+    def body(i, carry):
+        correct, loss, counts = carry
+        output, wanted, valid = forward(i)
+        steps = jnp.arange(1, output.readout.shape[0] + 1, dtype=jnp.float32)
+        scores = jnp.cumsum(output.readout, 0) / steps.reshape(-1, 1, 1)
+        right = (scores.argmax(-1) == wanted.reshape(1, -1)) & valid.reshape(1, -1)
+        loss = loss + task.loss(output, wanted) / batches
+        return correct + right.sum(1), loss, metrics.accumulate(counts, output.activity, valid=valid)
+
+    shapes = jax.eval_shape(lambda: forward(0))[0]
+    start = (
+        jnp.zeros(shapes.readout.shape[0], jnp.int32),
+        jnp.float32(0),
+        metrics.no_counts(shapes.activity),
+    )
+    return lax.fori_loop(0, batches, body, start)
+
+
+def _no_sums() -> Sums:
+    return Sums(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
+
+
+def _means(sums: Sums, batch_size: int) -> dict[str, float]:
+    steps = int(sums.steps)
+    return {
+        "loss": float(sums.loss) / steps,
+        "accuracy": float(sums.correct) / (steps * batch_size),
+        "spike_rate": float(sums.spike_rate) / steps,
+    }
+
+
+def _is_finite(params: Tree) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in tree.named_leaves(params).values())
+
+
+def _what_happened(phase: str, epoch: int, what: str, checkpoints: Checkpoints | None) -> str:
+    good = "; nothing was saved"
+    if checkpoints is not None:
+        last = checkpoints.latest()
+        place = f"epoch {last} in {checkpoints.directory}" if last else "the phase before"
+        good = f"; the last good checkpoint is {place}"
+    return (
+        f"phase {phase!r}: {what} is not finite any more in epoch {epoch + 1}{good}; "
+        "lower the learning rate or the penalty"
+    )

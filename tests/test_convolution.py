@@ -1,0 +1,108 @@
+"""The convolution and its hand-written gradients, against JAX's own."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxsnn.convolution import convolve
+from jaxsnn.errors import UserError
+
+# Strides that divide the image and that leave rows over; kernels odd and even.
+CASES = list(itertools.product((1, 2, 3), (1, 2, 3, 5), ("SAME", "VALID")))
+
+
+def problem(size, *batch):
+    """Return images of odd height and even width, and a kernel that is not square in channels."""
+    random = np.random.default_rng(0)
+    images = random.standard_normal((*batch, 2, 7, 6, 2))
+    return jnp.asarray(images, jnp.float32), jnp.asarray(
+        random.standard_normal((size, size, 2, 3)), jnp.float32
+    )
+
+
+def by_jax(images, kernel, stride, padding):
+    """Convolve with explicit borders, `(k-1)//2` before and the rest after."""
+    border = [(0, 0) if padding == "VALID" else ((k - 1) // 2, k // 2) for k in kernel.shape[:2]]
+    names = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(images, kernel, (stride,) * 2, border, dimension_numbers=names)
+
+
+def loss(conv, images, kernel, stride=1, padding="SAME"):
+    """Return a scalar that weighs every output differently."""
+    out = conv(images, kernel, stride=stride, padding=padding)
+    return jnp.vdot(out, jnp.cos(jnp.arange(out.size, dtype=out.dtype)).reshape(out.shape))
+
+
+def both_gradients(function, images, kernel):
+    """Return the gradients of `function(convolution, images, kernel)` for ours and for JAX's."""
+    both = jax.jit(lambda *a: [jax.grad(function, (1, 2))(conv, *a) for conv in (convolve, by_jax)])
+    return both(images, kernel)
+
+
+@pytest.mark.parametrize(("stride", "size", "padding"), CASES)
+def test_values_and_gradients_are_those_of_autodiff(stride, size, padding):
+    images, kernel = problem(size)
+    value = convolve(images, kernel, stride=stride, padding=padding)
+    np.testing.assert_array_equal(value, by_jax(images, kernel, stride, padding))
+    ours, theirs = both_gradients(lambda *a: loss(*a, stride, padding), images, kernel)
+    for a, b in zip(ours, theirs, strict=True):
+        # Sums of up to a hundred terms of size one, in another order.
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_gradients_inside_a_scan(stride):
+    images, kernel = problem(3, 3)
+
+    def scanned(conv, images, kernel):
+        def step(total, image):
+            return total + loss(conv, image, kernel, stride), None
+
+        return lax.scan(step, 0.0, images)[0]
+
+    ours, theirs = both_gradients(scanned, images, kernel)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (0, 0)])
+def test_gradients_under_vmap(axes):
+    images, kernel = problem(3, 3)
+    if axes[1] == 0:
+        kernel = jnp.stack([kernel, -kernel, 2 * kernel])
+
+    def mapped(conv, images, kernel):
+        return jax.vmap(lambda x, w: loss(conv, x, w, 2), axes)(images, kernel).sum()
+
+    ours, theirs = both_gradients(mapped, images, kernel)
+    for a, b in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_same_padding_is_pytorchs_and_keeps_ceil_of_n_over_stride():
+    images = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    kernel = jnp.zeros((3, 3, 1, 1)).at[0, 0].set(1.0)  # picks the upper left of each window
+    out = convolve(images, kernel, stride=2)[0, :, :, 0]
+    # XLA's own "SAME" would pad only after the image here, and pick pixels 0, 2, 8, 10.
+    assert out.tolist() == [[0, 0], [0, 5]]
+    for n, stride in itertools.product((4, 5, 6, 7), (1, 2, 3)):
+        shape = jax.eval_shape(
+            lambda x, s=stride: convolve(x, kernel, stride=s), jnp.ones((1, n, n, 1))
+        )
+        assert shape.shape[1:3] == (-(-n // stride),) * 2
+
+
+def test_short_floats_stay_short():
+    images, kernel = (x.astype(jnp.bfloat16) for x in problem(3))
+    gradients = jax.grad(lambda *a: convolve(*a).astype(jnp.float32).sum(), (0, 1))(images, kernel)
+    assert convolve(images, kernel).dtype == jnp.bfloat16
+    assert all(g.dtype == jnp.bfloat16 for g in gradients)
+
+
+def test_an_unknown_padding_is_an_error():
+    with pytest.raises(UserError, match="padding 'same' is unknown; choose one of SAME, VALID"):
+        convolve(*problem(3), padding="same")
