@@ -8,7 +8,8 @@ is printed only if both compute the same loss from the same weights and the same
 
 Two rows are ours: `jaxsnn step` is one call of the compiled step on one batch, `jaxsnn epoch` the
 cost of a step inside the compiled scan over an epoch, with shuffling and gathering the batch: what
-training costs.
+training costs. In the tables `/ step` and `/ epoch` are the ratios to these two, `gradient` is the
+norm of the first gradient relative to ours, `cores` how many were busy, `MiB` the peak memory.
 
     python -m venv torch-venv && torch-venv/bin/pip install torch==2.13.0 numpy snntorch
     python -m experiments.bench --peer-python torch-venv/bin/python --out runs/bench.json
@@ -28,11 +29,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import tyro
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments import skeleton
 from jaxsnn.errors import UserError
+from jaxsnn.files import write_atomic
 
 PEERS = Path(__file__).parent / "peers"
 
@@ -74,6 +77,9 @@ RIVALS = {
 
 # Relative difference of the initial losses above which two contenders are not comparable.
 SAME_LOSS = 1e-4
+
+# Cores that other programs may keep busy during a measurement before the table says so.
+BUSY = 0.15
 
 
 @dataclass(frozen=True)
@@ -199,24 +205,29 @@ def summarize(rounds: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def show(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
     """Print the rows of one workload as a table."""
-    table = Table(title=title, title_justify="left")
-    for heading in ("", "ms/step", "spread", "/ step", "/ epoch", "loss", "|gradient|", "MiB"):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headings = ("ms/step", "spread", "/ step", "/ epoch", "gradient", "cores", "MiB")
+    for heading in ("", *headings):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in rows:
         ratios = [row["ratio_to_jaxsnn_step"], row["ratio_to_jaxsnn_epoch"]]
         table.add_row(
             row["contender"],
-            f"{row['median_ms']:.2f}",
-            f"{row['least_ms']:.2f}-{row['greatest_ms']:.2f}",
+            f"{row['median_ms']:.4g}",
+            f"{row['least_ms']:.4g}-{row['greatest_ms']:.4g}",
             *("other loss" if ratio is None else f"{ratio:.2f}x" for ratio in ratios),
-            f"{row['loss']:.6f}",
-            f"{row['gradient_norm']:.5f}",
+            f"{row['gradient_norm'] / rows[0]['gradient_norm']:.3f}",
+            f"{statistics.median(run['cores_busy'] for run in row['rounds']):.2f}",
             f"{max(run['peak_mib'] for run in row['rounds']):.0f}",
         )
     console.print(table)
-    for name in (row["contender"] for row in rows):
-        if name in RIVALS and RIVALS[name].note:
-            console.print(f"  {name}: {RIVALS[name].note}")
+    for row in rows:
+        note = RIVALS[row["contender"]].note if row["contender"] in RIVALS else ""
+        if note:
+            console.print(f"  {row['contender']}: {note}")
+    others = max(run["others_busy"] or 0.0 for row in rows for run in row["rounds"])
+    if others > BUSY:
+        console.print(f"  other programs kept up to {others:.1f} cores busy: do not trust this")
 
 
 def cases(config: Config) -> Iterator[tuple[str, int]]:
@@ -233,23 +244,22 @@ def run(config: Config) -> list[dict[str, Any]]:
             raise UserError(f"--{option} {getattr(config, option)}: must be positive")
     if any(timesteps < 1 for timesteps in config.timesteps):
         raise UserError(f"--timesteps {config.timesteps}: every one must be at least 1")
-    if config.out is not None and not config.out.resolve().parent.is_dir():
-        raise UserError(f"--out {config.out}: its directory does not exist")
     console = Console()
     contenders = OURS | {name: RIVALS[name] for name in config.peers}
     results = []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, Console(stderr=True).status("") as status:
         for name, timesteps in cases(config):
             problem = Path(folder) / "problem.npz"
             np.savez(problem, **make_problem(name, timesteps, config.inputs, config.seed))
+            batch = WORKLOADS[name].batch
+            title = f"{name}, T={timesteps}, batch {batch}, {config.inputs}"
             rounds: dict[str, list[dict[str, Any]]] = {contender: [] for contender in contenders}
             for number in range(config.rounds):
                 for contender, how in contenders.items():
-                    console.print(f"round {number + 1}/{config.rounds}: {contender}", end="\r")
+                    status.update(f"{title}: round {number + 1}/{config.rounds}, {contender}")
                     rounds[contender].append(run_once(how, problem, config))
             rows = summarize(rounds)
-            batch = WORKLOADS[name].batch
-            show(console, f"{name}, T={timesteps}, batch {batch}, {config.inputs}", rows)
+            show(console, title, rows)
             case = {"workload": name, "timesteps": timesteps, "batch": batch}
             results += [case | row for row in rows]
     return results
@@ -266,20 +276,16 @@ def write(config: Config, results: list[dict[str, Any]]) -> None:
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         "rows": results,
     }
-    config.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_atomic(config.out, json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
     """Read the command line, measure, print and write."""
-    config = tyro.cli(Config, prog="python -m experiments.bench")
-    try:
-        results = run(config)
-        if config.out is not None:
-            write(config, results)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    config = skeleton.parse(lambda preset, dataset: Config(), "bench")
+    results = run(config)
+    if config.out is not None:
+        write(config, results)
 
 
 if __name__ == "__main__":
-    main()
+    skeleton.main(main)

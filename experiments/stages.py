@@ -59,7 +59,7 @@ class AdmmConfig(CommonConfig):
     """Epochs of each retraining after a hard step."""
     activity_epochs: int = 4
     """Epochs of the activity regularization alone."""
-    penalty: float = 1e-3
+    penalty: float = 1e-4
     """ADMM penalty rho at the start; it grows tenfold after each third of the phase."""
     penalty_mode: str = "squared"
     """The penalty: squared, or norm as in the authors' script."""
@@ -67,11 +67,13 @@ class AdmmConfig(CommonConfig):
     """Dual updates in each epoch of an ADMM phase."""
     sparsity: float = 0.95
     """Share of the connections removed by pruning alone."""
+    allocation: str = "root"
+    """How a sparsity is spread: root (kept weights grow as the root of a layer's size) or uniform."""
     levels: str = "ternary"
     """Levels of quantization alone: binary, ternary, uniform or pow2."""
     bits: int = 2
     """Bits of the levels uniform and pow2."""
-    spike_weight: float = 0.1
+    spike_weight: float = 0.03
     """Weight of the mean firing rate in the loss, for activity regularization."""
     joint_sparsity: float = 0.9
     """Share of the connections removed in the joint way."""
@@ -110,6 +112,7 @@ CHOICES = {
     "encoding": ("direct", "bernoulli"),
     "loss": ("mse", "ce"),
     "penalty_mode": ("squared", "norm"),
+    "allocation": ("root", "uniform"),
     "levels": ("binary", "ternary", "uniform", "pow2"),
     "joint_levels": ("binary", "ternary", "uniform", "pow2"),
     "joint_order": ("sequence", "together"),
@@ -180,6 +183,11 @@ class Problem:
             self.tasks[spike_weight] = train.Task(self.net.apply, self.prepare, loss)
         return self.tasks[spike_weight]
 
+    def sparsities(self, sparsity: float) -> dict[str, float]:
+        """Return kernel name -> share to remove, for a share of all connections."""
+        exponent = {"root": 0.5, "uniform": 1.0}[self.config.allocation]
+        return masks.spread(sparsity, self.net.params, exponent=exponent)
+
     def steps(self, epochs: int) -> int:
         """Return the number of training steps in that many epochs."""
         return epochs * (len(self.data.train.labels) // self.config.batch_size)
@@ -194,7 +202,7 @@ def load(config: AdmmConfig) -> Problem:
     check_whole("--batch-size", config.batch_size, 1, len(found.train.labels))
     problem = Problem(config, found)
     for sparsity in (config.sparsity, config.joint_sparsity):
-        masks.keep_fraction({"*/kernel": sparsity}, problem.net.params)
+        masks.keep_fraction(problem.sparsities(sparsity), problem.net.params)
     return problem
 
 
@@ -224,7 +232,7 @@ class Stages:
         self, dense: Network, sparsity: float, name: str = "prune", spike_weight: float = 0.0
     ) -> tuple[Network, Tree]:
         """Pull towards sparse weights, prune, retrain under the masks."""
-        recipe = admm.prune_recipe(sparsity)
+        recipe = admm.prune_recipe(self.problem.sparsities(sparsity))
         pulled = self._pull(f"{name} pull", dense, recipe, spike_weight)
         return self._prune_hard(f"{name} retrain", pulled, recipe, self._retrain, spike_weight)
 
@@ -233,7 +241,7 @@ class Stages:
     ) -> tuple[Network, Tree]:
         """Prune by magnitude at once and retrain: the rival, with the same number of epochs."""
         epochs = self.config.pull_epochs + self._retrain
-        recipe = admm.prune_recipe(sparsity)
+        recipe = admm.prune_recipe(self.problem.sparsities(sparsity))
         return self._prune_hard(f"{name} retrain", dense, recipe, epochs, 0.0)
 
     def quantize(
@@ -253,18 +261,20 @@ class Stages:
         """Prune, quantize and quieten: one after the other, or in one ADMM phase."""
         c = self.config
         if c.joint_order == "together":
-            recipe = admm.joint_recipe(c.joint_sparsity, c.joint_levels, c.joint_bits)
+            recipe = admm.joint_recipe(
+                self.problem.sparsities(c.joint_sparsity), c.joint_levels, c.joint_bits
+            )
             return self._on_grid(dense, recipe, name, c.spike_weight, None)
         pruned, kept = self.prune(dense, c.joint_sparsity, f"{name} prune", c.spike_weight)
         return self.quantize(
             pruned, c.joint_levels, c.joint_bits, f"{name} quantize", c.spike_weight, kept
         )
 
-    def add_row(self, name: str, network: Network, **more: Any) -> Row:
+    def add_row(self, name: str, network: Network, file: str | None = None) -> Row:
         """Evaluate a network on the test images, pack it to a file, and note its row."""
         problem, c = self.problem, self.config
         found = train.evaluate(problem.task(), *network, problem.data.test, batch_size=100)
-        stem = name.replace(" ", "-")
+        stem = (file or name).replace(" ", "-")
         file_bytes = export.save(
             self.run.models / f"{stem}.safetensors", network.params, network.stats,
             {"name": name, "accuracy": f"{found.accuracy:.6f}", "network": c.network},
@@ -280,7 +290,7 @@ class Stages:
             cached_input=True,
             seed=c.seed,
             file_bytes=file_bytes,
-        ) | more
+        )
         starved = masks.starved_outputs(masks.of_nonzeros(network.params))
         row["starved_outputs"] = sum(starved.values())
         self.rows.append(row)

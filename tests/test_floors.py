@@ -42,7 +42,8 @@ LEVEL = {name: level for level, line in enumerate(FLOORS.split("\n")) for name i
 # The transforms act on any pytree, whatever made it.
 NOT_FOR_COMPRESS = {"layers", "models", "functional"}
 
-HEAVY = ["matplotlib", "tensorflow", "tensorflow_datasets", "sklearn", "rich", "tyro", "torch"]
+# Not in the list: rich, which Flax loads by itself.
+HEAVY = ["matplotlib", "tensorflow", "tensorflow_datasets", "sklearn", "tyro", "torch", "orbax"]
 
 
 def module_of(path: Path) -> str:

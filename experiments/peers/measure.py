@@ -13,6 +13,7 @@ worth printing. `run()` performs `steps_per_run` training steps and blocks until
 import argparse
 import importlib
 import json
+import os
 import resource
 import statistics
 import time
@@ -28,17 +29,30 @@ def read_problem(path):
     return problem
 
 
+def machine_seconds():
+    """Return the processor time that the whole machine has spent, None where none can tell."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _, _, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    except OSError:
+        return None
+    return (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+
+
 def time_runs(run, steps, seconds, warmup, least):
-    """Return the seconds per step of each run, and the processor time used per second of wall."""
+    """Return the seconds per step of each run, and the cores that we and others kept busy."""
     for _ in range(warmup):
         run()
     times: list[float] = []
-    start, busy = time.perf_counter(), time.process_time()
+    machine, start, busy = machine_seconds(), time.perf_counter(), time.process_time()
     while len(times) < least or time.perf_counter() - start < seconds:
         before = time.perf_counter()
         run()
         times.append((time.perf_counter() - before) / steps)
-    return times, (time.process_time() - busy) / (time.perf_counter() - start)
+    wall = time.perf_counter() - start
+    ours = (time.process_time() - busy) / wall
+    others = None if machine is None else (machine_seconds() - machine) / wall - ours
+    return times, ours, others
 
 
 def main():
@@ -57,7 +71,7 @@ def main():
     loss, gradient_norm, run, steps = build(read_problem(args.problem), args.variant)
     run()
     first = time.perf_counter() - start
-    times, cores = time_runs(run, steps, args.seconds, args.warmup, args.least)
+    times, ours, others = time_runs(run, steps, args.seconds, args.warmup, args.least)
     result = {
         "loss": loss,
         "gradient_norm": gradient_norm,
@@ -67,7 +81,8 @@ def main():
         "runs": len(times),
         "steps_per_run": steps,
         "start_seconds": first,
-        "cores_busy": cores,
+        "cores_busy": ours,
+        "others_busy": others,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
     print(json.dumps(result), flush=True)

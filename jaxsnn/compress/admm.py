@@ -104,10 +104,16 @@ def quantize_recipe(
 
 
 def joint_recipe(
-    sparsity: Number, levels: Levels, bits: Number | None = None, *, where: str = "*/kernel"
+    sparsity: Number | Mapping[str, Number],
+    levels: Levels,
+    bits: Number | None = None,
+    *,
+    where: str = "*/kernel",
 ) -> dict[str, Projection]:
     """Prune and quantize at once: `Proj_grid(Proj_sparse(V))`, a heuristic for both sets."""
-    return {where: compose(keep_largest(sparsity), grid(levels, bits, keep_zeros=True))}
+    quantizer = grid(levels, bits, keep_zeros=True)
+    sparse = prune_recipe(sparsity, where=where)
+    return {pattern: compose(projection, quantizer) for pattern, projection in sparse.items()}
 
 
 def penalty_schedule(

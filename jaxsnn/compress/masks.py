@@ -76,6 +76,45 @@ def keep_global(
     return tree.map_named(lambda name, _: masks.get(name, jnp.asarray(True)), params)
 
 
+def spread(
+    sparsity: float, params: Any, *, where: str = "*/kernel", exponent: float = 0.5
+) -> dict[str, float]:
+    """Spread one sparsity over layers of unequal size: the kept weights grow as `size ** exponent`.
+
+    With the exponent 1 every layer loses the same share, which ruins small layers first. With 0.5
+    small layers stay denser; at the density of the ADMM authors' released MNIST network, 1.3 %, it
+    keeps 26, 4.7, 1.0 and 13 % of its layers where they kept 17, 8.0, 0.9 and 7.0 % by hand.
+    A layer that would have to keep more than all leaves the rest to the others.
+
+    Args:
+      sparsity: share of all selected weights to remove, in [0, 1).
+      params: tree of the weights.
+      where: pattern of the leaves.
+      exponent: in [0, 1].
+
+    Returns:
+      Name -> sparsity of that leaf, a recipe for `keep_fraction`. Together they remove `sparsity`.
+
+    Raises:
+      UserError: if a number is out of range or the pattern matches no leaf.
+    """
+    check_range("sparsity", sparsity, 0, 1, open_high=True)
+    check_range("exponent", exponent, 0, 1)
+    selected = tree.match({where: True}, params)
+    sizes = {n: leaf.size for n, leaf in tree.named_leaves(params).items() if n in selected}
+    left, open_layers, densities = (1 - sparsity) * sum(sizes.values()), dict(sizes), {}
+    while open_layers:
+        unit = left / sum(size**exponent for size in open_layers.values())
+        full = [n for n, size in open_layers.items() if unit * size**exponent >= size]
+        for name in full:
+            densities[name] = 1.0
+            left -= open_layers.pop(name)
+        if not full:
+            densities |= {n: unit * size**exponent / size for n, size in open_layers.items()}
+            break
+    return {name: 1.0 - densities[name] for name in sizes}
+
+
 def expand_channels(channels: Mapping[str, Array], params: Any) -> Any:
     """Spread masks of output channels over all leaves of a layer.
 

@@ -1,0 +1,276 @@
+"""Layers over the whole time axis, one at a time, and what they write on the tape."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsnn import layers
+from jaxsnn.encode import Signal, direct
+from jaxsnn.layers import Integrator, Neurons, Tape
+from jaxsnn.neurons import LIF, Membrane
+from jaxsnn.surrogate import triangle
+
+KEY = jax.random.key(0)
+
+
+def tape(*, train=False, key=None, membranes=None):
+    return Tape(train=train, key=key, membranes=membranes or {})
+
+
+def spikes(*shape, seed=0, rate=0.4):
+    """Return random spikes `[T, B, ...]`."""
+    return jnp.asarray(np.random.default_rng(seed).random(shape) < rate, jnp.float32)
+
+
+def run(layer, value, record=None, name="layer"):
+    signal = value if isinstance(value, Signal) else Signal(value, value.shape[0])
+    return layer(signal, record or tape(), name)
+
+
+# --- Weighted layers ------------------------------------------------------------------------------
+
+
+def test_a_dense_layer_weighs_every_step_by_itself():
+    layer = layers.Dense(3, 4, Integrator(), rngs=nnx.Rngs(0))
+    x, kernel = spikes(5, 2, 3), np.asarray(layer.kernel[...])
+    out = run(layer, x)
+    expected = np.asarray(x) @ kernel + np.asarray(layer.bias[...])
+    np.testing.assert_allclose(out.value, expected, rtol=1e-6)
+    np.testing.assert_array_equal(layer.weigh(x[0], kernel), x[0] @ kernel)
+
+
+def test_a_convolution_keeps_its_stride_and_padding():
+    options = {"use_bias": False, "rngs": nnx.Rngs(0)}
+    layer = layers.Conv(2, 3, Integrator(), size=3, stride=2, padding="VALID", **options)
+    x, kernel = spikes(2, 1, 5, 7, 2), np.asarray(layer.kernel[...])
+    out = run(layer, x).value
+    assert out.shape == (2, 1, 2, 3, 3) and layer.bias is None
+    window = np.asarray(x)[1, 0, 2:5, 4:7]
+    np.testing.assert_allclose(out[1, 0, 1, 2], np.tensordot(window, kernel, 3), rtol=1e-5)
+
+
+def test_start_values_lie_within_one_over_the_root_of_the_fan_in():
+    layer = layers.Conv(4, 64, Integrator(), size=3, rngs=nnx.Rngs(0))
+    bound = (3 * 3 * 4) ** -0.5
+    for leaf in (layer.kernel[...], layer.bias[...]):
+        assert 0.9 * bound < jnp.abs(leaf).max() <= bound
+        # Five standard deviations of the mean of a uniform variable.
+        assert jnp.abs(leaf.mean()) < 5 * bound / (3 * leaf.size) ** 0.5
+
+
+def test_a_synapse_of_no_kind_cannot_weigh():
+    layer = layers.Synapse((2, 2), 2, Integrator(), rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match="Synapse does not define how it weighs"):
+        run(layer, spikes(1, 1, 2))
+
+
+def test_short_synapses_keep_potentials_in_float32():
+    neurons = Neurons(LIF(0.5, 0.5))
+    layer = layers.Dense(16, 4, neurons, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+    record, x = tape(), spikes(3, 2, 16)
+    out = run(layer, x, record)
+    assert layer.kernel[...].dtype == jnp.float32
+    assert out.value.dtype == record.membranes["layer"].potential.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(record.activity)} == {jnp.dtype("float32")}
+    product = layer.weigh(x[0].astype(jnp.bfloat16), layer.kernel[...].astype(jnp.bfloat16))
+    assert product.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(
+        layer.current(x[0], False), product.astype(jnp.float32) + layer.bias[...].reshape(1, 4)
+    )
+
+
+# --- Recurrence -----------------------------------------------------------------------------------
+
+
+def by_hand(layer, x, decay, threshold, potential, last):
+    """Run a recurrent layer in numpy; hard reset, strict."""
+    weights, recurrent, bias = (
+        np.asarray(w[...]) for w in (layer.kernel, layer.recurrent, layer.bias)
+    )
+    series, heard = [], np.zeros_like(last)
+    for now in np.asarray(x):
+        heard += last
+        current = now @ weights + last @ recurrent + bias
+        potential = decay * potential * (1 - (potential > threshold)) + current
+        last = (potential > threshold).astype(np.float32)
+        series.append((last, potential))
+    return *(np.stack(part) for part in zip(*series, strict=True)), heard
+
+
+def recurrent():
+    layer = layers.Recurrent(5, 4, Neurons(LIF(0.75, 0.25)), rngs=nnx.Rngs(1))
+    layer.bias[...] = jnp.full(4, 0.2)
+    return layer
+
+
+def test_a_recurrent_layer_is_the_written_loop():
+    layer, x, record = recurrent(), spikes(9, 2, 5), tape()
+    out = run(layer, x, record)
+    rest = np.zeros((2, 4), np.float32)
+    fired, potential, heard = by_hand(layer, x, 0.75, 0.25, rest, rest)
+    assert 0.1 < fired.mean() < 0.9
+    np.testing.assert_array_equal(out.value, fired)
+    activity = record.activity
+    np.testing.assert_array_equal(activity.spikes["layer"], fired.sum(0))
+    np.testing.assert_allclose(activity.potential["layer"], potential.sum(0), rtol=1e-5)
+    np.testing.assert_array_equal(activity.events["layer/kernel"], x.sum(0))
+    np.testing.assert_array_equal(activity.events["layer/recurrent"], heard)
+    assert (heard == fired[:-1].sum(0)).all()
+
+
+def test_a_continued_recurrent_layer_hears_the_last_spikes_before():
+    layer, x = recurrent(), spikes(9, 2, 5)
+    whole, first, second = tape(), tape(), None
+    out = run(layer, x, whole)
+    run(layer, x[:4], first)
+    second = tape(membranes=first.membranes)
+    rest = run(layer, x[4:], second)
+    np.testing.assert_array_equal(out.value[4:], rest.value)
+    assert first.membranes["layer"].potential.max() > 0.25
+    for name in ("layer/kernel", "layer/recurrent"):
+        parts = first.activity.events[name] + second.activity.events[name]
+        np.testing.assert_array_equal(parts, whole.activity.events[name])
+
+
+# --- Neurons and integrators ----------------------------------------------------------------------
+
+
+def test_constants_are_parameters_only_if_trained():
+    fixed = Neurons(LIF(0.5, jnp.asarray([1.0, 2.0])))
+    trained = Neurons(LIF(0.5, jnp.asarray([1.0, 2.0])), ("threshold",))
+    assert nnx.state(fixed, nnx.Param) == nnx.State({})
+    assert list(nnx.state(trained, nnx.Param)) == ["threshold"]
+    assert trained.constants().threshold.tolist() == [1, 2]
+
+
+def test_trained_constants_are_held_in_their_range():
+    neurons = Neurons(LIF(0.5, 1.0, reset="soft", surrogate=triangle()), ("decay", "threshold"))
+    neurons.decay[...] = jnp.asarray(1.5)
+    neurons.threshold[...] = jnp.asarray(-3.0)
+    constants = neurons.constants()
+    assert constants.decay == 1.0 and constants.threshold == np.float32(layers.SMALLEST_THRESHOLD)
+    assert constants.reset == "soft" and constants.surrogate == triangle()
+    assert jnp.isfinite(run_neurons(neurons, jnp.ones((3, 1, 2))).value).all()
+
+
+def run_neurons(neurons, current):
+    return neurons(Signal(current, current.shape[0]), tape(), "layer")
+
+
+def test_an_integrator_reads_out_currents_or_potentials():
+    current = jnp.full((4, 1, 2), 0.5)
+    signal = Signal(current, 4)
+    assert Integrator()(signal, tape(), "out").value is current
+    assert Integrator(1.0)(signal, tape(), "out").value[:, 0, 0].tolist() == [0.5, 1, 1.5, 2]
+    leaky = Integrator(jnp.asarray([0.5, 0.0]))(direct(current[0], 2), tape(), "out").value
+    assert leaky[:, 0].tolist() == [[0.5, 0.5], [0.75, 0.5]]
+    # The accumulated potential T c of a constant current, divided by T, is the current again.
+    assert Integrator()(signal, tape(), "out").value.mean(0).tolist() == [[0.5, 0.5]]
+
+
+# --- Pooling, reshaping, voting -------------------------------------------------------------------
+
+
+def test_pools_take_windows_and_drop_what_is_left_over():
+    x = jnp.arange(2 * 5 * 7 * 1.0).reshape(1, 2, 5, 7, 1)
+    average, largest = run(layers.AveragePool(2), x), run(layers.MaxPool(2), x)
+    assert average.value.shape == largest.value.shape == (1, 2, 2, 3, 1)
+    window = np.asarray(x)[0, 1, 2:4, 4:6]
+    assert float(average.value[0, 1, 1, 2, 0]) == window.mean()
+    assert float(largest.value[0, 1, 1, 2, 0]) == window.max()
+    assert average.events_per_unit == 4 and largest.events_per_unit == 1
+    assert run(layers.AveragePool(3), average).events_per_unit == 36
+
+
+@pytest.mark.parametrize("window", [2, 3])
+def test_events_are_whole_numbers_of_spikes_before_pooling(window):
+    dense = layers.Dense(4, 2, Neurons(LIF()), rngs=nnx.Rngs(0))
+    x, record = spikes(7, 2, 2 * window, window, 2), tape()
+    pooled = run(layers.Flatten(), run(layers.AveragePool(window), x))
+    out = run(dense, pooled, record)
+    expected = x.reshape(7, 2, 2, window, window, 2).sum((0, 3, 4)).reshape(2, -1)
+    # A third is no binary fraction: whole up to rounding.
+    np.testing.assert_allclose(record.activity.events["layer/kernel"], expected, rtol=1e-6)
+    assert out.events_per_unit == 1
+
+
+def test_events_of_a_constant_input_are_its_sum_over_time():
+    dense, record = layers.Dense(3, 2, Neurons(LIF()), rngs=nnx.Rngs(0)), tape()
+    values = jnp.asarray([[0.5, -1.0, 0.25]])
+    run(dense, direct(values, 6), record)
+    np.testing.assert_array_equal(record.activity.events["layer/kernel"], 6 * values)
+
+
+def test_flattening_keeps_channels_fastest():
+    x = jnp.arange(24.0).reshape(1, 1, 2, 3, 4)
+    assert run(layers.Flatten(), x).value[0, 0].tolist() == list(range(24))
+
+
+def test_groups_of_consecutive_neurons_vote():
+    x = jnp.asarray([[[1.0, 1, 1, 0, 0, 0, 1, 0]]])
+    assert run(layers.Vote(2), x).value.tolist() == [[[0.75, 0.25]]]
+    assert run(layers.Vote(4), x).value.tolist() == [[[1, 0.5, 0, 0.5]]]
+
+
+# --- Dropout --------------------------------------------------------------------------------------
+
+
+def test_dropout_is_held_over_time_and_differs_between_samples():
+    ones = jnp.ones((6, 4, 50))
+    out = run(layers.Dropout(0.75), ones, tape(train=True, key=KEY)).value
+    assert (out == out[:1]).all()
+    assert set(np.unique(out)) == {0, 4}
+    assert (out[0, 0] != out[0, 1]).any()
+    # Five standard deviations of the share kept of 200.
+    assert abs(float((out[0] > 0).mean()) - 0.25) < 5 * (0.1875 / 200) ** 0.5
+
+
+def test_dropout_of_a_constant_input_stays_constant():
+    out = run(layers.Dropout(0.5), direct(jnp.ones((2, 30)), 4), tape(train=True, key=KEY))
+    assert out.constant and set(np.unique(out.value)) == {0, 2}
+
+
+def test_dropout_does_nothing_in_evaluation_or_at_rate_zero():
+    signal = Signal(jnp.ones((2, 1, 3)), 2)
+    assert layers.Dropout(0.5)(signal, tape(), "drop") is signal
+    assert layers.Dropout(0.0)(signal, tape(train=True), "drop") is signal
+
+
+def test_dropout_layers_draw_apart_and_need_a_key():
+    record, ones = tape(train=True, key=KEY), jnp.ones((1, 1, 100))
+    first, second = (run(layers.Dropout(0.5), ones, record).value for _ in range(2))
+    assert (first != second).any()
+    again = run(layers.Dropout(0.5), ones, tape(train=True, key=KEY)).value
+    np.testing.assert_array_equal(first, again)
+    with pytest.raises(ValueError, match="pass key="):
+        run(layers.Dropout(0.5), ones, tape(train=True))
+
+
+# --- Chains ---------------------------------------------------------------------------------------
+
+
+def test_a_chain_names_its_kernels_in_order():
+    rngs = nnx.Rngs(0)
+    chain = layers.Chain({
+        "first": layers.Conv(1, 2, Neurons(LIF()), rngs=rngs),
+        "flat": layers.Flatten(),
+        "loop": layers.Recurrent(8, 3, Neurons(LIF()), rngs=rngs),
+    })  # fmt: skip
+    record = tape()
+    out = chain(Signal(spikes(3, 2, 2, 2, 1), 3), record)
+    assert out.value.shape == (3, 2, 3)
+    names = ["first/kernel", "loop/kernel", "loop/recurrent"]
+    assert list(chain.maps()) == list(record.activity.events) == names
+    assert list(record.membranes) == list(record.activity.spikes) == ["first", "loop"]
+    assert all(isinstance(membrane, Membrane) for membrane in record.membranes.values())
+    # Each map, given the events and the kernel, has the shape of its layer's current.
+    maps, events = chain.maps(), record.activity.events
+    assert maps["first/kernel"](events["first/kernel"], chain.first.kernel[...]).shape == (
+        2,
+        2,
+        2,
+        2,
+    )
+    assert maps["loop/recurrent"](events["loop/recurrent"], jnp.ones((3, 3))).shape == (2, 3)

@@ -1,0 +1,148 @@
+"""Layouts: their words, their sizes, their mistakes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsnn import layers, models
+from jaxsnn.encode import direct
+from jaxsnn.errors import UserError
+from jaxsnn.functional import split
+from jaxsnn.neurons import LIF
+
+
+def outline(make, *args, **options):
+    """Return leaf name -> shape of a model's parameters, without allocating any."""
+    module = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options))
+    leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
+    }
+
+
+def kernels(make, *args, **options):
+    """Return the number of weights of each kernel, first layer to last."""
+    shapes = outline(make, *args, **options)
+    order = {"conv": 0, "dense": 1}
+    names = sorted(
+        (name for name in shapes if name.endswith("/kernel")),
+        key=lambda name: (order[name.split("/")[0].rstrip("0123456789")], name),
+    )
+    return [int(np.prod(shapes[name])) for name in names]
+
+
+def build(layout, shape=(4, 4, 1), **options):
+    """Build a network whose arrays are only shapes."""
+    neuron = LIF(0.5, 0.5)
+    return nnx.eval_shape(lambda: models.build(layout, shape, neuron, rngs=nnx.Rngs(0), **options))
+
+
+def test_the_admm_mnist_net_has_the_sizes_of_the_released_one():
+    sizes = kernels(models.mnist_conv)
+    assert sizes == [288, 9216, 200704, 1280] and sum(sizes) == 211_488
+    shapes = outline(models.mnist_conv)
+    assert shapes["conv1/kernel"] == (3, 3, 1, 32) and shapes["dense1/kernel"] == (1568, 128)
+    assert shapes["dense2/bias"] == (10,) and len(shapes) == 8
+
+
+def test_the_admm_cifar_net_has_62_million_weights():
+    assert sum(kernels(models.admm_cifar)) == 62_150_016
+    assert not [name for name in outline(models.admm_cifar, use_bias=False) if "bias" in name]
+
+
+def test_the_stbp_nets():
+    assert kernels(models.mlp) == [784 * 512, 512 * 10]
+    convs = [9 * a * b for a, b in [(3, 128), (128, 256), (256, 512), (512, 1024), (1024, 512)]]
+    dense = [8 * 8 * 512 * 1024, 1024 * 512, 512 * 100]
+    assert kernels(models.stbp_cifar) == convs + dense
+    quarter = kernels(models.stbp_cifar, width=0.25, classes=100)
+    assert quarter[0] == 27 * 32 and quarter[1] == convs[1] // 16 and quarter[-1] == 128 * 1000
+
+
+def test_the_outputs_of_the_named_nets_are_classes():
+    for make, shape in (
+        (models.mlp, (784,)),
+        (models.mnist_conv, (28, 28, 1)),
+        (models.stbp_cifar, (32, 32, 3)),
+        (models.admm_cifar, (32, 32, 3)),
+    ):
+
+        def readout(make=make, shape=shape):
+            net = split(make(rngs=nnx.Rngs(0)))
+            return net.apply(net.params, net.stats, direct(jnp.ones((3, *shape)), 2)).readout
+
+        assert jax.eval_shape(readout).shape == (2, 3, 10)
+
+
+def test_layers_are_named_by_kind_and_number():
+    chain = build("4C3-AP2-D0.5-8C5S2-MP1-6R-9-V3")
+    assert chain.names == (
+        "conv1", "pool1", "dropout1", "conv2", "pool2", "flatten1", "dense1", "dense2", "vote",
+    )  # fmt: skip
+    assert isinstance(chain.pool1, layers.AveragePool) and isinstance(chain.pool2, layers.MaxPool)
+    assert isinstance(chain.dense1, layers.Recurrent) and chain.dropout1.rate == 0.5
+    assert chain.conv2.stride == 2 and chain.conv2.kernel.shape == (5, 5, 4, 8)
+    assert list(chain.maps()) == [
+        "conv1/kernel", "conv2/kernel", "dense1/kernel", "dense1/recurrent", "dense2/kernel",
+    ]  # fmt: skip
+
+
+def test_norms_are_in_hidden_layers_only():
+    chain = build("4C3-6-3", norm=True, use_bias=False)
+    assert chain.conv1.norm is not None and chain.dense1.norm is not None
+    assert chain.dense2.norm is None and chain.dense2.bias is None
+
+
+def test_read_outs():
+    neuron = LIF(jnp.asarray([0.5, 0.25, 0.125]), 0.5)
+    for readout, decay in (("current", None), ("leaky", neuron.decay)):
+        last = models.build("3", (2,), neuron, readout=readout, rngs=nnx.Rngs(0)).dense1.neurons
+        assert isinstance(last, layers.Integrator)
+        assert last.decay is None if decay is None else (last.decay[...] == decay).all()
+    assert isinstance(build("3", (2,)).dense1.neurons, layers.Neurons)
+
+
+def test_trained_constants_are_parameters_of_every_spiking_layer():
+    shapes = outline(models.mlp, (4, 3, 2), trained=("threshold", "decay"), readout="current")
+    constants = {name for name in shapes if "neurons" in name}
+    assert constants == {"dense1/neurons/threshold", "dense1/neurons/decay"}
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["8c3", "C3", "8C", "8C3S", "0C3", "8C0", "8C3S0", "AP", "AP0", "XP2", "0", "R", "-8", "", "D1",
+     "D2.0", "V", "V0", "8RR", "3.5", " 8"],
+)  # fmt: skip
+def test_words_that_are_no_layers_are_named(word):
+    with pytest.raises(UserError) as error:
+        build(f"8-{word}-3", (4,))
+    if not word.startswith("-"):  # which is an empty word before a good one
+        assert f"{word!r} is not a layer; write 32C3" in str(error.value)
+    assert repr(f"8-{word}-3") in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "message"),
+    [
+        ("8-4C3", (4, 4, 1), r"'4C3' needs images, but gets \(8,\)"),
+        ("MP2-3", (16,), r"'MP2' needs images, but gets \(16,\)"),
+        ("2C3-AP2-AP4-3", (4, 4, 1), "'AP4' leaves nothing"),
+        ("12-V5", (4,), r"'V5' cannot end \(12,\)"),
+        ("12-V3-3", (4,), "'V3' cannot end"),
+        ("3C3-V3", (4, 4, 1), r"'V3' cannot end \(4, 4, 3\)"),
+        ("AP2-D0.5", (4, 4, 1), "'AP2-D0.5' has no layer with weights"),
+    ],
+)
+def test_layers_that_do_not_fit_are_named(layout, shape, message):
+    with pytest.raises(UserError, match=message) as error:
+        build(layout, shape)
+    assert repr(layout) in str(error.value)
+
+
+def test_unknown_read_outs_are_errors():
+    with pytest.raises(UserError, match="readout 'rate' is unknown; choose spikes, current or"):
+        build("3", readout="rate")
+    with pytest.raises(UserError, match="'5R' hears its spikes: readout spikes only"):
+        build("4-5R", readout="current")

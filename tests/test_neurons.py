@@ -1,0 +1,427 @@
+"""Neurons: the traces of the papers, and the unrolled time axis against one step after another."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from jaxsnn import neurons, surrogate
+from jaxsnn.errors import UserError
+from jaxsnn.neurons import LIF, Membrane, integrate, integrate_and_fire, lif_step, unroll
+
+NORMALIZED = surrogate.triangle(1.0, 0.5, normalized=True)
+PLAIN = surrogate.triangle(2.0)
+
+
+def trace(neuron, drive, steps):
+    """Return spikes and potentials before reset of one neuron under a constant drive."""
+    spikes, potential, _ = unroll(neuron, jnp.full((1, 1), drive), timesteps=steps)
+    return spikes[:, 0, 0].astype(int).tolist(), potential[:, 0, 0]
+
+
+# --- Traces of methods/*.md -----------------------------------------------------------------------
+
+
+def test_admm_traces():
+    """Hard reset, decay 0.5, threshold 0.5: drive 0.3 fires at step 3, 0.4 at every second one."""
+    neuron = LIF(0.5, 0.5)
+    spikes, potential = trace(neuron, 0.3, 5)
+    assert spikes == [0, 0, 1, 0, 0]
+    np.testing.assert_allclose(potential, [0.3, 0.45, 0.525, 0.3, 0.45], rtol=1e-6)
+    spikes, potential = trace(neuron, 0.4, 4)
+    assert spikes == [0, 1, 0, 1]
+    np.testing.assert_allclose(potential, [0.4, 0.6, 0.4, 0.6], rtol=1e-6)
+
+
+def test_spatiotemporal_trace_integrate_then_fire():
+    """Soft reset and decay after it; the paper prints potentials after the reset."""
+    neuron = LIF(0.9901, 1.0, reset="soft")
+    spikes, before = trace(neuron, 0.6, 4)
+    assert spikes == [0, 1, 0, 1]
+    after = before - jnp.asarray(spikes)
+    np.testing.assert_allclose(after, [0.6, 0.19406, 0.792139, 0.384297], atol=1e-6)
+
+
+def test_spatiotemporal_trace_fire_then_integrate():
+    neuron = LIF(0.9901, 1.0, reset="soft_undecayed", order="fire_then_integrate")
+    spikes, potential = trace(neuron, 0.6, 4)
+    assert spikes == [0, 0, 1, 0]
+    np.testing.assert_allclose(potential, [0.6, 1.19406, 0.782239, 1.374495], atol=1e-6)
+
+
+def test_spike_thrift_traces_exact_in_binary():
+    """IF, threshold 1, drive 0.625: spikes at steps 3, 5, 6 one step late, else at 2, 4, 5."""
+    late = integrate_and_fire(reset="soft_undecayed", order="fire_then_integrate")
+    spikes, potential = trace(late, 0.625, 6)
+    assert [t + 1 for t, o in enumerate(spikes) if o] == [3, 5, 6]
+    # What a step sees when it decides is what the step before left.
+    assert [0.0, *potential.tolist()[:-1]] == [0, 0.625, 1.25, 0.875, 1.5, 1.125]
+    for reset in ("soft", "soft_undecayed"):  # without a leak they are the same
+        spikes, potential = trace(integrate_and_fire(reset=reset), 0.625, 6)
+        assert [t + 1 for t, o in enumerate(spikes) if o] == [2, 4, 5]
+        assert potential.tolist() == [0.625, 1.25, 0.875, 1.5, 1.125, 0.75]
+
+
+@pytest.mark.parametrize("order", neurons.ORDERS)
+def test_spike_thrift_rates(order):
+    """A drive of 0.25 gives 24 spikes in 100 steps; one of 2 or more never more than one a step."""
+    neuron = integrate_and_fire(order=order)
+    assert sum(trace(neuron, 0.25, 100)[0]) == 24
+    for drive in (2.0, 5.0):
+        spikes, potential = trace(neuron, drive, 40)
+        late = 1 if order == "fire_then_integrate" else 0
+        assert spikes == [0] * late + [1] * (40 - late)
+        assert float(potential[-1]) == 40 * drive - 39  # the residual grows
+
+
+def test_qp_snn_traces():
+    """Hard reset, decay 0.5, threshold 1: drive 0.6 fires every third step, 1.2 at each."""
+    neuron = LIF(0.5, 1.0, surrogate=surrogate.triangle())
+    spikes, potential = trace(neuron, 0.6, 6)
+    assert spikes == [0, 0, 1, 0, 0, 1]
+    np.testing.assert_allclose(potential, [0.6, 0.9, 1.05] * 2, rtol=1e-6)
+    assert trace(neuron, 1.2, 8)[0] == [1] * 8
+
+
+def test_qp_snn_trace_on_the_threshold():
+    """Drive 0.5 climbs to 1 and reaches it in float32: silent if strict, a spike if not."""
+    spikes, potential = trace(LIF(0.5, 1.0), 0.5, 40)
+    assert float(potential[-1]) == 1.0 and sum(spikes) == 0
+    spikes, potential = trace(LIF(0.5, 1.0, strict=False), 0.5, 40)
+    assert sum(spikes) == 1 and float(potential[spikes.index(1)]) == 1.0
+
+
+@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("reset", neurons.RESETS)
+def test_scaling_drive_and_threshold_leaves_spikes(order, reset):
+    current = jax.random.normal(jax.random.key(0), (12, 2, 5)) + 0.3
+    neuron = LIF(0.75, 1.0, reset=reset, order=order)
+    spikes, potential, _ = unroll(neuron, current)
+    scaled, larger, _ = unroll(LIF(0.75, 4.0, reset=reset, order=order), 4 * current)
+    np.testing.assert_array_equal(spikes, scaled)  # a power of two, so exactly
+    np.testing.assert_array_equal(4 * potential, larger)
+    assert 0 < spikes.mean() < 1
+
+
+# --- The unrolled time axis against one step after another ----------------------------------------
+
+COMBINATIONS = list(itertools.product(neurons.ORDERS, neurons.RESETS, (True, False), (True, False)))
+
+
+def problem(steps, *, channels=True, constant=False, feedback=False):
+    """Return arguments on the grid of eighths, so that potentials hit thresholds exactly."""
+    random = np.random.default_rng(steps)
+    shape = (2, 3) if constant else (steps, 2, 3)
+    eighths = partial(random.integers, dtype=np.int64)
+    arguments = {
+        "current": eighths(-2, 9, shape) / 8,
+        "start": eighths(-2, 13, (2, 3)) / 8,
+        "decay": np.asarray([0.5, 0.25, 1.0] if channels else 0.5),
+        "threshold": np.asarray([0.5, 1.0, 0.25] if channels else 0.5),
+    }
+    arguments["start"][0] = arguments["threshold"]  # where strict and not strict differ
+    if feedback:
+        arguments["feedback"] = eighths(-8, 9, (3, 3)) / 8
+    weights = [random.standard_normal((steps, 2, 3)) for _ in range(2)]
+    weights.append(random.standard_normal((2, 3)))
+    return jax.tree.map(lambda x: jnp.asarray(x, float), (arguments, weights))
+
+
+def by_unroll(neuron, arguments, steps):
+    constant = arguments["current"].ndim == 2
+    return unroll(
+        neuron,
+        arguments["current"],
+        timesteps=steps if constant else None,
+        initial=Membrane(arguments["start"]),
+        feedback=arguments.get("feedback"),
+    )
+
+
+def by_steps(neuron, arguments, steps, *, scan=False):
+    """Return what `unroll` should, from `lif_step` alone."""
+    current = arguments["current"]
+    if current.ndim == 2:
+        current = jnp.broadcast_to(current[None], (steps, *current.shape))
+    feedback = arguments.get("feedback")
+
+    def step(carry, drive):
+        membrane, spikes = carry
+        if feedback is not None:
+            drive = drive + spikes @ feedback
+        membrane, spikes = lif_step(neuron, membrane, drive)
+        return (membrane, spikes), (spikes, membrane.potential)
+
+    start = Membrane(arguments["start"])
+    carry = start, neurons.spikes_of(neuron, start.potential)
+    if scan:
+        carry, (spikes, potential) = lax.scan(step, carry, current)
+    else:
+        outputs = []
+        for drive in current:
+            carry, output = step(carry, drive)
+            outputs.append(output)
+        spikes, potential = (jnp.stack(series) for series in zip(*outputs, strict=True))
+    return spikes, potential, carry[0]
+
+
+def outputs_and_gradients(run, arguments, weights, **options):
+    """Return all outputs, and the gradients of a random weighing of them by all arguments."""
+
+    def loss(arguments):
+        neuron = LIF(0.0, 1.0, **options)
+        leaves = arguments["decay"], arguments["threshold"]
+        neuron = jax.tree.unflatten(jax.tree.structure(neuron), leaves)
+        outputs = run(neuron, arguments)
+        pairs = zip(jax.tree.leaves(outputs), weights, strict=True)
+        return sum(jnp.vdot(output, weight) for output, weight in pairs), outputs
+
+    return jax.grad(loss, has_aux=True)(arguments)
+
+
+def assert_same(found, expected):
+    (gradients, outputs), (expected_gradients, expected_outputs) = found, expected
+    np.testing.assert_array_equal(outputs[0], expected_outputs[0], err_msg="spikes")
+    for ours, theirs in zip(outputs[1:], expected_outputs[1:], strict=True):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), ours, theirs)
+    for name, gradient in gradients.items():
+        assert gradient.shape == expected_gradients[name].shape
+        np.testing.assert_allclose(
+            gradient, expected_gradients[name], rtol=1e-4, atol=1e-5, err_msg=name
+        )
+
+
+@pytest.mark.parametrize("h", [NORMALIZED, PLAIN], ids=["normalized", "plain"])
+@pytest.mark.parametrize(("order", "reset", "strict", "detach_reset"), COMBINATIONS)
+def test_unroll_is_one_step_after_another(order, reset, strict, detach_reset, h, monkeypatch):
+    """In values and gradients, in every combination of options, written out and scanned."""
+    options = {
+        "order": order, "reset": reset, "strict": strict, "detach_reset": detach_reset,
+        "surrogate": h,
+    }  # fmt: skip
+    arguments, weights = problem(3, feedback=order == "integrate_then_fire")
+    run = partial(outputs_and_gradients, **options)
+    with jax.disable_jit():  # a hundred small programs would compile longer than they run
+        expected = run(lambda *a: by_steps(*a, 3), arguments, weights)
+        assert_same(run(lambda *a: by_unroll(*a, 3), arguments, weights), expected)
+        monkeypatch.setattr(neurons, "UNROLL_LIMIT", 2)
+        assert_same(run(lambda *a: by_unroll(*a, 3), arguments, weights), expected)
+    assert 0 < expected[1][0].mean() < 1
+
+
+@pytest.mark.parametrize("reset", neurons.RESETS)
+@pytest.mark.parametrize("order", neurons.ORDERS)
+def test_scalar_constants_and_a_constant_current(order, reset):
+    options = {"order": order, "reset": reset, "surrogate": PLAIN}
+    feedback = order == "integrate_then_fire"
+    arguments, weights = problem(3, channels=False, constant=True, feedback=feedback)
+    run = partial(outputs_and_gradients, arguments=arguments, weights=weights, **options)
+    with jax.disable_jit():
+        assert_same(run(lambda *a: by_unroll(*a, 3)), run(lambda *a: by_steps(*a, 3)))
+
+
+@pytest.mark.parametrize("constant", [False, True], ids=["moving", "constant"])
+@pytest.mark.parametrize("order", neurons.ORDERS)
+def test_unroll_is_a_scan_beyond_the_limit(order, constant):
+    steps = neurons.UNROLL_LIMIT + 1
+    feedback = order == "integrate_then_fire"
+    arguments, weights = problem(steps, constant=constant, feedback=feedback)
+    # A contraction, so that rounding does not grow with the steps.
+    arguments["decay"] = jnp.asarray([0.5, 0.25, 0.75])
+    run = partial(outputs_and_gradients, order=order, reset="soft", surrogate=NORMALIZED)
+    expected = jax.jit(partial(run, lambda *a: by_steps(*a, steps, scan=True)))
+    found = jax.jit(partial(run, lambda *a: by_unroll(*a, steps)))
+    assert_same(found(arguments, weights), expected(arguments, weights))
+
+
+def test_a_constant_current_is_the_same_one_repeated():
+    arguments, weights = problem(3, constant=True, feedback=True)
+    repeated = dict(arguments)
+    repeated["current"] = jnp.broadcast_to(arguments["current"][None], (3, 2, 3))
+    with jax.disable_jit():
+        run = partial(outputs_and_gradients, lambda *a: by_unroll(*a, 3), weights=weights)
+        found, expected = run(arguments), run(repeated)
+    expected[0]["current"] = expected[0]["current"].sum(0)
+    assert_same(found, expected)
+
+
+def test_no_membrane_given_is_one_at_rest():
+    arguments, _ = problem(5)
+    neuron = LIF(0.5, 0.5)
+    fresh = unroll(neuron, arguments["current"])
+    at_rest = unroll(neuron, arguments["current"], initial=Membrane(jnp.zeros((2, 3))))
+    jax.tree.map(np.testing.assert_array_equal, fresh, at_rest)
+
+
+@pytest.mark.parametrize("order", neurons.ORDERS)
+def test_the_last_membrane_continues_where_the_first_run_ended(order):
+    current = problem(6)[0]["current"]
+    neuron = LIF(0.5, 0.5, order=order)
+    whole = unroll(neuron, current)
+    first = unroll(neuron, current[:2])
+    second = unroll(neuron, current[2:], initial=first[2])
+    for piece in range(2):
+        joined = jnp.concatenate([first[piece], second[piece]])
+        np.testing.assert_array_equal(whole[piece], joined)
+    np.testing.assert_array_equal(whole[2].potential, second[2].potential)
+
+
+def test_detaching_the_reset_changes_the_gradient():
+    arguments, weights = problem(3)
+    run = partial(outputs_and_gradients, lambda *a: by_unroll(*a, 3), arguments, weights)
+    for reset in neurons.RESETS:
+        with jax.disable_jit():
+            attached, detached = run(reset=reset)[0], run(reset=reset, detach_reset=True)[0]
+        assert not np.allclose(attached["current"], detached["current"])
+
+
+def test_gradient_of_the_hard_reset_by_hand():
+    """Two steps: du2/dx1 = decay (1 - o1) - decay u1 h(u1), the second term from the reset."""
+    x = jnp.zeros((2, 2, 3)).at[0].set(1.25)  # spikes, and there h = 0.75
+    for detach, expected in ((False, -0.5 * 1.25 * 0.75), (True, 0.0)):
+        neuron = LIF(0.5, 1.0, detach_reset=detach, surrogate=surrogate.triangle(1.0))
+        with jax.disable_jit():
+            by_x = jax.grad(lambda x, n=neuron: unroll(n, x)[1][1].sum())(x)
+        np.testing.assert_allclose(by_x[0], expected, rtol=1e-6)
+
+
+# --- Smooth parts against finite differences, in double precision ---------------------------------
+
+
+def assert_slope(function, arguments, step=1e-6):
+    """Compare the gradient of a function with a central difference in a random direction."""
+    random = np.random.default_rng(0)
+    direction = jax.tree.map(lambda x: jnp.asarray(random.standard_normal(x.shape)), arguments)
+    evaluate = jax.jit(jax.value_and_grad(function))
+    gradient = evaluate(arguments)[1]
+    assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(gradient))
+    up = jax.tree.map(lambda x, d: x + step * d, arguments, direction)
+    down = jax.tree.map(lambda x, d: x - step * d, arguments, direction)
+    numeric = (evaluate(up)[0] - evaluate(down)[0]) / (2 * step)
+    slope = sum(jax.tree.leaves(jax.tree.map(jnp.vdot, gradient, direction)))
+    # Half the digits of a double are lost in the difference, a few more in its curvature.
+    np.testing.assert_allclose(slope, numeric, rtol=1e-7)
+
+
+def test_integrator_gradients_are_finite_differences():
+    with jax.enable_x64(True):
+        random = np.random.default_rng(1)
+        weights, current = (jnp.asarray(random.standard_normal((7, 2, 3))) for _ in range(2))
+        decays = jnp.asarray(0.7), jnp.asarray([0.2, 0.5, 0.9])
+
+        def function(arguments):
+            current, decays = arguments
+            return sum(jnp.vdot(jnp.sin(integrate(current, decay)), weights) for decay in decays)
+
+        assert_slope(function, (current, decays))
+
+
+@pytest.mark.parametrize("order", neurons.ORDERS)
+def test_gradients_away_from_the_threshold_are_finite_differences(order):
+    """Where no surrogate reaches, the potentials are smooth, with their resets."""
+    kinds = [
+        LIF(reset=reset, order=order, surrogate=surrogate.rectangle(0.2))
+        for reset in neurons.RESETS
+    ]
+    with jax.enable_x64(True):
+        # A spike at the second and at the fourth step in the first channel only.
+        current = jnp.asarray([[0.5, 0.2, 0.4], [1.5, 0.1, 0.3], [-0.6, 0.3, 0.2], [1.9, 0.2, 0.1]])
+        arguments = {
+            "current": current.reshape(4, 1, 3),
+            "start": jnp.asarray([[0.1, -0.2, 0.3]]),
+            "decay": jnp.asarray([0.5, 0.4, 0.3]),
+            "threshold": jnp.asarray([1.1, 1.2, 0.9]),
+        }
+        weights = jnp.cos(jnp.arange(12.0)).reshape(4, 1, 3)
+
+        def potentials(arguments):
+            leaves = arguments["decay"], arguments["threshold"]
+            these = [jax.tree.unflatten(jax.tree.structure(kind), leaves) for kind in kinds]
+            return jnp.stack([by_unroll(neuron, arguments, 4)[1] for neuron in these])
+
+        distance = np.asarray(potentials(arguments)) - np.asarray(arguments["threshold"])
+        assert (np.abs(distance) > 0.1).all() and (distance[:, 1, 0, 0] > 0).all()
+        assert_slope(lambda a: sum(jnp.vdot(u**2, weights) for u in potentials(a)), arguments)
+
+
+def test_gradients_in_double_precision_are_those_of_single_steps():
+    with jax.enable_x64(True):
+        arguments, weights = problem(6, feedback=True)
+        arguments["current"] += 0.01 * jnp.cos(jnp.arange(36.0)).reshape(6, 2, 3)
+        run = partial(outputs_and_gradients, surrogate=surrogate.atan(), reset="soft")
+        found, outputs = jax.jit(partial(run, lambda *a: by_unroll(*a, 6)))(arguments, weights)
+        expected = jax.jit(partial(run, lambda *a: by_steps(*a, 6)))(arguments, weights)[0]
+        assert all(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(outputs))
+        for name in arguments:
+            np.testing.assert_allclose(found[name], expected[name], rtol=1e-11, atol=1e-11)
+
+
+# --- Integrator, constants, errors ----------------------------------------------------------------
+
+
+def test_an_integrator_sums_up():
+    """A constant current c for T steps gives u = T c; with a leak a geometric series."""
+    current = jnp.full((40, 1, 2), 0.25)
+    np.testing.assert_array_equal(integrate(current)[:, 0, 0], 0.25 * np.arange(1, 41))
+    leaky = integrate(current, jnp.asarray([0.5, 0.0]))[-1, 0]
+    np.testing.assert_allclose(leaky, [0.5 * (1 - 0.5**40), 0.25], rtol=1e-6)
+
+
+def test_constants_may_be_traced_and_mapped_over():
+    current = problem(4)[0]["current"]
+    thresholds = jnp.asarray([0.25, 0.5, 2.0])
+
+    def spikes(threshold):
+        return unroll(LIF(0.5, threshold), current)[0]
+
+    mapped = jax.jit(jax.vmap(spikes))(thresholds)
+    for one, threshold in zip(mapped, thresholds, strict=True):
+        np.testing.assert_array_equal(one, spikes(threshold))
+    assert len({float(one.sum()) for one in mapped}) == 3
+
+
+def test_a_neuron_is_a_pytree_of_its_constants():
+    neuron = LIF(0.25, jnp.asarray([1.0, 2.0]), reset="soft", surrogate=PLAIN)
+    leaves, structure = jax.tree.flatten(neuron)
+    assert len(leaves) == 2
+    again = jax.tree.unflatten(structure, leaves)
+    assert again.reset == "soft" and again.surrogate == PLAIN and again.decay == 0.25
+    assert structure == jax.tree.structure(LIF(0.5, 3.0, reset="soft", surrogate=PLAIN))
+    assert structure != jax.tree.structure(LIF(0.5, 3.0, reset="hard", surrogate=PLAIN))
+
+
+def test_potentials_keep_the_dtype_of_the_current():
+    current = problem(4)[0]["current"].astype(jnp.bfloat16)
+    spikes, potential, membrane = unroll(LIF(0.5, 0.5), current)
+    assert spikes.dtype == potential.dtype == membrane.potential.dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"reset": "none"}, "reset 'none' is unknown; choose one of hard, soft, soft_undecayed"),
+        ({"order": "fire"}, "order 'fire' is unknown; choose one of integrate_then_fire, fire_"),
+        ({"decay": 1.1}, r"decay must be in \[0.0, 1.0\], found 1.1"),
+        ({"decay": jnp.asarray([0.5, -0.1])}, "decay must be in"),
+        ({"threshold": 0.0}, r"threshold must be in \(0.0, inf\), found 0.0"),
+        ({"threshold": float("nan")}, "threshold must be in"),
+    ],
+)
+def test_impossible_constants_are_errors(options, message):
+    with pytest.raises(UserError, match=message):
+        LIF(**options)
+
+
+def test_an_impossible_decay_of_the_integrator_is_an_error():
+    with pytest.raises(UserError, match="decay must be in"):
+        integrate(jnp.zeros((2, 1, 1)), 2.0)
+
+
+def test_feedback_needs_spikes_of_the_last_step():
+    neuron = LIF(order="fire_then_integrate")
+    with pytest.raises(UserError, match="feedback needs neurons of the order 'integrate_then_"):
+        unroll(neuron, jnp.zeros((2, 1, 3)), feedback=jnp.zeros((3, 3)))

@@ -1,0 +1,24 @@
+"""What the README shows runs as written."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs():
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        names: dict = {}
+        exec(compile(block, "README.md", "exec"), names)
+        assert set(names["params"]) == {"dense1", "dense2"}
+
+
+def test_ci_runs_the_readmes_test_command():
+    command = re.search(r"&& \.venv/bin/(python -m pytest.*)", README).group(1)
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert f'"$venv/bin/python" -m {command.removeprefix("python -m ")}' in script
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "{{" not in README
