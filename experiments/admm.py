@@ -27,12 +27,12 @@ class Config(AdmmConfig):
 
 
 CPU: dict[str, dict[str, Any]] = {
-    "digits": {"dense_epochs": 40, "pull_epochs": 15, "retrain_epochs": 15, "activity_epochs": 20,
-               "batch_size": 32, "sparsity": 0.9},
-    "mnist": {"network": "32C3-AP2-32C3-AP2-128-10", "dense_epochs": 6, "pull_epochs": 3,
+    "digits": {"dense_epochs": 60, "pull_epochs": 30, "retrain_epochs": 40, "activity_epochs": 40,
+               "batch_size": 32, "learning_rate": 2e-3, "sparsity": 0.9},
+    "mnist": {"dense_epochs": 6, "pull_epochs": 3,
               "retrain_epochs": 2, "activity_epochs": 3, "validation": 0.0},
-    "cifar10": {"network": "32C3-64C3-AP2-128C3-AP2-256C3-128C3-256-128-100-V10", "decay": 0.25,
-                "threshold": 0.75, "augment": True, "limit": 20_000, "sparsity": 0.75,
+    "cifar10": {"network": "16C3-32C3-AP2-64C3-AP2-128C3-64C3-128-64-100-V10", "decay": 0.25,
+                "threshold": 0.75, "augment": True, "limit": 10_000, "sparsity": 0.75,
                 "joint_sparsity": 0.75, "dense_epochs": 12, "validation": 0.05},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])

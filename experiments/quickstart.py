@@ -20,8 +20,8 @@ class Config(AdmmConfig):
 def defaults(preset: str, dataset: str | None) -> Config:
     """Return the defaults of a preset; they are made for the digits."""
     base = Config(
-        preset=preset, dataset=dataset or "digits", batch_size=32, dense_epochs=60, pull_epochs=15,
-        retrain_epochs=20, joint_sparsity=0.9, spike_weight=0.1,
+        preset=preset, dataset=dataset or "digits", batch_size=32, learning_rate=2e-3,
+        dense_epochs=60, pull_epochs=40, retrain_epochs=60, joint_sparsity=0.9, spike_weight=0.01,
     )  # fmt: skip
     if preset == "smoke":
         return replace(

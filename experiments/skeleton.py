@@ -20,7 +20,7 @@ from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
-Config = TypeVar("Config", bound="CommonConfig")
+Config = TypeVar("Config")
 
 PRESETS = ("smoke", "cpu", "paper")
 VOLATILE = {"resume", "out", "data_dir"}  # options that may change when a run is resumed

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -29,7 +29,7 @@ Row = dict[str, Any]
 class AdmmConfig(CommonConfig):
     """Options of the ADMM experiments."""
 
-    network: str = "16C3-AP2-32C3-AP2-64-10"
+    network: str = "32C3-AP2-32C3-AP2-128-10"
     """Layout of the network: 32C3 convolution, AP2 average pooling, 128 dense, V10 voting."""
     decay: float = 0.2
     """Share of the membrane potential left after a step."""
@@ -202,7 +202,8 @@ def load(config: AdmmConfig) -> Problem:
     check_whole("--batch-size", config.batch_size, 1, len(found.train.labels))
     problem = Problem(config, found)
     for sparsity in (config.sparsity, config.joint_sparsity):
-        masks.keep_fraction(problem.sparsities(sparsity), problem.net.params)
+        recipe = problem.sparsities(sparsity)
+        jax.eval_shape(partial(masks.keep_fraction, recipe), problem.net.params)  # only the checks
     return problem
 
 
@@ -341,7 +342,7 @@ class Stages:
         """Train one phase, its randomness a function of the seed and the phase's name alone."""
         problem = self.problem
         key = jax.random.fold_in(self.key, int.from_bytes(name.encode()[-4:]) ^ len(name))
-        state = train.init(*start, optimizer, key)
+        state = jax.jit(train.init, static_argnums=2)(*start, optimizer, key)
         state = state._replace(params=visible(state.params))
         return self.run.phase(
             name, problem.task(spike_weight), optimizer, state, problem.data.train,
@@ -366,13 +367,13 @@ class Stages:
             pulled = transforms.find(state.opt_state, transforms.PullState)
             found = transforms.residuals(pulled, state.params)
             primal = {f"primal/{leaf}": float(r.primal) for leaf, r in found.items()}
-            dual = {f"dual/{leaf}": float(r.dual_norm) for leaf, r in found.items()}
+            dual = {f"dual/{leaf}": float(r.dual) for leaf, r in found.items()}
             return primal | dual | {"penalty": float(pulled.penalty)}
 
         return self._train(name, start, optimizer, epochs, spike_weight, observe=observe)
 
     def _prune_hard(self, name, start, recipe, epochs, spike_weight) -> tuple[Network, Tree]:
-        params, kept = admm.hard_prune(start.params, recipe)
+        params, kept = jax.jit(partial(admm.hard_prune, recipe=recipe))(start.params)
         optimizer = admm.retrain_masked(self._rate(epochs), kept)
         pruned = Network(params, start.stats)
         return self._train(name, pruned, optimizer, epochs, spike_weight), kept
@@ -383,19 +384,22 @@ class Stages:
         optimizer = admm.retrain_quantized(self._rate(self._retrain), recipe)
         state = self._state(
             f"{name} retrain", pulled, optimizer, self._retrain, spike_weight,
-            visible=lambda params: admm.hard_quantize(params, recipe),
+            visible=jax.jit(partial(admm.hard_quantize, recipe=recipe)),
         )  # fmt: skip
         latent = transforms.find(state.opt_state, transforms.LatentState)
-        return Network(transforms.snap(recipe, latent, state.params), state.stats)
+        return Network(jax.jit(partial(transforms.snap, recipe))(latent, state.params), state.stats)
 
     def _spikes(self, network: Network, image: np.ndarray) -> dict[str, np.ndarray]:
         """Return the spikes `[T, *neurons]` of each layer: differences of the sums up to each t."""
-        x = self.problem.prepare(jax.random.key(0), jnp.asarray(image)[None], False)
-        sums: dict[str, list[np.ndarray]] = {}
-        for t in range(1, self.config.timesteps + 1):
-            first = encode.direct(x.value, t) if isinstance(x, Signal) else x[:t]
-            output = self.problem.net.apply(*network, first)
-            for layer, spikes in output.activity.spikes.items():
-                sums.setdefault(layer, []).append(np.asarray(spikes[0]))
-        return {k: np.diff(np.stack(v), axis=0, prepend=np.zeros((1, *v[0].shape))) for k, v in sums.items()}
+
+        @jax.jit
+        def sums(image):
+            x = self.problem.prepare(jax.random.key(0), image[None], False)
+            times = range(1, self.config.timesteps + 1)
+            starts = [encode.direct(x.value, t) if isinstance(x, Signal) else x[:t] for t in times]
+            outputs = [self.problem.net.apply(*network, start) for start in starts]
+            spikes = [output.activity.spikes for output in outputs]
+            return jax.tree.map(lambda *layer: jnp.concatenate([jnp.zeros_like(layer[0]), *layer]), *spikes)
+
+        return {name: np.diff(sums, axis=0) for name, sums in sums(image).items()}
 

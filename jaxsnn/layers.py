@@ -120,10 +120,13 @@ class Integrator(nnx.Module):
         self, current: Signal, tape: Tape, name: str, feedback: Array | None = None
     ) -> Signal:
         """Return the potentials `[T, B, C]`."""
-        del tape, name, feedback
+        del feedback
         value = current.over_time()
         if self.decay is not None:
-            value = integrate(value, self.decay[...])
+            before = tape.membranes.get(name)
+            initial = None if before is None else before.potential
+            value = integrate(value, self.decay[...], initial=initial)
+            tape.membranes[name] = Membrane(value[-1])
         return Signal(value, current.timesteps)
 
 

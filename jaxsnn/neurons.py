@@ -191,12 +191,13 @@ def unroll(
     return spikes, potential, Membrane(potential[-1])
 
 
-def integrate(current: Array, decay: Array | float = 1.0) -> Array:
+def integrate(current: Array, decay: Array | float = 1.0, *, initial: Array | None = None) -> Array:
     """Return the potentials of a neuron that never spikes, `u[t] = decay u[t-1] + x[t]`.
 
     Args:
       current: `[T, B, ...]`.
       decay: share left after a step, in [0, 1]; a scalar or `[C]`. 1 only sums up.
+      initial: the potential before the first step, `[B, ...]`; 0 if left out.
 
     Returns:
       `[T, B, ...]`.
@@ -208,7 +209,8 @@ def integrate(current: Array, decay: Array | float = 1.0) -> Array:
         potential = decay * potential + drive
         return potential, potential
 
-    return lax.scan(step, jnp.zeros_like(current[0]), current)[1]
+    start = jnp.zeros_like(current[0]) if initial is None else initial
+    return lax.scan(step, start, current)[1]
 
 
 def _fires_first(neuron: LIF) -> bool:

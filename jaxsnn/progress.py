@@ -54,7 +54,8 @@ class Bar:
         """Print the epoch's line where there is no live bar."""
         if not self.live:
             text = f"{self.phase:<18} epoch {record['epoch']}/{self.epochs}  {_short(record)}"
-            self.console.print(f"{text}  {record['seconds']:.1f} s", highlight=False)
+            line = f"{text}  {record['seconds']:.1f} s"
+            self.console.print(line, highlight=False, soft_wrap=True)
 
 
 class Silence:

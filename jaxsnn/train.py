@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxsnn import metrics, progress, tree
+from jaxsnn import metrics, progress
 from jaxsnn.arrays import check_whole
 from jaxsnn.checkpoint import Checkpoints
 from jaxsnn.data import Split
@@ -74,9 +74,9 @@ class Diverged(UserError):
 
 def init(params: Tree, stats: Tree, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
     """Return the state from which a phase starts; nothing in it is shared with the arguments."""
-    copies = jax.tree.map(jnp.array, (params, stats))
+    params, stats = jax.tree.map(jnp.array, (params, stats))
     data = jax.random.key_data(key)
-    return TrainState(*copies, optimizer.init(copies[0]), jnp.array(data), jnp.int32(0))
+    return TrainState(params, stats, optimizer.init(params), jnp.array(data), jnp.int32(0))
 
 
 def train_step(
@@ -111,7 +111,6 @@ def train_step(
     return state, Sums(value, correct.astype(jnp.float32), rate, jnp.int32(1))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def run_steps(
     task: Task,
     optimizer: optax.GradientTransformation,
@@ -132,11 +131,22 @@ def run_steps(
       split: images uint8 `[N, H, W, C]` and labels `[N]`, on the device.
       stop: int32 `[]`.
     """
+    size = split[1].shape[0]
+    order = _order(state.key, state.step, size // batch_size, size)
+    return _run_steps(task, optimizer, batch_size, state, sums, split, order, stop)
+
+
+@partial(jax.jit, static_argnums=(2, 3))
+def _order(key, step, steps, size):
+    """Return the samples in the order of the epoch that `step` falls in; one program for all."""
+    shuffle = jax.random.fold_in(jax.random.wrap_key_data(key), -1 - step // steps)
+    return jax.random.permutation(shuffle, size)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def _run_steps(task, optimizer, batch_size, state, sums, split, order, stop):
     images, labels = split
     steps = images.shape[0] // batch_size
-    epoch = state.step // steps
-    shuffle = jax.random.fold_in(jax.random.wrap_key_data(state.key), -1 - epoch)
-    order = jax.random.permutation(shuffle, images.shape[0])
 
     def body(_, carry):
         state, sums = carry
@@ -286,8 +296,9 @@ def _means(sums: Sums, batch_size: int) -> dict[str, float]:
     }
 
 
-def _is_finite(params: Tree) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in tree.named_leaves(params).values())
+@jax.jit
+def _is_finite(params):
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
 def _what_happened(phase: str, epoch: int, what: str, checkpoints: Checkpoints | None) -> str:

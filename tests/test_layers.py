@@ -166,6 +166,13 @@ def test_an_integrator_reads_out_currents_or_potentials():
     assert Integrator(1.0)(signal, tape(), "out").value[:, 0, 0].tolist() == [0.5, 1, 1.5, 2]
     leaky = Integrator(jnp.asarray([0.5, 0.0]))(direct(current[0], 2), tape(), "out").value
     assert leaky[:, 0].tolist() == [[0.5, 0.5], [0.75, 0.5]]
+    # Continued, it starts where it ended.
+    record = tape()
+    halves = [
+        Integrator(0.5)(Signal(part, 2), record, "out").value for part in (current[:2], current[2:])
+    ]
+    whole = Integrator(0.5)(signal, tape(), "out").value
+    np.testing.assert_array_equal(jnp.concatenate(halves), whole)
     # The accumulated potential T c of a constant current, divided by T, is the current again.
     assert Integrator()(signal, tape(), "out").value.mean(0).tolist() == [[0.5, 0.5]]
 
@@ -252,25 +259,28 @@ def test_dropout_layers_draw_apart_and_need_a_key():
 
 
 def test_a_chain_names_its_kernels_in_order():
-    rngs = nnx.Rngs(0)
-    chain = layers.Chain({
-        "first": layers.Conv(1, 2, Neurons(LIF()), rngs=rngs),
-        "flat": layers.Flatten(),
-        "loop": layers.Recurrent(8, 3, Neurons(LIF()), rngs=rngs),
-    })  # fmt: skip
-    record = tape()
-    out = chain(Signal(spikes(3, 2, 2, 2, 1), 3), record)
-    assert out.value.shape == (3, 2, 3)
-    names = ["first/kernel", "loop/kernel", "loop/recurrent"]
-    assert list(chain.maps()) == list(record.activity.events) == names
-    assert list(record.membranes) == list(record.activity.spikes) == ["first", "loop"]
-    assert all(isinstance(membrane, Membrane) for membrane in record.membranes.values())
-    # Each map, given the events and the kernel, has the shape of its layer's current.
-    maps, events = chain.maps(), record.activity.events
-    assert maps["first/kernel"](events["first/kernel"], chain.first.kernel[...]).shape == (
-        2,
-        2,
-        2,
-        2,
-    )
-    assert maps["loop/recurrent"](events["loop/recurrent"], jnp.ones((3, 3))).shape == (2, 3)
+    def run_chain():
+        rngs = nnx.Rngs(0)
+        chain = layers.Chain({
+            "first": layers.Conv(1, 2, Neurons(LIF()), rngs=rngs),
+            "flat": layers.Flatten(),
+            "loop": layers.Recurrent(8, 3, Neurons(LIF()), rngs=rngs),
+        })  # fmt: skip
+        record = tape()
+        out = chain(Signal(spikes(3, 2, 2, 2, 1), 3), record)
+        names = ["first/kernel", "loop/kernel", "loop/recurrent"]
+        assert list(chain.maps()) == list(record.activity.events) == names
+        assert list(record.membranes) == list(record.activity.spikes) == ["first", "loop"]
+        assert all(isinstance(membrane, Membrane) for membrane in record.membranes.values())
+        # Each map, given the events and the kernel, gives a current for each neuron.
+        maps, events = chain.maps(), record.activity.events
+        kernels = {
+            "first/kernel": chain.first.kernel[...],
+            "loop/kernel": chain.loop.kernel[...],
+            "loop/recurrent": chain.loop.recurrent[...],
+        }
+        return out.value, [maps[name](events[name], kernels[name]) for name in names]
+
+    out, currents = jax.eval_shape(run_chain)
+    assert out.shape == (3, 2, 3)
+    assert [current.shape for current in currents] == [(2, 2, 2, 2), (2, 3), (2, 3)]

@@ -57,13 +57,15 @@ class PullState(NamedTuple):
     penalty: Array  # rho in force since the last dual step, float32 []
     auxiliary: dict[str, Array]  # leaf name -> Z, a point of the set, like the leaf
     dual: dict[str, Array]  # leaf name -> U, the scaled dual (multiplier / rho), like the leaf
+    movement: dict[str, Array]  # leaf name -> rho ||Z - old Z|| of the last dual step, float32 []
 
 
 class Residual(NamedTuple):
-    """How far a leaf is from its set, in units of its own norm."""
+    """How far ADMM is from convergence on a leaf; all three float32 []."""
 
-    primal: Array  # ||W - Z|| / ||W||, float32 []; falls to 0 as ADMM converges
-    dual_norm: Array  # ||U|| / ||W||, float32 []; grows without bound if the set is out of reach
+    primal: Array  # ||W - Z|| / ||W||: from the set; falls to 0
+    dual: Array  # rho ||Z - old Z||: how far the last dual step moved; falls to 0
+    dual_norm: Array  # ||U|| / ||W||: grows without bound if the set is out of reach
 
 
 def pull(
@@ -125,6 +127,7 @@ def pull(
             penalty=penalty_at(jnp.zeros([], jnp.int32)),
             auxiliary=auxiliary,
             dual=jax.tree.map(jnp.zeros_like, auxiliary),
+            movement={name: jnp.zeros([], jnp.float32) for name in auxiliary},
         )
 
     def update_fn(
@@ -159,12 +162,13 @@ def pull(
 def dual_step(recipe: Recipe, state: PullState, params: Any) -> PullState:
     """Make the Z-step and the U-step: `Z <- Proj_S(W + U)`, then `U <- U + W - Z`."""
     projections, leaves = resolve(recipe, params), tree.named_leaves(params)
-    auxiliary, dual = {}, {}
+    auxiliary, dual, movement = {}, {}, {}
     for name, projection in projections.items():
         moved = leaves[name] + state.dual[name]
         auxiliary[name] = projection(moved)
         dual[name] = moved - auxiliary[name]
-    return state._replace(auxiliary=auxiliary, dual=dual)
+        movement[name] = state.penalty * _norm(auxiliary[name] - state.auxiliary[name])
+    return state._replace(auxiliary=auxiliary, dual=dual, movement=movement)
 
 
 def set_penalty(state: PullState, penalty: Number) -> PullState:
@@ -183,7 +187,7 @@ def _checked_penalty(penalty: Number) -> Array:
 
 
 def residuals(state: PullState, params: Any) -> dict[str, Residual]:
-    """Measure each pulled leaf: the primal residual and the size of the dual.
+    """Measure each pulled leaf: its primal and dual residual, and the size of the dual.
 
     Before a hard step the primal residual should be below 1e-2.
 
@@ -194,21 +198,10 @@ def residuals(state: PullState, params: Any) -> dict[str, Residual]:
     return {
         name: Residual(
             safe_divide(_norm(leaves[name] - z), _norm(leaves[name])),
+            state.movement[name],
             safe_divide(_norm(state.dual[name]), _norm(leaves[name])),
         )
         for name, z in state.auxiliary.items()
-    }
-
-
-def dual_residuals(before: PullState, after: PullState) -> dict[str, Array]:
-    """Measure how far a dual step moved each auxiliary: `rho ||Z_after - Z_before||`.
-
-    Returns:
-      leaf name -> dual residual, float32 `[]`.
-    """
-    return {
-        name: after.penalty * _norm(z - before.auxiliary[name])
-        for name, z in after.auxiliary.items()
     }
 
 

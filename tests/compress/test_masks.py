@@ -132,3 +132,32 @@ def test_masks_that_do_not_fit_are_named():
         masks.check_masks({**fine, "norm1": {"bias": True, "scale": jnp.ones(4, bool)}}, PARAMS)
     with pytest.raises(UserError, match=r"no mask for \['norm1/scale'\]"):
         masks.check_masks({**fine, "norm1": {"bias": True}}, PARAMS)
+
+
+MNIST = {"conv1": 288, "conv2": 9_216, "dense1": 200_704, "dense2": 1_280}
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.9, 0.98])
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_spread_removes_the_share_and_keeps_as_the_power_of_the_size(sparsity, exponent):
+    params = {name: {"kernel": jnp.zeros(size)} for name, size in MNIST.items()}
+    found = masks.spread(sparsity, params, exponent=exponent)
+    kept = {name: (1 - found[f"{name}/kernel"]) * size for name, size in MNIST.items()}
+    np.testing.assert_allclose(sum(kept.values()), (1 - sparsity) * sum(MNIST.values()), rtol=1e-9)
+    part = {name: kept[name] / size**exponent for name, size in MNIST.items()}
+    free = [name for name in MNIST if kept[name] < MNIST[name] * (1 - 1e-9)]
+    np.testing.assert_allclose([part[n] for n in free], [part[n] for n in free[:1] * len(free)])
+    assert all(part[full] <= part[n] * (1 + 1e-9) for full in set(MNIST) - {*free} for n in free)
+    assert all(0 <= share <= 1 for share in found.values())
+
+
+def test_spread_at_the_authors_density_resembles_their_choice():
+    params = {name: {"kernel": jnp.zeros(size)} for name, size in MNIST.items()}
+    found = masks.spread(1 - 0.01269, params)
+    shares = [1 - found[f"{name}/kernel"] for name in MNIST]
+    np.testing.assert_allclose(shares, [0.264, 0.0467, 0.0100, 0.125], rtol=0.01)
+
+
+def test_spread_refuses_to_remove_everything():
+    with pytest.raises(UserError, match="sparsity must be in"):
+        masks.spread(1.0, {"a": {"kernel": jnp.zeros(3)}})

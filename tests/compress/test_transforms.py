@@ -279,9 +279,15 @@ def test_residuals_measure_the_distance_in_units_of_the_weights():
     params = {"w": jnp.asarray([3.0, 4.0])}
     state = transforms.pull({"w": pr.keep_largest(0.5)}, 0.1, 2).init(params)
     found = transforms.residuals(state._replace(dual={"w": jnp.asarray([0.0, 1.0])}), params)
-    np.testing.assert_allclose(found["w"], (3 / 5, 1 / 5), rtol=1e-6)
-    after = state._replace(auxiliary={"w": jnp.asarray([3.0, 0.0])})
-    np.testing.assert_allclose(transforms.dual_residuals(state, after)["w"], 0.5, rtol=1e-6)
+    np.testing.assert_allclose(found["w"], (3 / 5, 0, 1 / 5), rtol=1e-6)
+
+
+def test_the_dual_residual_is_how_far_the_last_dual_step_moved():
+    recipe = {"w": pr.keep_largest(0.5)}
+    state = transforms.pull(recipe, 0.1, 2).init({"w": jnp.asarray([3.0, 4.0])})
+    params = {"w": jnp.asarray([3.0, 0.0])}
+    found = transforms.residuals(transforms.dual_step(recipe, state, params), params)
+    np.testing.assert_allclose(found["w"], (0, 0.1 * 5, 0), rtol=1e-6)
 
 
 @pytest.mark.parametrize(
