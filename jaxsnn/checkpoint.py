@@ -30,7 +30,10 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)
         self.directory = Path(directory).absolute()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        handler = ocp.StandardCheckpointHandler()
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=options, item_handlers=handler
+        )
 
     def save(self, epoch: int, state: Any) -> None:
         """Save a state in the background, from a copy: its buffers may be reused at once."""
@@ -55,7 +58,7 @@ class Checkpoints:
         place = f"checkpoint {self.directory / str(epoch)}"
         try:
             found = self._manager.item_metadata(epoch)
-            mismatches = _mismatches(expected, found.tree if hasattr(found, "tree") else found)
+            mismatches = _mismatches(expected, found.tree)
             if not mismatches:
                 target = {k: np.zeros(leaf.shape, leaf.dtype) for k, leaf in expected.items()}
                 leaves = self._manager.restore(epoch, args=ocp.args.StandardRestore(target))
