@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments import skeleton
-from experiments.stages import AdmmConfig, Network, Stages, load
+from experiments.problem import AdmmConfig, Network, load
+from experiments.stages import Stages
 from jaxsnn.errors import UserError
 
 WAYS = ("prune", "one-shot", "quantize", "activity", "joint")
@@ -30,15 +31,15 @@ CPU: dict[str, dict[str, Any]] = {
     "digits": {"dense_epochs": 60, "pull_epochs": 30, "retrain_epochs": 40, "activity_epochs": 40,
                "batch_size": 32, "learning_rate": 2e-3, "sparsity": 0.9},
     "mnist": {"dense_epochs": 6, "pull_epochs": 3,
-              "retrain_epochs": 2, "activity_epochs": 3, "validation": 0.0},
+              "retrain_epochs": 2, "activity_epochs": 3, "validation": 0.0, "spike_weight": 0.06},
     "cifar10": {"network": "16C3-32C3-AP2-64C3-AP2-128C3-64C3-128-64-100-V10", "decay": 0.25,
                 "threshold": 0.75, "augment": True, "limit": 10_000, "sparsity": 0.75,
                 "joint_sparsity": 0.75, "dense_epochs": 12, "validation": 0.05},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])
 
-# The authors' public codes: MNIST 100 epochs, T = 20, Bernoulli input; ADMM and retraining 30 epochs
-# each with 30 dual updates. CIFAR-10: the STBP net, whose ADMM settings are not public.
+# The authors' public codes: MNIST 100 epochs, T = 20, Bernoulli input; ADMM and retraining 30
+# epochs each with 30 dual updates. CIFAR-10: the STBP net, whose ADMM settings are not public.
 PAPER: dict[str, dict[str, Any]] = {
     "digits": {"dense_epochs": 100, "pull_epochs": 30, "retrain_epochs": 30, "activity_epochs": 30,
                "dual_steps": 1, "batch_size": 32},

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from statistics import mean
 
 from experiments import admm, skeleton
-from experiments.stages import AdmmConfig, Stages, load
+from experiments.problem import AdmmConfig, load
+from experiments.stages import Stages
 from jaxsnn.errors import UserError
 
 
@@ -24,12 +25,13 @@ class Config(AdmmConfig):
 
 
 def defaults(preset: str, dataset: str | None) -> Config:
-    """Return the defaults of a preset for a data set: those of `experiments.admm`, but 2 % left."""
+    """Return the defaults of `experiments.admm`, but 2 % left, and fewer images on a CPU."""
     base = vars(admm.defaults(preset, dataset))
     options = {name: value for name, value in base.items() if name != "ways"}
     if preset == "smoke":
         return Config(**options | {"seeds": (0,)})
-    return Config(**options | {"sparsity": 0.98})
+    limit = 20_000 if preset == "cpu" and dataset == "mnist" else options["limit"]
+    return Config(**options | {"sparsity": 0.98, "limit": limit})
 
 
 def main() -> None:
@@ -54,7 +56,9 @@ def main() -> None:
     means = {name: mean(row["accuracy"] for row in rows if row["name"] == name) for name in names}
     run.write_results(rows, mean_accuracy=means)
     lines = [f"{name} {100 * value:.2f} %" for name, value in means.items()]
-    summary = f"Mean test accuracy over seeds {', '.join(map(str, config.seeds))}: " + ", ".join(lines)
+    summary = f"Mean test accuracy over seeds {', '.join(map(str, config.seeds))}: " + ", ".join(
+        lines
+    )
     print(f"\n{summary}")
     stages.draw(dense, pulled, "ADMM")
     run.write_page(f"ADMM against one-shot pruning on {config.dataset}", summary)

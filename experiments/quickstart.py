@@ -9,7 +9,8 @@ connections, few bits, few spikes. No download; some minutes on a laptop.
 from dataclasses import dataclass, replace
 
 from experiments import skeleton
-from experiments.stages import AdmmConfig, Stages, load
+from experiments.problem import AdmmConfig, load
+from experiments.stages import Stages
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ def main() -> None:
     stages.draw(dense, compressed, "compressed")
     run.write_page(
         f"A spiking network for {config.dataset}, compressed",
-        f"{config.network}, T = {config.timesteps}; {len(problem.data.train.labels):,} training and "
-        f"{len(problem.data.test.labels):,} test images.",
+        f"{config.network}, T = {config.timesteps}; {len(problem.data.train.labels):,} training "
+        f"and {len(problem.data.test.labels):,} test images.",
     )
 
 

@@ -182,9 +182,7 @@ class Run:
 
     def write_page(self, title: str, summary: str) -> None:
         """Write `report.html` from the results and all plots, and say where everything is."""
-        page = report.write_html(
-            self.directory, title, config=self._options, summary=summary
-        )
+        page = report.write_html(self.directory, title, config=self._options, summary=summary)
         print(f"\nreport   {page}")
         print(f"results  {self.directory / 'results.json'}")
         print(f"models   {self.models}")
@@ -215,8 +213,10 @@ def _directory(experiment: str, config: CommonConfig) -> Path:
     """Choose the run directory; nothing is made yet."""
     if config.out is not None:
         directory = Path(config.out)
-        if not config.resume and directory.exists() and (
-            not directory.is_dir() or any(directory.iterdir())
+        if (
+            not config.resume
+            and directory.exists()
+            and (not directory.is_dir() or any(directory.iterdir()))
         ):
             raise UserError(f"--out {directory} is not empty; add --resume or choose another")
         if config.resume and not (directory / "config.json").exists():

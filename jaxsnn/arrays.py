@@ -99,6 +99,7 @@ def ranks(scores: Array) -> Array:
     return jnp.argsort(order, axis=-1).astype(jnp.int32)
 
 
+@jax.jit  # outside of compiled code too: a loop on its own would be compiled at every call
 def top_count(scores: Array, count: int | Array) -> Array:
     """Mark the `count` entries of highest score, exactly that many, ties by lower index.
 

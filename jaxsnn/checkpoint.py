@@ -1,7 +1,7 @@
 """Checkpoints of a whole training state through Orbax: whole or absent, with retention.
 
-A state is stored as a flat dictionary, leaf name -> array, so that what a file holds can be compared
-with what the program expects before anything is restored.
+A state is stored as a flat dictionary, leaf name -> array, so that what a file holds can be
+compared with what the program expects before anything is restored.
 """
 
 import logging
@@ -41,7 +41,8 @@ class Checkpoints:
         self._manager.save(epoch, args=ocp.args.StandardSave(leaves))
 
     def latest(self) -> int | None:
-        """Return the newest whole checkpoint's epoch, or None."""
+        """Return the newest checkpoint's epoch, or None, once everything is written."""
+        self._manager.wait_until_finished()
         return self._manager.latest_step()
 
     def restore(self, like: State, epoch: int | None = None) -> State:
@@ -50,7 +51,10 @@ class Checkpoints:
         Raises:
           UserError: naming the directory and every leaf that does not match, or the damage.
         """
-        epoch = self.latest() if epoch is None else epoch
+        newest = self.latest()
+        epoch = newest if epoch is None else epoch
+        if epoch is None:
+            raise UserError(f"there is no checkpoint in {self.directory}")
         expected = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
             for name, leaf in tree.named_leaves(like).items()
@@ -78,8 +82,10 @@ class Checkpoints:
 def _mismatches(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
     lines = [f"{name} is missing" for name in expected if name not in found]
     lines += [f"{name} is not expected" for name in found if name not in expected]
-    for name in expected.keys() & found.keys():
+    for name in (name for name in expected if name in found):
         want, have = expected[name], found[name]
         if (tuple(have.shape), np.dtype(have.dtype)) != (want.shape, np.dtype(want.dtype)):
-            lines.append(f"{name} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}")
+            lines.append(
+                f"{name} is {have.dtype}{list(have.shape)}, not {want.dtype}{list(want.shape)}"
+            )
     return lines

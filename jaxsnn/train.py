@@ -63,7 +63,7 @@ class Evaluation(NamedTuple):
     """Hold what a pass over a data set gives."""
 
     accuracy: float  # share classified right, in [0, 1]
-    loss: float  # mean over the batches
+    loss: float  # mean over the batches, the last one filled up with the last sample
     accuracy_over_time: Array  # [T] accuracy had the network been stopped after each step
     counts: metrics.Counts  # spikes and events over the whole set
 
@@ -72,7 +72,9 @@ class Diverged(UserError):
     """Report a loss or weights that are no numbers any more; the last good checkpoint stands."""
 
 
-def init(params: Tree, stats: Tree, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+def init(
+    params: Tree, stats: Tree, optimizer: optax.GradientTransformation, key: Array
+) -> TrainState:
     """Return the state from which a phase starts; nothing in it is shared with the arguments."""
     params, stats = jax.tree.map(jnp.array, (params, stats))
     data = jax.random.key_data(key)
@@ -80,7 +82,11 @@ def init(params: Tree, stats: Tree, optimizer: optax.GradientTransformation, key
 
 
 def train_step(
-    task: Task, optimizer: optax.GradientTransformation, state: TrainState, images: Array, labels: Array
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    state: TrainState,
+    images: Array,
+    labels: Array,
 ) -> tuple[TrainState, Sums]:
     """Take one step on one batch.
 
@@ -272,7 +278,11 @@ def _evaluate(task, batch_size, params, stats, split, seed):
         scores = jnp.cumsum(output.readout, 0) / steps.reshape(-1, 1, 1)
         right = (scores.argmax(-1) == wanted.reshape(1, -1)) & valid.reshape(1, -1)
         loss = loss + task.loss(output, wanted) / batches
-        return correct + right.sum(1), loss, metrics.accumulate(counts, output.activity, valid=valid)
+        return (
+            correct + right.sum(1),
+            loss,
+            metrics.accumulate(counts, output.activity, valid=valid),
+        )
 
     shapes = jax.eval_shape(lambda: forward(0))[0]
     start = (
