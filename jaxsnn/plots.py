@@ -146,8 +146,8 @@ def plot_raster(
     """Draw when each neuron fired for one sample, a panel for each layer.
 
     Args:
-      spikes: layer -> `[T, *neurons]`, non-zero where a neuron fired; of a large layer 120
-        evenly spaced neurons are drawn.
+      spikes: layer -> `[T, *neurons]`, non-zero where a neuron fired; of a large layer 120 evenly
+        spaced neurons are drawn, all of them firing ones if there are as many.
       path: the PNG to write.
       image: the sample, `[H, W]` or `[H, W, C]` in [0, 1] or uint8, drawn beside; or None.
       title: written above.
@@ -163,9 +163,11 @@ def plot_raster(
             extent = (0.5, len(each) + 0.5, each.shape[1], 0)
             panel.imshow(fired, "Greys", aspect="auto", vmin=0, vmax=1, extent=extent)
             panel.grid(visible=False)
+            fired_at_all = int(np.any(np.asarray(spikes[name]) != 0, axis=0).sum())
             total = np.asarray(spikes[name])[0].size
-            shown = "" if total == each.shape[1] else f"{each.shape[1]} of "
-            panel.set_title(f"{name}: {shown}{total} neurons", color="#444444", fontsize=8)
+            shown = "" if total == each.shape[1] else f"; {each.shape[1]} shown"
+            text = f"{name}: {fired_at_all:,} of {total:,} neurons fired{shown}"
+            panel.set_title(text, color="#444444", fontsize=8)
             panel.set_yticks([])
             panel.tick_params(labelbottom=i == len(drawn) - 1)
             panel.locator_params(axis="x", integer=True)
@@ -290,7 +292,13 @@ def _epoch_axis(panel: Axes, length: int) -> None:
 
 
 def _choose(spikes: np.ndarray) -> np.ndarray:
-    """Return `[T, neurons]` with at most `MAX_RASTER` neurons, evenly spaced."""
+    """Return `[T, neurons]` with at most `MAX_RASTER` neurons, evenly spaced.
+
+    Of a layer with more, those are taken that fired, if they are enough to fill the picture.
+    """
     flat = spikes.reshape(len(spikes), -1)
+    if flat.shape[1] > MAX_RASTER:
+        firing = flat[:, np.any(flat != 0, axis=0)]
+        flat = firing if firing.shape[1] >= MAX_RASTER else flat
     size = flat.shape[1]
     return flat[:, np.linspace(0, size - 1, min(size, MAX_RASTER)).round().astype(int)]
