@@ -235,4 +235,7 @@ def _directory(experiment: str, config: CommonConfig) -> Path:
 def _read_log(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"--resume: {path} is not a run's log: {error}") from None

@@ -208,17 +208,18 @@ class Stages:
         """Return the spikes `[T, *neurons]` of each layer: differences of the sums up to each t."""
 
         @jax.jit
-        def sums(image):
+        def sums(params, stats, image):
             x = self.problem.prepare(jax.random.key(0), image[None], False)
             times = range(1, self.config.timesteps + 1)
             starts = [encode.direct(x.value, t) if isinstance(x, Signal) else x[:t] for t in times]
-            outputs = [self.problem.net.apply(*network, start) for start in starts]
+            outputs = [self.problem.net.apply(params, stats, start) for start in starts]
             spikes = [output.activity.spikes for output in outputs]
             return jax.tree.map(
                 lambda *layer: jnp.concatenate([jnp.zeros_like(layer[0]), *layer]), *spikes
             )
 
-        return {name: np.diff(sums, axis=0) for name, sums in sums(image).items()}
+        layers = sums(*network, image).items()
+        return {name: np.diff(spikes, axis=0) for name, spikes in layers}
 
 
 def _network(state: train.TrainState) -> Network:

@@ -154,6 +154,13 @@ def test_resuming_a_broken_configuration_is_one_line(tmp_path):
         start(tmp_path, resume=True)
 
 
+def test_resuming_a_broken_log_is_one_line(tmp_path):
+    start(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "dense"}\n{"pha')
+    with pytest.raises(UserError, match=r"metrics\.jsonl is not a run's log"):
+        start(tmp_path, resume=True)
+
+
 def test_without_out_runs_are_numbered_and_the_newest_is_resumed(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="there is no run in runs/toy-digits-cpu-5"):
