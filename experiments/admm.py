@@ -32,9 +32,9 @@ CPU: dict[str, dict[str, Any]] = {
                "batch_size": 32, "learning_rate": 2e-3, "sparsity": 0.9},
     "mnist": {"dense_epochs": 6, "pull_epochs": 3,
               "retrain_epochs": 2, "activity_epochs": 3, "validation": 0.0, "spike_weight": 0.06},
-    "cifar10": {"network": "16C3-32C3-AP2-64C3-AP2-128C3-64C3-128-64-100-V10", "decay": 0.25,
-                "threshold": 0.75, "augment": True, "limit": 10_000, "sparsity": 0.75,
-                "joint_sparsity": 0.75, "dense_epochs": 12, "validation": 0.05},
+    "cifar10": {"network": "32C3-AP2-64C3-AP2-128-10", "augment": True, "limit": 10_000,
+                "batch_size": 50, "sparsity": 0.75, "joint_sparsity": 0.75, "dense_epochs": 12,
+                "validation": 0.05},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])
 
@@ -49,7 +49,7 @@ PAPER: dict[str, dict[str, Any]] = {
     "cifar10": CPU["cifar10"] | {
         "network": "128C3-D0.5-256C3-AP2-D0.5-512C3-AP2-D0.5-1024C3-D0.5-512C3-D0.5"
                    "-1024-D0.5-512-D0.5-100-V10",
-        "timesteps": 8, "dense_epochs": 120, "pull_epochs": 30, "retrain_epochs": 30,
+        "decay": 0.25, "threshold": 0.75, "timesteps": 8, "dense_epochs": 120, "pull_epochs": 30, "retrain_epochs": 30,
         "activity_epochs": 30, "dual_steps": 1, "limit": None},
 }  # fmt: skip
 
