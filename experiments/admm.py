@@ -49,8 +49,8 @@ PAPER: dict[str, dict[str, Any]] = {
     "cifar10": CPU["cifar10"] | {
         "network": "128C3-D0.5-256C3-AP2-D0.5-512C3-AP2-D0.5-1024C3-D0.5-512C3-D0.5"
                    "-1024-D0.5-512-D0.5-100-V10",
-        "decay": 0.25, "threshold": 0.75, "timesteps": 8, "dense_epochs": 120, "pull_epochs": 30, "retrain_epochs": 30,
-        "activity_epochs": 30, "dual_steps": 1, "limit": None},
+        "decay": 0.25, "threshold": 0.75, "timesteps": 8, "dense_epochs": 120, "pull_epochs": 30,
+        "retrain_epochs": 30, "activity_epochs": 30, "dual_steps": 1, "limit": None},
 }  # fmt: skip
 
 SMOKE: dict[str, Any] = {
