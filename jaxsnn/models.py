@@ -4,7 +4,8 @@ A layout is a string such as `32C3-AP2-32C3-AP2-128-10`:
 
 | word       | layer                                                                    |
 |------------|--------------------------------------------------------------------------|
-| `32C3`     | convolution, 32 channels, 3 x 3, zeros around; `32C3S2` with stride 2      |
+| `32C3`     | convolution, 32 channels, 3 x 3, zeros around; `32C3S2` with stride 2;     |
+|            | `32C3V` without the zeros ("valid"), so that the image shrinks by 2       |
 | `AP2` `MP2` | average or maximum over 2 x 2                                            |
 | `128`      | dense, 128 neurons; `128R` fully recurrent                                |
 | `D0.5`     | dropout, 50 %, held over time                                             |
@@ -28,7 +29,7 @@ from jaxsnn.surrogate import rectangle
 
 N = r"[1-9]\d*"
 WORD = re.compile(
-    rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?|(?P<pool>[AM])P(?P<window>{N})"
+    rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?(?P<valid>V?)|(?P<pool>[AM])P(?P<window>{N})"
     rf"|D(?P<drop>0?\.\d+)|V(?P<vote>{N})|(?P<dense>{N})(?P<recurrent>R?)"
 )
 
@@ -80,10 +81,15 @@ def build(
             raise UserError(f"layout {layout!r}: {text!r} needs images, but gets {shape}")
         if word["conv"]:
             outputs, stride = int(word["conv"]), int(word["stride"] or 1)
-            size = int(word["size"])
-            layer = layers.Conv(shape[2], outputs, firing, size=size, stride=stride, **options)
+            size, padding = int(word["size"]), "VALID" if word["valid"] else "SAME"
+            layer = layers.Conv(
+                shape[2], outputs, firing, size=size, stride=stride, padding=padding, **options
+            )
             chain[_name("conv", chain)] = layer
-            shape = (-(-shape[0] // stride), -(-shape[1] // stride), outputs)
+            lost = size - 1 if word["valid"] else 0
+            shape = (-(-(shape[0] - lost) // stride), -(-(shape[1] - lost) // stride), outputs)
+            if min(shape) < 1:
+                raise UserError(f"layout {layout!r}: {text!r} leaves nothing")
         elif word["pool"]:
             window = int(word["window"])
             pool = layers.AveragePool if word["pool"] == "A" else layers.MaxPool
@@ -119,7 +125,7 @@ def _parse(word: str, layout: str) -> dict[str, str]:
     match = WORD.fullmatch(word)
     if match is None:
         raise UserError(
-            f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, AP2, MP2, 128, 128R, "
+            f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, 32C3V, AP2, MP2, 128, 128R, "
             "D0.5 or V10, joined by '-'"
         )
     return match.groupdict(default="")
