@@ -25,7 +25,7 @@ class Output(NamedTuple):
 
 
 class Apply(Protocol):
-    """Run a network: `apply(params, stats, x, train=, key=, remat=) -> Output`."""
+    """Run a network: `apply(params, stats, x, train=, key=, remat=, axis=) -> Output`."""
 
     def __call__(
         self,
@@ -36,6 +36,7 @@ class Apply(Protocol):
         train: bool = False,
         key: Array | None = None,
         remat: int | None = None,
+        axis: str | None = None,
     ) -> Output:
         """Run the network on `x`, `[T, B, ...]` or a `Signal`."""
         ...
@@ -53,10 +54,12 @@ class Functional(NamedTuple):
 def split(module: Chain) -> Functional:
     """Split a module into its parameters, its other arrays, and a pure function of both.
 
-    `apply(params, stats, x, *, train=False, key=None, remat=None)` takes `x` as `[T, B, ...]`, or
-    as the `Signal` of `encode.direct`; `key` is needed by dropout in training. With `remat=n` the
-    time axis is cut into chunks of n steps whose activations are computed again in the backward
-    pass: memory falls to one chunk and the membranes between chunks, for one more forward pass.
+    `apply(params, stats, x, *, train=False, key=None, remat=None, axis=None)` takes `x` as
+    `[T, B, ...]`, or as the `Signal` of `encode.direct`. `key`, needed by dropout in training, is
+    one key or one for each sample, `[B]`. With `remat=n` the time axis is cut into chunks of n
+    steps whose activations are computed again in the backward pass: memory falls to one chunk and
+    the membranes between chunks, for one more forward pass. `axis` names a mapped axis over which
+    the batch is spread, so that batch normalisation averages over all of it.
 
     Example:
       >>> from flax import nnx
@@ -69,27 +72,28 @@ def split(module: Chain) -> Functional:
     graph, *states = nnx.split(module, nnx.Param, ...)
     params_like, stats_like = states
 
-    def run(params, stats, signal, train, key, membranes):
+    def run(params, stats, signal, membranes, **mode):
         net = nnx.merge(graph, _state(params_like, params), _state(stats_like, stats))
-        tape = Tape(train=train, key=key, membranes=membranes)
+        tape = Tape(membranes=membranes, **mode)
         readout = net(signal, tape).value
         return readout, _plain(nnx.state(net, nnx.filterlib.Not(nnx.Param))), tape
 
-    def apply(params, stats, x, *, train=False, key=None, remat=None):
+    def apply(params, stats, x, *, train=False, key=None, remat=None, axis=None):
+        mode = {"train": train, "key": key, "axis": axis}
         signal = x if isinstance(x, Signal) else Signal(x, x.shape[0])
         if remat is not None and check_whole("remat", remat, 1, float("inf")) < signal.timesteps:
-            return _in_chunks(run, params, stats, signal, train, key, remat)
-        readout, stats, tape = run(params, stats, signal, train, key, {})
+            return _in_chunks(run, params, stats, signal, remat, mode)
+        readout, stats, tape = run(params, stats, signal, {}, **mode)
         return Output(readout, stats, tape.activity)
 
     return Functional(_plain(params_like), _plain(stats_like), apply, module.maps())
 
 
-def _in_chunks(run, params, stats, signal, train, key, size):
+def _in_chunks(run, params, stats, signal, size, mode):
     """Scan over chunks of time, and keep only the membranes between them."""
     if signal.timesteps % size:
         raise UserError(f"remat={size} does not divide the {signal.timesteps} timesteps")
-    if train and _has_norms(stats):
+    if mode["train"] and has_norms(stats):
         raise UserError(
             "remat in training would normalise each chunk of time by itself: "
             "use a network without batch normalisation, or no remat"
@@ -103,7 +107,7 @@ def _in_chunks(run, params, stats, signal, train, key, size):
     def chunk(membranes, value):
         value = signal.value if value is None else value
         part = Signal(value, size, signal.constant, signal.events_per_unit)
-        readout, _, tape = run(params, stats, part, train, key, membranes)
+        readout, _, tape = run(params, stats, part, membranes, **mode)
         return tape.membranes, (readout, tape.activity)
 
     first = None if chunks is None else chunks[0]
@@ -114,7 +118,8 @@ def _in_chunks(run, params, stats, signal, train, key, size):
     return Output(readout.reshape((-1, *readout.shape[2:])), stats, activity)
 
 
-def _has_norms(stats: Tree) -> bool:
+def has_norms(stats: Tree) -> bool:
+    """Return whether a network has batch normalisation, given its statistics."""
     return any("norm" in jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(stats))
 
 

@@ -7,6 +7,7 @@ the neurons did is written on the tape. Channels last; the last axis of every we
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -42,23 +43,33 @@ class Tape:
 
     Attributes:
       train: whether dropout acts and norms use the statistics of the batch.
+      axis: the mapped axis over which the batch is spread, if any.
       membranes: layer name -> membrane; read where a pass begins, written where it ends.
       activity: the record.
     """
 
-    def __init__(self, *, train: bool, key: Array | None, membranes: Mapping[str, Membrane]):
+    def __init__(
+        self,
+        *,
+        train: bool,
+        key: Array | None,
+        membranes: Mapping[str, Membrane],
+        axis: str | None = None,
+    ):
         self.train = train
+        self.axis = axis
         self.membranes = dict(membranes)
         self.activity = Activity({}, {}, {})
         self._key = key
         self._draws = 0
 
-    def next_key(self) -> Array:
-        """Return a key that no other layer of this pass gets."""
+    def next_keys(self, batch: int) -> Array:
+        """Return a key for each sample, `[B]`, that no other layer of this pass gets."""
         if self._key is None:
             raise ValueError("this network draws random numbers in training: pass key=")
         self._draws += 1
-        return jax.random.fold_in(self._key, self._draws)
+        keys = jax.random.split(self._key, batch) if self._key.ndim == 0 else self._key
+        return jax.vmap(jax.random.fold_in, (0, None))(keys, self._draws)
 
 
 class Neurons(nnx.Module):
@@ -170,7 +181,7 @@ class Synapse(nnx.Module):
         """Return the linear map of `x`, `[N, ...]`, without bias."""
         raise TypeError(f"{type(self).__name__} does not define how it weighs")
 
-    def current(self, x: Array, train: bool) -> Array:
+    def current(self, x: Array, tape: Tape) -> Array:
         """Return the input current of the neurons for inputs without time, `[N, ...]`."""
         kernel = self.kernel[...].astype(self.dtype)
         current = self.weigh(x.astype(self.dtype), kernel).astype(jnp.float32)
@@ -178,7 +189,8 @@ class Synapse(nnx.Module):
             bias = self.bias[...]
             current = current + bias.reshape((1,) * (current.ndim - 1) + bias.shape)
         if self.norm is not None:
-            current = self.norm(current, use_running_average=not train)
+            self.norm.axis_name = tape.axis
+            current = self.norm(current, use_running_average=not tape.train)
         return current
 
     def feedback(self) -> Array | None:
@@ -189,7 +201,7 @@ class Synapse(nnx.Module):
         """Return spikes or read-out, `[T, B, ...]`."""
         events = signal.total() * signal.events_per_unit
         tape.activity.events[f"{name}/kernel"] = lax.stop_gradient(events)
-        current = signal.fold(lambda x: self.current(x, tape.train))
+        current = signal.fold(lambda x: self.current(x, tape))
         return self.neurons(replace(current, events_per_unit=1), tape, name, self.feedback())
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
@@ -320,7 +332,8 @@ class Dropout(nnx.Module):
         if not tape.train or self.rate == 0.0:
             return signal
         shape = signal.value.shape if signal.constant else signal.value.shape[1:]
-        keep = jax.random.bernoulli(tape.next_key(), 1.0 - self.rate, shape)
+        draw = partial(jax.random.bernoulli, p=1.0 - self.rate, shape=shape[1:])
+        keep = jax.vmap(draw)(tape.next_keys(shape[0]))
         scale = (keep / (1.0 - self.rate)).astype(signal.value.dtype)
         scale = jnp.broadcast_to(scale, signal.value.shape)
         return replace(signal, value=signal.value * scale)

@@ -17,13 +17,13 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxsnn import metrics, progress
+from jaxsnn import metrics, parallel, progress
 from jaxsnn.arrays import check_whole
 from jaxsnn.checkpoint import Checkpoints
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.functional import Apply, Output
+from jaxsnn.functional import Apply, Output, has_norms
 
 Tree = Any
 
@@ -32,12 +32,19 @@ CHUNK = 50
 
 
 class Task(NamedTuple):
-    """Say what a network is trained to do. Its functions must be pure and traceable."""
+    """Say what a network is trained to do, and how its step is computed.
+
+    The functions must be pure and traceable, and the loss a mean over the samples. Then neither
+    micro-batches nor devices change a number beyond rounding: dropout draws by sample, and batch
+    normalisation averages over all devices (it refuses micro-batches).
+    """
 
     apply: Apply  # of the network
     prepare: Callable[[Array, Array, bool], Array | Signal]  # (key, images uint8, train) -> input
     loss: Callable[[Output, Array], Array]  # (output, labels [B]) -> scalar
     remat: int | None = None  # steps of time in a chunk whose activations are recomputed
+    micro_batches: int = 1  # parts of a batch, computed one after the other to save memory
+    devices: int = 1  # local devices that share a batch
 
 
 class TrainState(NamedTuple):
@@ -103,18 +110,47 @@ def train_step(
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     input_key, network_key = jax.random.split(key)
     x = task.prepare(input_key, images, True)
+    keys = jax.random.split(network_key, labels.shape[0])
 
-    def loss(params):
-        output = task.apply(params, state.stats, x, train=True, key=network_key, remat=task.remat)
-        return task.loss(output, labels), output
+    def shard(network, x, labels, keys):
+        if task.micro_batches == 1:
+            means, stats = _gradient(task, network, x, labels, keys)
+        else:
+            part, stats = partial(_gradient, task), network[1]
+            means = parallel.over_micro_batches(
+                lambda *args: part(*args)[0], task.micro_batches, network, x, labels, keys
+            )
+        return parallel.mean_over_devices(means, task.devices), stats
 
-    (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(state.params)
+    if task.micro_batches > 1 and has_norms(state.stats):
+        raise UserError(
+            "micro_batches would normalise each part of a batch by itself: "
+            "use a network without batch normalisation, or micro_batches=1"
+        )
+    network = state.params, state.stats
+    (gradient, means), stats = parallel.over_devices(
+        shard, task.devices, network, x, labels, keys
+    )
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
-    correct = (output.readout.mean(0).argmax(-1) == labels).sum()
+    state = TrainState(params, stats, opt_state, state.key, state.step + 1)
+    correct = means.correct * (task.micro_batches * task.devices)
+    return state, means._replace(correct=correct, steps=jnp.int32(1))
+
+
+def _gradient(task, network, x, labels, keys):
+    """Return ((gradient, sums) of some samples, all of them means but `correct`; statistics)."""
+    params, stats = network
+    axis = {"axis": parallel.AXIS} if task.devices > 1 else {}
+
+    def loss(params):
+        output = task.apply(params, stats, x, train=True, key=keys, remat=task.remat, **axis)
+        return task.loss(output, labels), output
+
+    (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    correct = (output.readout.mean(0).argmax(-1) == labels).sum().astype(jnp.float32)
     rate = metrics.spike_rate(output.activity, output.readout.shape[0])
-    state = TrainState(params, output.stats, opt_state, state.key, state.step + 1)
-    return state, Sums(value, correct.astype(jnp.float32), rate, jnp.int32(1))
+    return (gradient, Sums(value, correct, rate, jnp.float32(1))), output.stats
 
 
 def run_steps(
@@ -137,6 +173,7 @@ def run_steps(
       split: images uint8 `[N, H, W, C]` and labels `[N]`, on the device.
       stop: int32 `[]`.
     """
+    state, sums, split = parallel.replicate((state, sums, split), task.devices)
     size = split[1].shape[0]
     order = _order(state.key, state.step, size // batch_size, size)
     return _run_steps(task, optimizer, batch_size, state, sums, split, order, stop)
@@ -210,6 +247,7 @@ def fit(
         done, state = 0, jax.tree.map(jnp.array, state)
     steps = len(train.images) // batch_size
     device = jnp.asarray(train.images), jnp.asarray(train.labels)
+    state, device = parallel.replicate((state, device), task.devices)
     bar = progress.Bar(phase, epochs, steps, done) if show else progress.Silence()
     with bar:
         for epoch in range(done, epochs):
@@ -235,7 +273,7 @@ def fit(
                 log(record)
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state)
-    return state
+    return parallel.gather(state, task.devices)
 
 
 def evaluate(
