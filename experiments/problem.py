@@ -11,7 +11,7 @@ from flax import nnx
 from jax import Array
 
 from experiments.skeleton import CommonConfig
-from jaxsnn import data, encode, functional, losses, models, train
+from jaxsnn import data, encode, functional, losses, models, parallel, train
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.compress import masks
 from jaxsnn.compress.admm import Levels
@@ -173,7 +173,10 @@ class Problem:
                     value = value + spike_weight * losses.spike_count(output.activity, timesteps)
                 return value
 
-            self.tasks[spike_weight] = train.Task(self.net.apply, self.prepare, loss)
+            devices = parallel.most_devices(self.config.batch_size)
+            self.tasks[spike_weight] = train.Task(
+                self.net.apply, self.prepare, loss, devices=devices
+            )
         return self.tasks[spike_weight]
 
     def sparsities(self, sparsity: float) -> dict[str, float]:

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import optax
 
-from jaxsnn import report, train
+from jaxsnn import host, report, train
 from jaxsnn.checkpoint import Checkpoints
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
@@ -98,6 +98,7 @@ def _one_line(box: str) -> str:
 
 def main(body: Callable[[], None]) -> None:
     """Run an experiment; a user's mistake is one line on stderr and exit code 2."""
+    host.tune()
     try:
         body()
     except UserError as error:

@@ -43,7 +43,7 @@ RESETS = ("hard", "soft", "soft_undecayed")
 
 # Longest time axis that is written out step by step. Measured on two CPU cores: unrolled steps fuse
 # and run up to four times faster than a scan, but from about 32 on they only compile more slowly.
-UNROLL_LIMIT = 32
+UNROLL_LIMIT = 4
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,12 @@ def mesh(devices: int) -> Mesh:
     return Mesh(np.array(found[:devices]), (AXIS,))
 
 
+def most_devices(batch: int, most: int | None = None) -> int:
+    """Return the largest number of local devices, at most `most`, that divides a batch."""
+    available = min(len(jax.local_devices()), most or batch)
+    return next(n for n in range(available, 0, -1) if batch % n == 0)
+
+
 def replicate(tree: Tree, devices: int) -> Tree:
     """Lay a copy of each array on each of the devices; with one device nothing is moved."""
     if devices == 1:
@@ -52,17 +58,23 @@ def gather(tree: Tree, devices: int) -> Tree:
 
 
 def over_devices(
-    function: Callable[..., Tree], devices: int, shared: Tree, x: Array | Signal, *rest: Array
+    function: Callable[..., Tree],
+    devices: int,
+    shared: Tree,
+    x: Array | Signal,
+    *rest: Array,
+    joined: bool = False,
 ) -> Tree:
     """Return `function(shared, x, *rest)`, called on each device with its share of the samples.
 
     Args:
       function: must return the same on every device: means by `mean_over_devices`, or what does
-        not depend on the samples.
+        not depend on the samples; or, `joined`, an array `[samples, ...]`.
       devices: how many; must divide the batch. With one, the function is just called.
       shared: what every device gets whole.
       x: `[T, B, ...]` or a `Signal`.
       *rest: `[B, ...]` each.
+      joined: whether to lay the devices' results one after the other.
 
     Raises:
       UserError: if the devices do not divide the batch, or there are not as many.
@@ -76,7 +88,7 @@ def over_devices(
         function,
         mesh=mesh(devices),
         in_specs=(*specs, *(first for _ in rest)),
-        out_specs=whole,
+        out_specs=first if joined else whole,
         check_vma=False,
     )(shared, x, *rest)
 
@@ -84,6 +96,11 @@ def over_devices(
 def mean_over_devices(tree: Tree, devices: int) -> Tree:
     """Return the mean of each array over the devices, inside `over_devices`."""
     return tree if devices == 1 else lax.pmean(tree, AXIS)
+
+
+def sum_over_devices(tree: Tree, devices: int) -> Tree:
+    """Return the sum of each array over the devices, inside `over_devices`."""
+    return tree if devices == 1 else lax.psum(tree, AXIS)
 
 
 def over_micro_batches(

@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 tree arrays files
-surrogate encode convolution coding operations columns plots progress
-neurons
+host surrogate encode convolution coding operations columns plots progress
+neurons parallel
 layers
 models functional
 losses

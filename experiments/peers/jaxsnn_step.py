@@ -1,92 +1,202 @@
-"""The step in jaxsnn, as its training engine takes it. Two variants:
+"""The step in jaxsnn, by its public functions alone. The first word of the variant says which:
 
-- "step": one call of the compiled `train.train_step` on a batch that is ready on the device;
 - "epoch": `train.run_steps`, the compiled loop over an epoch, which shuffles and gathers the
-  batches from a data set in memory (whole numbers of one byte, the batch repeated) by itself.
+  batches from a data set in memory (whole numbers of one byte, the batch repeated) by itself;
+- "step": one call of the compiled `train.train_step` on a batch that is ready on the device;
+- "infer": one call of the compiled network on such a batch;
+- "evaluate": `train.evaluate` over a data set, which also counts spikes and events;
+- "sweep", "sweep-loop": see `jaxsnn_sweep`.
+
+Others may follow: `flavour=NAME` of `FLAVOURS`, `direct` (a direct-coded image is handed over once,
+not at every step), `plain` (no process-wide settings), `micro_batches=N`, `devices=N`.
 """
+
+import os
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from jaxsnn import encode, functional, losses, models, neurons, surrogate, train, tree
+from experiments.bench.contenders import FLAVOURS
+from jaxsnn import data, encode, functional, losses, models, neurons, surrogate, train, tree
 
-STEPS = 10  # of an epoch
+PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
 
-def make_task(problem):
-    """Return the task and the start values of the problem's network, with the problem's weights."""
-    spec = problem["spec"]
-    constants = spec["constants"]
+def options_of(variant):
+    """Return the words of a variant as a dictionary.
+
+    >>> options_of("epoch flavour=late plain")
+    {'epoch': '', 'flavour': 'late', 'plain': ''}
+    """
+    return dict(word.partition("=")[::2] for word in variant.split())
+
+
+def prepare_process(options):
+    """Make the settings of the whole process, before JAX starts: one device for each core."""
+    if "plain" not in options:
+        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+
+
+def make_network(spec, flavour):
+    """Return the problem's network, with start values of our own."""
     neuron = neurons.LIF(
-        decay=constants["decay"],
-        threshold=constants["threshold"],
-        surrogate=surrogate.rectangle(constants["width"]),
+        decay=spec["decay"],
+        threshold=spec["threshold"],
+        surrogate=surrogate.atan(spec["alpha"]),
+        **FLAVOURS[flavour],
     )
-    module = models.build(spec["layout"], spec["input_shape"], neuron, rngs=nnx.Rngs(0))
-    net = functional.split(module)
-    params = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
-    shapes = [jax.tree.map(jnp.shape, made) for made in (params, net.params)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(f"the problem's weights {shapes[0]} are not the network's {shapes[1]}")
+    options = {"dtype": jnp.dtype(spec["dtype"]), "rngs": nnx.Rngs(0)}
+    if spec["builder"]:
+        return getattr(models, spec["builder"])(spec["input_shape"], neuron, **options)
+    return models.build(spec["layout"], spec["input_shape"], neuron, **options)
+
+
+def make_task(problem, options):
+    """Return the task, the problem's weights and the network's other arrays."""
+    spec = problem["spec"]
+    net = functional.split(make_network(spec, options.get("flavour", "subtract")))
+    params = net.params
+    if not spec["builder"]:
+        params = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
 
     def prepare(key, x, is_training):
         del key, is_training
-        if spec["constant_input"]:
-            return encode.direct(x.astype(jnp.float32) / 255, spec["timesteps"])
-        return jnp.moveaxis(x, 1, 0).astype(jnp.float32)
+        if not spec["direct"]:
+            return jnp.moveaxis(x, 1, 0).astype(jnp.float32)
+        x = x.astype(jnp.float32) / 255
+        if "direct" in options:
+            return encode.direct(x, spec["timesteps"])
+        return jnp.broadcast_to(x[None], (spec["timesteps"], *x.shape))
 
     def loss(output, labels):
-        return losses.mean_squared_error(output.readout, labels)
+        return losses.cross_entropy(output.readout, labels)
 
-    return train.Task(net.apply, prepare, loss), params, net.stats
+    every = jax.local_device_count() if spec["spread"] and "plain" not in options else 1
+    task = train.Task(
+        net.apply,
+        prepare,
+        loss,
+        micro_batches=int(options.get("micro_batches", 1)),
+        devices=int(options.get("devices", every)),
+    )
+    return task, params, net.stats
+
+
+def batch_of(problem):
+    """Return the batch as the engine takes it, samples first, and the labels."""
+    x = problem["x"] if problem["spec"]["direct"] else problem["x"].swapaxes(0, 1)
+    return jnp.asarray(x), jnp.asarray(problem["labels"], jnp.int32)
+
+
+def repeat(problem):
+    """Return a data set of `steps` batches, all of them the problem's."""
+    steps, (x, labels) = problem["spec"]["steps"], batch_of(problem)
+    return jnp.tile(x, (steps,) + (1,) * (x.ndim - 1)), jnp.tile(labels, steps)
 
 
 def build(problem, variant):
-    """Return what `measure` times; `variant` is "step" or "epoch"."""
-    task, params, stats = make_task(problem)
-    x, labels = jnp.asarray(problem["x"]), jnp.asarray(problem["labels"])
-    if not problem["spec"]["constant_input"]:
-        x = jnp.moveaxis(x, 0, 1)  # the engine's data have the samples first
-    optimizer = optax.adam(problem["spec"]["learning_rate"])
-    key = jax.random.key(0)
+    """Return what `measure` times."""
+    options = options_of(variant)
+    prepare_process(options)
+    kind = next(iter(options))
+    return {"epoch": epoch, "step": step, "infer": infer, "evaluate": evaluate}[kind](
+        problem, options
+    )
+
+
+def check_in(problem, options):
+    """Return what the problem's weights give on its batch: loss, rate and the gradient's norm."""
+    task, params, stats = make_task(problem, options)
+    x, labels = batch_of(problem)
 
     def objective(params):
-        return task.loss(task.apply(params, stats, task.prepare(key, x, True), train=True), labels)
+        output = task.apply(params, stats, task.prepare(None, x, True), train=True)
+        return task.loss(output, labels), output.readout.mean()
 
-    value, gradient = jax.jit(jax.value_and_grad(objective))(params)
-    norm = optax.tree.norm(gradient)
-    run, steps = (one_step if variant == "step" else one_epoch)(
-        task, optimizer, train.init(params, stats, optimizer, key), x, labels
-    )
-    return float(value), float(norm), run, steps
+    if not problem["spec"]["train"]:
+        loss, rate = jax.jit(objective)(params)
+        return {"loss": float(loss), "rate": float(rate)}
+    (loss, rate), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    norm = optax.global_norm(gradient)
+    return {"loss": float(loss), "rate": float(rate), "gradient_norm": float(norm)}
 
 
-def one_step(task, optimizer, state, x, labels):
-    """Return run() for a single compiled step, its input laid out as the network takes it."""
-    ready = jax.jit(lambda x: task.prepare(None, x, True))(x)
-    task = task._replace(prepare=lambda key, x, is_training: x)
-    step = jax.jit(train.train_step, static_argnums=(0, 1), donate_argnums=2)
+def start(problem, options):
+    """Return the task, the optimizer and the state before the first step."""
+    task, params, stats = make_task(problem, options)
+    optimizer = optax.adam(problem["spec"]["learning_rate"])
+    return task, optimizer, train.init(params, stats, optimizer, jax.random.key(0))
 
-    def run():
+
+def subject(problem, options, run, unit=1, **facts):
+    """Return what `measure` wants."""
+    where = {"device": jax.devices()[0].device_kind, "devices": jax.local_device_count()}
+    check = lambda: check_in(problem, options)  # noqa: E731
+    return {"run": run, "check": check, "unit": unit, **where, **facts}
+
+
+def epoch(problem, options):
+    """Train by whole epochs, each one compiled loop."""
+    task, optimizer, state = start(problem, options)
+    split, size, unit = repeat(problem), len(problem["labels"]), problem["spec"]["steps"]
+    zero = train.Sums(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
+
+    def run(steps):
         nonlocal state
-        state, sums = step(task, optimizer, state, ready, labels)
+        for _ in range(steps // unit):
+            sums = jax.tree.map(jnp.copy, zero)
+            stop = state.step + unit
+            state, sums = train.run_steps(task, optimizer, size, state, sums, split, stop)
         jax.block_until_ready((state, sums))
 
-    return run, 1
+    return subject(problem, options, run, unit)
 
 
-def one_epoch(task, optimizer, state, x, labels):
-    """Return run() for an epoch of `STEPS` steps, and the number of its steps."""
-    split = (jnp.tile(x, (STEPS,) + (1,) * (x.ndim - 1)), jnp.tile(labels, STEPS))
-    zero = train.Sums(*(jnp.zeros((), dtype) for dtype in (float, float, float, int)))
+def step(problem, options):
+    """Train by single steps, on a batch that lies on the device as the network takes it."""
+    task, optimizer, state = start(problem, options)
+    x, labels = batch_of(problem)
+    x = jax.jit(lambda x: task.prepare(None, x, True))(x)
+    ready = task._replace(prepare=lambda key, x, is_training: x)
+    jitted = jax.jit(train.train_step, static_argnums=(0, 1), donate_argnums=2)
+    compiled = jitted.lower(ready, optimizer, state, x, labels).compile()
 
-    def run():
+    def run(steps):
         nonlocal state
-        sums = jax.tree.map(jnp.copy, zero)
-        stop = state.step + STEPS
-        state, sums = train.run_steps(task, optimizer, len(labels), state, sums, split, stop)
+        for _ in range(steps):
+            state, sums = compiled(state, x, labels)
         jax.block_until_ready((state, sums))
 
-    return run, STEPS
+    memory = compiled.memory_analysis()
+    temporaries = None if memory is None else memory.temp_size_in_bytes / 2**20
+    return subject(problem, options, run, temporaries_mib=temporaries)
+
+
+def infer(problem, options):
+    """Pass a batch through the network that lies on the device as it takes it."""
+    task, params, stats = make_task(problem, options)
+    x, _ = batch_of(problem)
+    x = jax.jit(lambda x: task.prepare(None, x, False))(x)
+    forward = jax.jit(lambda params, x: losses.rate(task.apply(params, stats, x).readout))
+
+    def run(steps):
+        for _ in range(steps):
+            rates = forward(params, x)
+        rates.block_until_ready()
+
+    return subject(problem, options, run)
+
+
+def evaluate(problem, options):
+    """Evaluate on a data set, as after an epoch."""
+    task, params, stats = make_task(problem, options)
+    split, size, unit = repeat(problem), len(problem["labels"]), problem["spec"]["steps"]
+    whole = data.Split(*split)
+
+    def run(steps):
+        for _ in range(steps // unit):
+            train.evaluate(task, params, stats, whole, batch_size=size)
+
+    return subject(problem, options, run, unit)

@@ -1,200 +1,251 @@
-"""The step in plain PyTorch, written by hand as a careful user would.
+"""The step in plain PyTorch, written by hand as a careful user would; and what all torch peers share.
 
-Stateless layers act once on `[T*B, ...]` (a constant input's first one on `[B, ...]`), and a
-Python loop over time runs the neurons. Two variants:
+Stateless layers act once on `[T*B, ...]`, and a Python loop over time runs the neurons,
+
+    u[t] = decay u[t-1] + x[t] - threshold s[t-1]        s[t] = 1[u[t] > threshold]
+
+with snnTorch's arc tangent as the spike's derivative and none through the reset. Two variants:
 
 - "" : eager autograd, PyTorch's default layout and Adam;
 - "tuned": channels-last convolutions, the whole neuron sequence as one function with its backward
-  pass written out, and the fused Adam.
+  pass written out (also the recurrent one), and the fused Adam.
 """
 
+import math
 import os
 
 import numpy as np
 import torch
 from torch import nn
 
+PACKAGES = ("torch",)
 
-def weights_of(problem, name, *, flattened=None):
-    """Return a layer's (weight, bias) in PyTorch's axis order.
-
-    `flattened` is the `(height, width, channels)` that a dense layer's input had before it was
-    flattened: channels last in the problem, channels first here.
-    """
-    kernel, bias = problem[f"{name}/kernel"], problem[f"{name}/bias"]
-    if flattened is not None:
-        height, width, channels = flattened
-        kernel = kernel.reshape(height, width, channels, -1)
-        kernel = kernel.transpose(2, 0, 1, 3).reshape(height * width * channels, -1)
-    weight = kernel.transpose(3, 2, 0, 1) if kernel.ndim == 4 else kernel.T
-    return torch.from_numpy(np.ascontiguousarray(weight)), torch.from_numpy(bias.copy())
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def make_layer(problem, kind, name, shape):
-    """Return the module of one line of the problem's network, `shape` being its input's."""
-    if kind == "conv":
-        weight, bias = weights_of(problem, name)
-        layer = nn.Conv2d(weight.shape[1], weight.shape[0], weight.shape[2], padding="same")
-    elif kind == "dense":
-        weight, bias = weights_of(problem, name, flattened=shape if len(shape) == 3 else None)
-        layer = nn.Linear(weight.shape[1], weight.shape[0])
-    elif kind == "pool":
-        return nn.AvgPool2d(2)
+def load(module, layer, problem, scale=1.0):
+    """Give a module the problem's weights of a layer, in PyTorch's axis order, and return it."""
+    kernel, bias = problem[f"{layer['name']}/kernel"], problem[f"{layer['name']}/bias"]
+    if kernel.ndim == 4:
+        weight = kernel.transpose(3, 2, 0, 1)
+    elif len(layer["inputs"]) == 3:  # flattened: channels last in the problem, first here
+        height, width, channels = layer["inputs"]
+        images = kernel.reshape(height, width, channels, -1)
+        weight = images.transpose(3, 2, 0, 1).reshape(kernel.shape[::-1])
     else:
-        raise ValueError(f"no torch layer for {kind!r}")
+        weight = kernel.T
     with torch.no_grad():
-        layer.weight.copy_(weight)
-        layer.bias.copy_(bias)
-    return layer
+        module.weight.copy_(torch.from_numpy(np.ascontiguousarray(weight)) * scale)
+        module.bias.copy_(torch.from_numpy(bias) * scale)
+    return module
 
 
-def output_shape(problem, kind, name, shape):
-    """Return the `(height, width, channels)` or `(features,)` that a layer gives."""
-    if kind == "conv":
-        return (*shape[:2], problem[f"{name}/bias"].size)
-    if kind == "pool":
-        return (shape[0] // 2, shape[1] // 2, shape[2])
-    return (problem[f"{name}/bias"].size,)
+def feedback_of(layer, problem, scale=1.0):
+    """Return a recurrent layer's weights as a linear map without bias."""
+    kernel = problem[f"{layer['name']}/recurrent"]
+    linear = nn.Linear(*kernel.shape, bias=False)
+    with torch.no_grad():
+        linear.weight.copy_(torch.from_numpy(np.ascontiguousarray(kernel.T)) * scale)
+    return linear
 
 
-def make_spike(constants):
-    """Return the spike function: a step forward, a rectangle around the threshold backward."""
-    threshold, width = constants["threshold"], constants["width"]
+def stack(problem, neurons, *, kinds=nn, scale=1.0):
+    """Return the problem's network as a list of modules.
 
-    class Spike(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, potential):
-            ctx.save_for_backward(potential)
-            return (potential > threshold).to(potential.dtype)
-
-        @staticmethod
-        def backward(ctx, gradient):
-            (potential,) = ctx.saved_tensors
-            near = (potential - threshold).abs() < width / 2
-            return gradient * near.to(gradient.dtype) / width
-
-    return Spike.apply
-
-
-def eager_neuron(constants):
-    """Return spikes(current): `[T, B, ...]` -> `[T, B, ...]`, a loop that autograd records."""
-    decay, spike = constants["decay"], make_spike(constants)
-
-    def spikes(current):
-        fired = [spike(current[0])]
-        potential = current[0]
-        for now in current[1:]:
-            potential = decay * potential * (1 - fired[-1]) + now
-            fired.append(spike(potential))
-        return torch.stack(fired)
-
-    return spikes
+    Args:
+      problem: from `measure.read_problem`.
+      neurons: layer -> the module of its neurons, which follows the weights.
+      kinds: where `Conv2d`, `Linear`, `AvgPool2d`, `MaxPool2d` and `Flatten` are taken from.
+      scale: factor on weights and biases.
+    """
+    modules = []
+    for layer in problem["spec"]["layers"]:
+        kind, inputs = layer["kind"], layer["inputs"]
+        if kind == "average":
+            modules.append(kinds.AvgPool2d(layer["size"]))
+        elif kind == "maximum":
+            modules.append(kinds.MaxPool2d(layer["size"]))
+        elif kind == "conv":
+            padding = 0 if layer["valid"] else layer["size"] // 2
+            conv = kinds.Conv2d(inputs[2], layer["outputs"][2], layer["size"], padding=padding)
+            modules += [load(conv, layer, problem, scale), neurons(layer)]
+        else:
+            if len(inputs) == 3:
+                modules.append(kinds.Flatten())
+            linear = kinds.Linear(math.prod(inputs), layer["outputs"][0])
+            modules += [load(linear, layer, problem, scale), neurons(layer)]
+    return modules
 
 
-def written_out_neuron(constants):
-    """Return the same function as one node of the graph, its backward recurrence by hand."""
-    decay, threshold, width = (constants[name] for name in ("decay", "threshold", "width"))
+def batch_of(problem):
+    """Return the input `[T, B, ...]`, channels first, as every torch library takes it, and labels.
 
-    class Neuron(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, current):
-            potential = torch.empty_like(current)
-            potential[0] = current[0]
-            for t in range(1, len(current)):
-                kept = potential[t - 1] * (potential[t - 1] <= threshold)
-                torch.add(current[t], kept, alpha=decay, out=potential[t])
-            ctx.save_for_backward(potential)
-            return (potential > threshold).to(current.dtype)
-
-        @staticmethod
-        def backward(ctx, gradient):
-            (potential,) = ctx.saved_tensors
-            near = ((potential - threshold).abs() < width / 2).to(gradient.dtype) / width
-            result = gradient * near
-            for t in range(len(gradient) - 2, -1, -1):
-                kept = (potential[t] <= threshold).to(gradient.dtype)
-                factor = torch.addcmul(kept, potential[t], near[t], value=-1)
-                result[t].addcmul_(factor, result[t + 1], value=decay)
-            return result
-
-    return Neuron.apply
+    A direct-coded image is handed over at every step.
+    """
+    spec = problem["spec"]
+    x = torch.from_numpy(problem["x"]).float()
+    if spec["direct"]:
+        x = (x / 255).expand(spec["timesteps"], *x.shape)
+    if len(spec["input_shape"]) == 3:
+        x = x.movedim(-1, -3)
+    labels = torch.from_numpy(problem["labels"]).long()
+    return x.contiguous().to(DEVICE), labels.to(DEVICE)
 
 
-class Network(nn.Module):
-    """The problem's network: images `[B, ...]` or spikes `[T, B, ...]` -> rate `[B, classes]`."""
+def subject(problem, rates, parameters, *, fused=False):
+    """Return what `measure` times.
 
-    def __init__(self, problem, tuned):
+    Args:
+      problem: from `measure.read_problem`.
+      rates: input `[T, B, ...]` -> mean output spikes `[B, classes]`.
+      parameters: what Adam trains.
+      fused: whether Adam is one kernel.
+    """
+    torch.set_num_threads(os.cpu_count() or 1)
+    (x, labels), parameters = batch_of(problem), list(parameters)
+
+    def loss_of(rates):
+        return nn.functional.cross_entropy(rates, labels)
+
+    if not problem["spec"]["train"]:
+
+        def infer(steps):
+            with torch.no_grad():
+                for _ in range(steps):
+                    total = rates(x).sum()
+            total.item()
+
+        with torch.no_grad():
+            found = rates(x)
+        seen = {"loss": loss_of(found).item(), "rate": found.mean().item()}
+        return {"run": infer, "check": lambda: seen}
+
+    learning_rate = problem["spec"]["learning_rate"]
+    optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused or None)
+
+    def train(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            loss = loss_of(rates(x))
+            loss.backward()
+            optimizer.step()
+        loss.item()
+
+    found = rates(x)
+    loss = loss_of(found)
+    loss.backward()
+    squares = [p.grad.square().sum() for p in parameters]
+    checked = {"loss": loss, "rate": found.mean(), "gradient_norm": torch.stack(squares).sum().sqrt()}
+    checked = {name: value.item() for name, value in checked.items()}
+    return {"run": train, "check": lambda: checked}
+
+
+class Spike(torch.autograd.Function):
+    """The step at 0, with the derivative `1 / (1 + (pi z)^2)`."""
+
+    @staticmethod
+    def forward(ctx, distance):
+        """Return 1 where `distance > 0`, else 0."""
+        ctx.save_for_backward(distance)
+        return (distance > 0).to(distance.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Return the surrogate's gradient."""
+        (distance,) = ctx.saved_tensors
+        return gradient / (1 + (math.pi * distance) ** 2)
+
+
+def eager(current, decay, threshold, feedback=None):
+    """Return the spikes of `[T, B, ...]` currents: a loop that autograd records."""
+    potential = current[0]
+    fired = [Spike.apply(potential - threshold)]
+    for now in current[1:]:
+        if feedback is not None:
+            now = torch.addmm(now, fired[-1], feedback)
+        potential = decay * potential + now - threshold * fired[-1].detach()
+        fired.append(Spike.apply(potential - threshold))
+    return torch.stack(fired)
+
+
+class WrittenOut(torch.autograd.Function):
+    """The same as one node of the graph: it saves the potentials, and goes back by hand."""
+
+    @staticmethod
+    def forward(ctx, current, decay, threshold, feedback=None):
+        """Return the spikes."""
+        potential, spikes = torch.empty_like(current), torch.empty_like(current)
+        for t, now in enumerate(current):
+            if t == 0:
+                potential[0] = now
+            else:
+                torch.add(now, potential[t - 1], alpha=decay, out=potential[t])
+                potential[t].sub_(spikes[t - 1], alpha=threshold)
+                if feedback is not None:
+                    potential[t].addmm_(spikes[t - 1], feedback)
+            torch.gt(potential[t], threshold, out=spikes[t])
+        ctx.save_for_backward(potential, *(() if feedback is None else (feedback, spikes)))
+        ctx.constants = decay, threshold
+        return spikes
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Return the derivatives of the currents and of the feedback."""
+        potential, *recurrent = ctx.saved_tensors
+        decay, threshold = ctx.constants
+        below = (potential - threshold).mul_(math.pi).square_().add_(1.0)  # 1 / surrogate
+        if not recurrent:
+            result = torch.div(gradient, below, out=below)
+            for t in range(len(result) - 2, -1, -1):
+                result[t].add_(result[t + 1], alpha=decay)
+            return result, None, None, None
+        feedback, spikes = recurrent
+        result = torch.empty_like(gradient)
+        torch.div(gradient[-1], below[-1], out=result[-1])
+        for t in range(len(result) - 2, -1, -1):
+            torch.addmm(gradient[t], result[t + 1], feedback.T, out=result[t])
+            result[t].div_(below[t]).add_(result[t + 1], alpha=decay)
+        back = spikes[:-1].flatten(0, 1).T @ result[1:].flatten(0, 1)
+        return result, None, None, back
+
+
+class Neurons(nn.Module):
+    """A layer of neurons over folded time: `[T*B, ...]` -> `[T*B, ...]`."""
+
+    def __init__(self, problem, layer, tuned):
         super().__init__()
         spec = problem["spec"]
-        self.timesteps = spec["timesteps"]
-        self.constant_input = spec["constant_input"]
-        self.neuron = (written_out_neuron if tuned else eager_neuron)(spec["constants"])
-        self.layers, shape = nn.ModuleList(), tuple(spec["input_shape"])
-        for kind, name in spec["layers"]:
-            self.layers.append(make_layer(problem, kind, name, shape))
-            shape = output_shape(problem, kind, name, shape)
-        self.tuned = tuned
-        if tuned:
-            self.to(memory_format=torch.channels_last)
+        self.timesteps, self.tuned = spec["timesteps"], tuned
+        self.constants = spec["decay"], spec["threshold"]
+        self.feedback = None
+        if layer["recurrent"]:
+            kernel = problem[f"{layer['name']}/recurrent"]
+            self.feedback = nn.Parameter(torch.from_numpy(kernel.copy()))
 
-    def forward(self, x):
-        """Run the network; every weighted layer is followed by its neurons."""
-        h = x if self.constant_input else x.flatten(0, 1)
-        folded = not self.constant_input
-        for layer in self.layers:
-            if isinstance(layer, nn.Linear) and h.ndim > 2:
-                h = h.flatten(1)
-            h = layer(h)
-            if not isinstance(layer, nn.AvgPool2d):
-                h = self.fire(h, folded)
-                folded = True
-        return h.unflatten(0, (self.timesteps, -1)).mean(0)
-
-    def fire(self, h, folded):
-        """Give the currents `[T*B, ...]` (or the constant one, `[B, ...]`) to the neurons."""
-        last = self.tuned and h.ndim == 4
+    def forward(self, current):
+        """Unfold the time, run the neurons, fold it again."""
+        last = self.tuned and current.ndim == 4
         if last:  # the neurons see the memory as it lies: channels last
-            h = h.permute(0, 2, 3, 1)
-        if folded:
-            h = h.unflatten(0, (self.timesteps, -1))
-        else:
-            h = h.expand(self.timesteps, *h.shape)
-        h = self.neuron(h).flatten(0, 1)
-        return h.permute(0, 3, 1, 2) if last else h
-
-
-def training_step(problem, network, *, fused=False):
-    """Return (loss, gradient norm, run, steps per run) of a network that gives output rates."""
-    torch.set_num_threads(os.cpu_count() or 1)
-    x = torch.from_numpy(problem["x"]).float()
-    if problem["spec"]["constant_input"]:
-        x = x / 255
-    if len(problem["spec"]["input_shape"]) == 3:
-        x = x.movedim(-1, -3).contiguous()
-    labels = torch.from_numpy(problem["labels"]).long()
-    target = nn.functional.one_hot(labels, problem["spec"]["classes"]).float()
-    parameters = list(network.parameters())
-    optimizer = torch.optim.Adam(
-        parameters, lr=problem["spec"]["learning_rate"], fused=fused or None
-    )
-
-    def loss_and_gradient():
-        optimizer.zero_grad()
-        loss = nn.functional.mse_loss(network(x), target)
-        loss.backward()
-        return loss
-
-    def run():
-        loss = loss_and_gradient()
-        optimizer.step()
-        return loss.item()
-
-    loss = loss_and_gradient().item()
-    norm = torch.stack([p.grad.square().sum() for p in parameters]).sum().sqrt().item()
-    return loss, norm, run, 1
+            current = current.permute(0, 2, 3, 1)
+        current = current.unflatten(0, (self.timesteps, -1))
+        fire = WrittenOut.apply if self.tuned else eager
+        spikes = fire(current, *self.constants, self.feedback).flatten(0, 1)
+        return spikes.permute(0, 3, 1, 2) if last else spikes
 
 
 def build(problem, variant):
     """Return what `measure` times; `variant` is "" or "tuned"."""
     tuned = variant == "tuned"
-    return training_step(problem, Network(problem, tuned), fused=tuned)
+    network = nn.Sequential(*stack(problem, lambda layer: Neurons(problem, layer, tuned)))
+    network.to(DEVICE)
+    if tuned:
+        network.to(memory_format=torch.channels_last)
+
+    def rates(x):
+        timesteps = len(x)
+        x = x.flatten(0, 1)
+        if tuned and x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        return network(x).unflatten(0, (timesteps, -1)).mean(0)
+
+    return subject(problem, rates, network.parameters(), fused=tuned)

@@ -1,0 +1,1 @@
+"""The benchmark: workloads, contenders, limits, tables and studies. See `experiments.bench.command`."""

@@ -1,0 +1,85 @@
+"""What a step costs at least: its operations and its memory traffic against the machine's rates.
+
+Operations are those of the weights' products, two a multiply-add: forward, gradient of the weights,
+gradient of the inputs (none for the first layer). Neurons, pooling and Adam are not counted.
+
+Traffic is what cannot stay on the chip if each layer's activities are larger than its caches. With
+`I` inputs and `O` currents of a layer over all samples and steps, four bytes each:
+
+- forward: inputs read, currents written and read, spikes written (I + 3 O), and in training the
+  potentials written (O);
+- backward: potentials and derivatives of the spikes read, of the currents written, and read twice
+  with the inputs for both gradients (I + 5 O); derivatives of the inputs written (I);
+- weights: read in both directions, and seven times for the gradient and Adam's two moments.
+
+The estimate is the larger of both times: operations over the rate of a large matrix product, bytes
+over that of a copy. A CPU whose caches hold a small network's activities may be faster.
+"""
+
+import math
+from typing import Any
+
+from experiments.bench.contenders import Contender, Interpreters, run_script
+from experiments.bench.problems import Workload, layers_of
+
+NUMBER = 4  # bytes
+
+
+def multiply_adds(workload: Workload) -> list[int]:
+    """Return the multiply-adds of each weighted layer, for one sample and step."""
+    counts = []
+    for layer in layers_of(workload.layout, workload.input_shape):
+        if layer.kernel:
+            places = math.prod(layer.outputs[:-1])
+            feedback = layer.outputs[0] ** 2 if layer.recurrent else 0
+            counts.append(places * math.prod(layer.kernel) + feedback)
+    return counts
+
+
+def operations(workload: Workload) -> int:
+    """Return the floating point operations of a step's matrix products."""
+    first, *rest = multiply_adds(workload)
+    passes = (2 * first + 3 * sum(rest)) if workload.train else first + sum(rest)
+    return 2 * passes * workload.timesteps * workload.batch
+
+
+def traffic(workload: Workload) -> int:
+    """Return the bytes that a step moves, as the module counts them."""
+    numbers, samples, is_first = 0, workload.timesteps * workload.batch, True
+    for layer in layers_of(workload.layout, workload.input_shape):
+        if not layer.kernel:
+            continue
+        inputs, outputs = (samples * math.prod(s) for s in (layer.inputs, layer.outputs))
+        weights = math.prod(layer.kernel) + (layer.outputs[0] ** 2 if layer.recurrent else 0)
+        numbers += inputs + 3 * outputs + weights
+        if workload.train:
+            numbers += inputs + 6 * outputs + 8 * weights
+            numbers += 0 if is_first else inputs
+        is_first = False
+    return NUMBER * numbers
+
+
+def estimate(workload: Workload, rates: dict[str, Any], dtype: str) -> dict[str, Any]:
+    """Return the operations, the bytes and the least milliseconds of a step; {} for a builder."""
+    if not workload.layout:
+        return {}
+    flops, moved, rate = operations(workload), traffic(workload), rates[dtype]
+    products, memory = 1e3 * flops / rate, 1e3 * moved / rates["bytes"]
+    return {
+        "flops": flops,
+        "bytes": moved,
+        "products_ms": products,
+        "memory_ms": memory,
+        "limit_ms": max(products, memory),
+    }
+
+
+def measure_rates(peers: dict[str, Contender], interpreters: Interpreters) -> dict[str, Any]:
+    """Return the best rates of JAX and, if it is among the peers, PyTorch; one process each."""
+    found = {"jax": run_script(interpreters.of(Contender("")), "rates.py", "jax")}
+    if any(not peer.jax for peer in peers.values()):
+        found["torch"] = run_script(interpreters.torch, "rates.py", "torch")
+    best = {
+        what: max(one[what] for one in found.values()) for what in ("float32", "bfloat16", "bytes")
+    }
+    return {**best, "each": found}

@@ -1,0 +1,58 @@
+"""Settings of a whole process that make JAX fast on a CPU: an opt-in, to be made before JAX starts.
+
+Two things cost more than arithmetic there. XLA asks for its temporary memory anew in every call,
+and the C library gives large blocks back to the system at once, so that each call pays for fresh
+pages. And many of XLA's operations run on one core; with one device for each core, and the batch
+shared between them (`Task.devices`), all of them do.
+"""
+
+import ctypes
+import os
+
+import jax
+
+from jaxsnn.errors import UserError
+
+# Parameters of glibc's mallopt, from malloc.h.
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
+
+MOST_DEVICES = 2  # by default: what more are worth was not measured
+
+
+def tune(devices: int | None = None) -> None:
+    """Set this process up for speed on a CPU; call it once, before JAX computes anything.
+
+    Freed memory stays with the process instead of going back to the system (Linux with glibc;
+    elsewhere left as it is), and the CPU becomes several JAX devices. Accelerators are not touched.
+    The programs of `experiments` call it; `import jaxsnn` never does.
+
+    Args:
+      devices: number of devices to make of the CPU, 1 to the number of cores; if left out, what
+        $JAX_NUM_CPU_DEVICES says, or 2 if there are as many cores.
+
+    Raises:
+      UserError: if JAX has started, or there are fewer cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores, present = cores or 1, jax.config.jax_num_cpu_devices
+    if devices is None:
+        devices = present if present > 0 else min(cores, MOST_DEVICES)
+    elif not 1 <= devices <= cores:
+        raise UserError(f"devices = {devices}: choose 1 to {cores}, the number of cores here")
+    try:
+        if devices != present:
+            jax.config.update("jax_num_cpu_devices", devices)
+    except RuntimeError:
+        raise UserError("host.tune comes too late: call it before JAX computes anything") from None
+    _keep_freed_memory()
+
+
+def _keep_freed_memory() -> None:
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return  # another C library, or another system
+    mallopt(M_ARENA_MAX, 1)  # threads' own arenas would fall back to fresh pages
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 << 20)
