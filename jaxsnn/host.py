@@ -33,18 +33,24 @@ def tune(devices: int | None = None) -> None:
     Raises:
       UserError: if JAX has started, or there are fewer cores.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    cores, present = cores or 1, jax.config.jax_num_cpu_devices
+    present = jax.config.jax_num_cpu_devices
     if devices is None:
-        devices = present if present > 0 else min(cores, MOST_DEVICES)
-    elif not 1 <= devices <= cores:
-        raise UserError(f"devices = {devices}: choose 1 to {cores}, the number of cores here")
+        devices = present if present > 0 else min(cores(), MOST_DEVICES)
+    elif not 1 <= devices <= cores():
+        raise UserError(f"devices = {devices}: choose 1 to {cores()}, the number of cores here")
     try:
         if devices != present:
             jax.config.update("jax_num_cpu_devices", devices)
     except RuntimeError:
         raise UserError("host.tune comes too late: call it before JAX computes anything") from None
     _keep_freed_memory()
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _keep_freed_memory() -> None:

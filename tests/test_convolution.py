@@ -1,6 +1,7 @@
 """The convolution and its hand-written gradients, against JAX's own."""
 
 import itertools
+import re
 from functools import partial
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from jaxsnn import convolution
 from jaxsnn.convolution import convolve
 from jaxsnn.errors import UserError
 
@@ -93,6 +95,55 @@ def test_gradients_under_vmap(axes):
     ours, theirs = both_gradients(mapped, images, kernel)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "shape, kernel_shape, stride, padding",
+    [
+        ((16, 9, 8, 9), (3, 3, 9, 6), 1, "SAME"),  # patches
+        ((24, 8, 9, 15), (5, 5, 15, 7), 1, "VALID"),  # patches, sum of columns
+        ((16, 11, 8, 16), (3, 3, 16, 8), 2, "SAME"),  # sum of columns with a stride
+        ((16, 10, 7, 4), (3, 3, 4, 8), 3, "VALID"),
+        ((17, 8, 8, 1), (5, 5, 1, 3), 1, "VALID"),  # few outputs; 17 cannot be cut
+    ],
+)
+def test_every_form_on_a_cpu_is_jaxs_own_convolution(
+    shape, kernel_shape, stride, padding, monkeypatch
+):
+    monkeypatch.setattr(convolution, "CHUNK_BYTES", 1)  # so that small problems are cut too
+    random = np.random.default_rng(1)
+    images, kernel = (
+        jnp.asarray(random.standard_normal(s), jnp.float32) for s in (shape, kernel_shape)
+    )
+
+    @jax.jit
+    def both(images, kernel):
+        pairs = []
+        for conv in (convolve, by_jax):
+            value, pull = jax.vjp(partial(conv, stride=stride, padding=padding), images, kernel)
+            wave = jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape)
+            pairs.append((value, *pull(wave)))
+        return pairs
+
+    for a, b in zip(*both(images, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_chunks_are_equal_parts_near_the_size_of_the_cache():
+    array = jnp.zeros((320, 8, 8, 40))  # 10 KiB a sample, so that 52 samples are enough
+    assert convolution._chunks(array, array).shape == (5, 64, 8, 8, 40)
+    assert convolution._chunks(array[:7], array[:7]).shape == (1, 7, 8, 8, 40)
+    large = jax.ShapeDtypeStruct((320, 1 << 20), jnp.float32)
+    assert convolution._chunks(array, large).shape == (40, 8, 8, 8, 40)
+
+
+def test_lanes_of_a_map_never_become_a_grouped_convolution():
+    images, kernel = problem(3, 4)
+    kernels = jnp.stack([kernel, -kernel, 2 * kernel, 3 * kernel])
+    step = jax.vmap(jax.grad(lambda x, w: convolve(x, w).sum(), (0, 1)))
+    text = str(jax.make_jaxpr(step)(images, kernels))
+    assert "conv_general_dilated" in text
+    assert set(re.findall(r"(?:feature|batch)_group_count=(\d+)", text)) == {"1"}
 
 
 def test_same_padding_is_pytorchs_and_keeps_ceil_of_n_over_stride():

@@ -1,0 +1,59 @@
+"""The process-wide settings: asked for, early, and with the effect that is promised."""
+
+import subprocess
+import sys
+
+import pytest
+
+from jaxsnn import host
+from jaxsnn.errors import UserError
+
+ALONE = {"JAX_PLATFORMS": "cpu", "PATH": ""}  # an environment without $JAX_NUM_CPU_DEVICES
+
+FAULTS = """
+import resource, numpy
+{tune}
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    numpy.ones(8 << 20).sum()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+def output_of(program):
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=ALONE, capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    "call, devices", [("", "1"), ("host.tune(1)", "1"), ("host.tune(); host.tune()", "2")]
+)
+def test_the_cpu_becomes_devices_only_if_asked(call, devices):
+    program = f"import jax\nimport jaxsnn\nfrom jaxsnn import host\n{call}\n"
+    if devices == "2" and host.cores() < 2:
+        pytest.skip("needs two cores")
+    assert output_of(program + "print(jax.local_device_count())") == devices
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the C library's allocator is tuned on Linux")
+def test_freed_memory_is_not_mapped_again():
+    plain, tuned = (
+        int(output_of(FAULTS.format(tune=tune)))
+        for tune in ("", "from jaxsnn import host; host.tune(1)")
+    )
+    assert tuned * 10 < plain  # 64 MiB are 16,384 pages
+
+
+def test_too_late_is_an_error():
+    with pytest.raises(UserError, match="host.tune comes too late"):
+        host.tune(1)
+
+
+@pytest.mark.parametrize("devices", [0, 100_000])
+def test_more_devices_than_cores_are_refused(devices):
+    with pytest.raises(UserError, match=f"devices = {devices}: choose 1 to"):
+        host.tune(devices)

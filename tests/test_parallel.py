@@ -1,0 +1,146 @@
+"""However a batch is cut, over devices or micro-batches, the numbers stay: two roads, one number."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxsnn import encode, functional, losses, models, parallel, train
+from jaxsnn.data import Split
+from jaxsnn.errors import UserError
+from jaxsnn.neurons import LIF
+
+BATCH, TIMESTEPS = 8, 3
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module")
+def split():
+    """Return 21 images, so that the last of three batches is filled up."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (21, 6, 6, 1), dtype=np.uint8)
+    return Split(images, draw.integers(0, 4, 21).astype(np.int32))
+
+
+def task_of(*, layout="3C3-AP2-D0.5-6-4", direct=False, norm=False, **how):
+    """Return a network that convolves, pools and drops out, and its task; rates enter the loss."""
+    net = functional.split(
+        models.build(layout, (6, 6, 1), LIF(0.5, 0.3), norm=norm, rngs=nnx.Rngs(0))
+    )
+
+    def prepare(key, images, training):
+        del training
+        values = images.astype(jnp.float32) / 255
+        if direct:
+            return encode.direct(values, TIMESTEPS)
+        return encode.bernoulli(key, values, TIMESTEPS)
+
+    def loss(output, labels):
+        quiet = losses.spike_count(output.activity, TIMESTEPS)
+        return losses.mean_squared_error(output.readout, labels) + 0.1 * quiet
+
+    return net, train.Task(net.apply, prepare, loss, **how)
+
+
+def two_steps(split, **how):
+    """Return the network and the sums after two training steps."""
+    net, task = task_of(**how)
+    state = train.init(net.params, net.stats, optax.sgd(0.5), KEY)
+    sums = train._no_sums()
+    device = tuple(map(jnp.asarray, split))
+    state, sums = train.run_steps(
+        task, optax.sgd(0.5), BATCH, state, sums, device, jnp.int32(2)
+    )
+    return jax.tree.map(np.asarray, ((state.params, state.stats), sums._asdict()))
+
+
+CUTS = [{"devices": 2}, {"micro_batches": 4}, {"devices": 2, "micro_batches": 2}]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("direct", [True, False])
+def test_a_cut_batch_trains_as_the_whole_one(split, direct, cut):
+    whole, parts = (two_steps(split, direct=direct, **how) for how in ({}, cut))
+    start = task_of()[0].params["dense1"]["kernel"]
+    assert np.abs(whole[0][0]["dense1"]["kernel"] - start).max() > 1e-3
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), parts, whole)
+
+
+def test_batch_normalisation_averages_over_all_devices(split):
+    whole, parts = (two_steps(split, norm=True, **how) for how in ({}, {"devices": 2}))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), parts, whole)
+
+
+def test_devices_and_chunks_of_time_go_together(split):
+    whole = two_steps(split, layout="6-4")
+    parts = two_steps(split, layout="6-4", devices=2, remat=1)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), parts, whole)
+
+
+@pytest.fixture(scope="module")
+def fit(split):
+    """Return fit(epochs, devices, checkpoints), from one start."""
+
+    def run(epochs, devices, checkpoints=None):
+        net, task = task_of(devices=devices)
+        optimizer = optax.adam(1e-2)
+        state = train.init(net.params, net.stats, optimizer, KEY)
+        return train.fit(
+            task, optimizer, state, split,
+            epochs=epochs, batch_size=BATCH, checkpoints=checkpoints, show=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_what_two_devices_trained_lies_on_one_and_can_be_resumed(fit, tmp_path):
+    from jaxsnn.checkpoint import Checkpoints
+
+    whole = fit(2, 2)
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))
+    for epochs in (1, 2):
+        checkpoints = Checkpoints(tmp_path / "run")
+        resumed = fit(epochs, 2, checkpoints)
+        checkpoints.close()
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_evaluation_counts_every_sample_once_on_any_number_of_devices(split, devices):
+    net, task = task_of(direct=True, devices=devices)
+    found = train.evaluate(task, net.params, net.stats, split, batch_size=BATCH)
+    x = task.prepare(KEY, jnp.asarray(split.images), False)
+    output = net.apply(net.params, net.stats, x)
+    right = (output.readout.mean(0).argmax(-1) == split.labels).mean()
+    assert found.accuracy == pytest.approx(right) and found.counts.num_samples == 21
+    for name, spikes in output.activity.spikes.items():
+        np.testing.assert_array_equal(found.counts.spikes[name], spikes.sum(0))
+    scores = train.predict(task, net.params, net.stats, split.images, batch_size=BATCH)
+    np.testing.assert_allclose(scores, output.readout.mean(0), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "how, words",
+    [
+        ({"devices": 4}, "devices = 4, but there are 2 here"),
+        ({"micro_batches": 3}, "micro_batches = 3 does not divide the 8 samples of a batch"),
+        ({"micro_batches": 2, "norm": True}, "micro_batches would normalise each part"),
+    ],
+)
+def test_what_does_not_fit_is_said(split, how, words):
+    with pytest.raises(UserError, match=words):
+        two_steps(split, **how)
+
+
+def test_devices_that_do_not_divide_the_batch_are_refused():
+    with pytest.raises(UserError, match="devices = 2 does not divide the 7 samples of a batch"):
+        parallel.over_devices(lambda _, x, y: y, 2, None, jnp.ones((3, 7, 2)), jnp.ones(7))
+
+
+def test_the_most_devices_divide_the_batch_and_are_there():
+    assert [parallel.most_devices(batch) for batch in (1, 2, 7, 64)] == [1, 2, 1, 2]
+    assert parallel.most_devices(64, most=1) == 1
