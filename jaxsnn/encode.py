@@ -40,6 +40,12 @@ class Signal:
         value = function(self.value.reshape((-1, *self.value.shape[2:])))
         return replace(self, value=value.reshape((*batch, *value.shape[1:])))
 
+    def plus(self, other: "Signal") -> "Signal":
+        """Return the sum of two signals of the same shape; constant if both are."""
+        constant = self.constant and other.constant
+        pairs = [x.value if constant else x.over_time() for x in (self, other)]
+        return replace(self, value=pairs[0] + pairs[1], constant=constant)
+
     def over_time(self) -> Array:
         """Return the value at every step, `[T, B, ...]`."""
         if not self.constant:

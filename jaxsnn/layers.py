@@ -197,12 +197,16 @@ class Synapse(nnx.Module):
         """Return the weights by which the layer hears itself, or None."""
         return None
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
-        """Return spikes or read-out, `[T, B, ...]`."""
+    def __call__(
+        self, signal: Signal, tape: Tape, name: str, shortcut: Signal | None = None
+    ) -> Signal:
+        """Return spikes or read-out, `[T, B, ...]`; a shortcut is added to the current."""
         events = signal.total() * signal.events_per_unit
         tape.activity.events[f"{name}/kernel"] = lax.stop_gradient(events)
-        current = signal.fold(lambda x: self.current(x, tape))
-        return self.neurons(replace(current, events_per_unit=1), tape, name, self.feedback())
+        current = replace(signal.fold(lambda x: self.current(x, tape)), events_per_unit=1)
+        if shortcut is not None:
+            current = current.plus(shortcut)
+        return self.neurons(current, tape, name, self.feedback())
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear map of each of the layer's kernels."""
@@ -263,10 +267,12 @@ class Recurrent(Dense):
         """Return the recurrent weights."""
         return self.recurrent[...]
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+    def __call__(
+        self, signal: Signal, tape: Tape, name: str, shortcut: Signal | None = None
+    ) -> Signal:
         """Return the spikes `[T, B, O]`."""
         before = tape.membranes.get(name)
-        spikes = super().__call__(signal, tape, name)
+        spikes = super().__call__(signal, tape, name, shortcut)
         heard = spikes.value[:-1].sum(0)  # the last step's are heard by nobody yet
         if before is not None:
             heard = heard + spikes_of(self.neurons.constants(), before.potential)
@@ -276,6 +282,44 @@ class Recurrent(Dense):
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear maps of the input and of the recurrent weights."""
         return {"kernel": self.weigh, "recurrent": self.weigh}
+
+
+class Residual(nnx.Module):
+    """A basic block: two convolutions, and a shortcut added to the current of the second.
+
+    `conv1 - neurons - conv2 - (+ shortcut) - neurons`. The shortcut has no weights: it takes every
+    `stride`-th pixel and fills up missing channels with zeros, `(O - I) // 2` of them in front
+    (Wei et al., 2502.05905, figure of ResNet20; He et al., 2015, option A).
+
+    Args:
+      conv1: from `I` to `M` channels, with the block's stride.
+      conv2: from `M` to `O` channels.
+    """
+
+    def __init__(self, conv1: Conv, conv2: Conv):
+        self.conv1 = conv1
+        self.conv2 = conv2
+
+    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+        """Return the spikes `[T, B, H / stride, W / stride, O]`."""
+        hidden = self.conv1(signal, tape, f"{name}/conv1")
+        return self.conv2(hidden, tape, f"{name}/conv2", shortcut=self.shortcut(signal))
+
+    def shortcut(self, signal: Signal) -> Signal:
+        """Return the block's input in the shape of its output."""
+        stride, outputs = self.conv1.stride, self.conv2.kernel.shape[-1]
+
+        def reshape(x):
+            missing = outputs - x.shape[-1]
+            before = missing // 2
+            borders = [(0, 0)] * 3 + [(before, missing - before)]
+            return jnp.pad(x[:, ::stride, ::stride], borders)
+
+        return signal.fold(reshape)
+
+    def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
+        """Return the linear maps of both convolutions."""
+        return {f"conv{i}/kernel": conv.weigh for i, conv in ((1, self.conv1), (2, self.conv2))}
 
 
 class AveragePool(nnx.Module):
@@ -375,6 +419,6 @@ class Chain(nnx.Module):
         return {
             f"{name}/{kernel}": weigh
             for name, layer in synapses
-            if isinstance(layer, Synapse)
+            if isinstance(layer, Synapse | Residual)
             for kernel, weigh in layer.maps().items()
         }

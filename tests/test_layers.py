@@ -51,6 +51,31 @@ def test_a_convolution_keeps_its_stride_and_padding():
     np.testing.assert_allclose(out[1, 0, 1, 2], np.tensordot(window, kernel, 3), rtol=1e-5)
 
 
+@pytest.mark.parametrize("constant", [True, False])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_residual_block_adds_its_input_to_the_current_of_its_second_convolution(constant, stride):
+    neuron, rngs = LIF(0.5, 0.3), nnx.Rngs(0)
+    convs = [
+        layers.Conv(2, 5, Neurons(neuron), stride=stride, rngs=rngs),
+        layers.Conv(5, 5, Neurons(neuron), rngs=rngs),
+    ]
+    x = direct(spikes(2, 4, 6, 2)[1:], 3) if constant else Signal(spikes(3, 1, 4, 6, 2), 3)
+    record = tape()
+    found = run(layers.Residual(*convs), x, record, "block1")
+    hidden = run(convs[0], x)
+    current = jnp.stack([convs[1].current(h, tape()) for h in hidden.value])
+    # Three channels are missing: one of zeros in front, two behind.
+    current = current.at[..., 1:3].add(x.over_time()[:, :, ::stride, ::stride])
+    np.testing.assert_array_equal(found.value, run(Neurons(neuron), current).value)
+    assert found.value.any() and set(record.activity.spikes) == {"block1/conv1", "block1/conv2"}
+    assert set(record.activity.events) == {"block1/conv1/kernel", "block1/conv2/kernel"}
+
+
+def test_a_constant_input_stays_one_copy_through_a_sum():
+    total = direct(jnp.ones((1, 2)), 3).plus(direct(jnp.ones((1, 2)), 3))
+    assert total.constant and total.value.tolist() == [[2.0, 2.0]]
+
+
 def test_start_values_lie_within_one_over_the_root_of_the_fan_in():
     layer = layers.Conv(4, 64, Integrator(), size=3, rngs=nnx.Rngs(0))
     bound = (3 * 3 * 4) ** -0.5
@@ -77,7 +102,7 @@ def test_short_synapses_keep_potentials_in_float32():
     product = layer.weigh(x[0].astype(jnp.bfloat16), layer.kernel[...].astype(jnp.bfloat16))
     assert product.dtype == jnp.bfloat16
     np.testing.assert_array_equal(
-        layer.current(x[0], False), product.astype(jnp.float32) + layer.bias[...].reshape(1, 4)
+        layer.current(x[0], tape()), product.astype(jnp.float32) + layer.bias[...].reshape(1, 4)
     )
 
 

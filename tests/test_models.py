@@ -61,6 +61,15 @@ def test_the_stbp_nets():
     assert quarter[0] == 27 * 32 and quarter[1] == convs[1] // 16 and quarter[-1] == 128 * 1000
 
 
+def test_the_nets_of_qp_snn_have_their_published_sizes():
+    # The authors also have 64 biases in the first convolution and 10 at the end.
+    assert sum(kernels(models.vgg16)) + 10 + 64 == 14_715_658
+    shapes = outline(models.resnet20)
+    weights = sum(int(np.prod(s)) for name, s in shapes.items() if "norm" not in name)
+    assert weights == 17_038_016
+    assert shapes["block4/conv1/kernel"] == (3, 3, 128, 256)
+
+
 def test_the_outputs_of_the_named_nets_are_classes():
     for make, shape in (
         (models.mlp, (784,)),
@@ -129,6 +138,10 @@ def test_words_that_are_no_layers_are_named(word):
         ("8-4C3", (4, 4, 1), r"'4C3' needs images, but gets \(8,\)"),
         ("MP2-3", (16,), r"'MP2' needs images, but gets \(16,\)"),
         ("2C3-AP2-AP4-3", (4, 4, 1), "'AP4' leaves nothing"),
+        ("2C5V-3", (4, 4, 1), "'2C5V' leaves nothing"),
+        ("4C3-2B3-3", (4, 4, 1), "'2B3' cannot add its input to its output"),
+        ("4C3-4B3V-3", (4, 4, 1), "'4B3V' cannot add"),
+        ("4C3-4B3", (4, 4, 1), "'4B3' cannot add"),
         ("12-V5", (4,), r"'V5' cannot end \(12,\)"),
         ("12-V3-3", (4,), "'V3' cannot end"),
         ("3C3-V3", (4, 4, 1), r"'V3' cannot end \(4, 4, 3\)"),
