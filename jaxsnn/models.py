@@ -12,7 +12,8 @@ A layout is a string such as `32C3-AP2-32C3-AP2-128-10`:
 | `D0.5`     | dropout, 50 %, held over time                                             |
 | `V10`      | at the end: groups of consecutive neurons vote for 10 classes             |
 
-Layers are named `conv1, conv2, ..., block1, ..., dense1, ...`; pooling, flattening and dropout have no weights.
+Layers are named `conv1, conv2, ..., block1, ..., dense1, ...`; pooling, flattening and dropout have
+no weights.
 """
 
 import math
@@ -132,8 +133,8 @@ def _parse(word: str, layout: str) -> dict[str, str]:
     match = WORD.fullmatch(word)
     if match is None:
         raise UserError(
-            f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, 32C3V, 64B3, AP2, MP2, 128, 128R, "
-            "D0.5 or V10, joined by '-'"
+            f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, 32C3V, 64B3, AP2, "
+            "MP2, 128, 128R, D0.5 or V10, joined by '-'"
         )
     return match.groupdict(default="")
 

@@ -128,9 +128,7 @@ def train_step(
             "use a network without batch normalisation, or micro_batches=1"
         )
     network = state.params, state.stats
-    (gradient, means), stats = parallel.over_devices(
-        shard, task.devices, network, x, labels, keys
-    )
+    (gradient, means), stats = parallel.over_devices(shard, task.devices, network, x, labels, keys)
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     state = TrainState(params, stats, opt_state, state.key, state.step + 1)

@@ -1,4 +1,4 @@
-"""However a batch is cut, over devices or micro-batches, the numbers stay: two roads, one number."""
+"""However a batch is cut, over devices or micro-batches, the numbers stay."""
 
 from functools import partial
 
@@ -52,9 +52,7 @@ def two_steps(split, **how):
     state = train.init(net.params, net.stats, optax.sgd(0.5), KEY)
     sums = train._no_sums()
     device = tuple(map(jnp.asarray, split))
-    state, sums = train.run_steps(
-        task, optax.sgd(0.5), BATCH, state, sums, device, jnp.int32(2)
-    )
+    state, sums = train.run_steps(task, optax.sgd(0.5), BATCH, state, sums, device, jnp.int32(2))
     return jax.tree.map(np.asarray, ((state.params, state.stats), sums._asdict()))
 
 

@@ -1,1 +1,1 @@
-"""The benchmark: workloads, contenders, limits, tables and studies. See `experiments.bench.command`."""
+"""The benchmark: workloads, contenders, limits, tables, studies. Begin with `command`."""

@@ -3,16 +3,16 @@
 Libraries differ in when a neuron is reset and what the gradient sees of it. With `s` the spikes,
 theta = 1 the threshold and 0.9 the decay, a peer is compared to ours in the peer's own flavour:
 
-| flavour       | neuron                                            | of                             |
-|---------------|---------------------------------------------------|--------------------------------|
-| subtract      | u[t] = 0.9 u[t-1] - s[t-1] + x[t], reset detached | snnTorch; PyTorch by hand      |
-| decay         | u[t] = 0.9 (u[t-1] - s[t-1]) + x[t], detached     | SpikingJelly                   |
-| decay-through | the same, the gradient flows through the reset    | Sinabs                         |
-| zero          | u[t] = 0.9 u[t-1] (1 - s[t-1]) + x[t], through    | Norse                          |
-| late          | as "subtract", through, s[t] = 1[u[t-1] > theta]  | Spyx                           |
-| through       | as "subtract", through                            | Spyx, where there is feedback  |
+| flavour       | neuron                                            | of                    |
+|---------------|---------------------------------------------------|-----------------------|
+| subtract      | u[t] = 0.9 u[t-1] - s[t-1] + x[t], reset detached | snnTorch; PyTorch by hand|
+| decay         | u[t] = 0.9 (u[t-1] - s[t-1]) + x[t], detached     | SpikingJelly          |
+| decay-through | the same, the gradient flows through the reset    | Sinabs                |
+| zero          | u[t] = 0.9 u[t-1] (1 - s[t-1]) + x[t], through    | Norse                 |
+| late          | as "subtract", through, s[t] = 1[u[t-1] > theta]  | Spyx                  |
+| through       | as "subtract", through                            | Spyx, with feedback   |
 
-All of ours have the arc tangent as surrogate; Norse and Sinabs have others, of about the same cost.
+All of ours have the arc tangent as surrogate. Norse and Sinabs have others, about as costly.
 """
 
 import ctypes.util
@@ -200,9 +200,7 @@ def run_script(python: Path, script: str, *arguments: str, **environment: str) -
     """
     command = [str(python), str(PEERS_FOLDER / script), *arguments]
     try:
-        done = subprocess.run(
-            command, env=os.environ | environment, capture_output=True, text=True
-        )
+        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
     except OSError as error:
         raise UserError(f"{python}: cannot be started ({error.strerror})") from None
     if done.returncode != 0:

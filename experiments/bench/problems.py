@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -54,9 +54,7 @@ class Workload:
     builder: str = ""
 
 
-W1 = Workload(
-    "15C5V-AP2-40C5V-AP2-300-10", (28, 28, 1), 10, 64, rate=0.2, steps=6, spread=True
-)
+W1 = Workload("15C5V-AP2-40C5V-AP2-300-10", (28, 28, 1), 10, 64, rate=0.2, steps=6, spread=True)
 W2 = Workload("800-10", (784,), 25, 128, rate=0.2)
 W3 = Workload("128R-20", (700,), 100, 64, rate=0.03, steps=20)
 W4 = Workload(
@@ -79,8 +77,10 @@ WORKLOADS = {
     "vgg16": VGG16,
 }
 
+WorkloadName = Literal["W1", "W2", "W3", "W4", "W1-inference", "W4-inference", "vgg16"]
+
 # All but what wants a GPU.
-USUAL = ("W1", "W2", "W3", "W4", "W1-inference", "W4-inference")
+USUAL: tuple[WorkloadName, ...] = ("W1", "W2", "W3", "W4", "W1-inference", "W4-inference")
 
 
 class Layer(NamedTuple):

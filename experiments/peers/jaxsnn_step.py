@@ -3,15 +3,13 @@
 - "epoch": `train.run_steps`, the compiled loop over an epoch, which shuffles and gathers the
   batches from a data set in memory (whole numbers of one byte, the batch repeated) by itself;
 - "step": one call of the compiled `train.train_step` on a batch that is ready on the device;
-- "infer": one call of the compiled network on such a batch;
-- "evaluate": `train.evaluate` over a data set, which also counts spikes and events;
-- "sweep", "sweep-loop": see `jaxsnn_sweep`.
+- "predict": `train.predict` over such a data set;
+- "evaluate": `train.evaluate` over it, which also counts spikes and events;
+- "call": one call of the compiled network on a batch that is ready, on one device.
 
 Others may follow: `flavour=NAME` of `FLAVOURS`, `direct` (a direct-coded image is handed over once,
 not at every step), `plain` (no process-wide settings), `micro_batches=N`, `devices=N`.
 """
-
-import os
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +17,7 @@ import optax
 from flax import nnx
 
 from experiments.bench.contenders import FLAVOURS
-from jaxsnn import data, encode, functional, losses, models, neurons, surrogate, train, tree
+from jaxsnn import data, encode, functional, host, losses, models, neurons, surrogate, train, tree
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
@@ -34,9 +32,9 @@ def options_of(variant):
 
 
 def prepare_process(options):
-    """Make the settings of the whole process, before JAX starts: one device for each core."""
+    """Make the settings of the whole process, before JAX starts; none of them for "plain"."""
     if "plain" not in options:
-        jax.config.update("jax_num_cpu_devices", os.cpu_count() or 1)
+        host.tune()
 
 
 def make_network(spec, flavour):
@@ -101,9 +99,8 @@ def build(problem, variant):
     options = options_of(variant)
     prepare_process(options)
     kind = next(iter(options))
-    return {"epoch": epoch, "step": step, "infer": infer, "evaluate": evaluate}[kind](
-        problem, options
-    )
+    kinds = {f.__name__: f for f in (epoch, step, predict, evaluate, call)}
+    return kinds[kind](problem, options)
 
 
 def check_in(problem, options):
@@ -174,19 +171,17 @@ def step(problem, options):
     return subject(problem, options, run, temporaries_mib=temporaries)
 
 
-def infer(problem, options):
-    """Pass a batch through the network that lies on the device as it takes it."""
+def predict(problem, options):
+    """Predict on a data set."""
     task, params, stats = make_task(problem, options)
-    x, _ = batch_of(problem)
-    x = jax.jit(lambda x: task.prepare(None, x, False))(x)
-    forward = jax.jit(lambda params, x: losses.rate(task.apply(params, stats, x).readout))
+    (images, _), size, unit = repeat(problem), len(problem["labels"]), problem["spec"]["steps"]
 
     def run(steps):
-        for _ in range(steps):
-            rates = forward(params, x)
-        rates.block_until_ready()
+        for _ in range(steps // unit):
+            scores = train.predict(task, params, stats, images, batch_size=size)
+        scores.block_until_ready()
 
-    return subject(problem, options, run)
+    return subject(problem, options, run, unit)
 
 
 def evaluate(problem, options):
@@ -200,3 +195,18 @@ def evaluate(problem, options):
             train.evaluate(task, params, stats, whole, batch_size=size)
 
     return subject(problem, options, run, unit)
+
+
+def call(problem, options):
+    """Pass a batch through the network that lies on the device as it takes it."""
+    task, params, stats = make_task(problem, options)
+    x, _ = batch_of(problem)
+    x = jax.jit(lambda x: task.prepare(None, x, False))(x)
+    forward = jax.jit(lambda params, x: losses.rate(task.apply(params, stats, x).readout))
+
+    def run(steps):
+        for _ in range(steps):
+            rates = forward(params, x)
+        rates.block_until_ready()
+
+    return subject(problem, options, run)

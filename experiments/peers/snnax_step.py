@@ -8,6 +8,7 @@ gave at the last step. So it is another network than everybody's, and only its t
 
 import sys
 import types
+from typing import Any
 
 for missing in ("snnax.snn.init", "snnax.functional.functional"):
     sys.modules[missing] = types.ModuleType(missing)
@@ -37,7 +38,7 @@ def weighted(layer, problem, scale):
     if layer["kind"] == "conv":
         padding = 0 if layer["valid"] else layer["size"] // 2
         channels = layer["inputs"][2], layer["outputs"][2]
-        module = eqx.nn.Conv2d(*channels, layer["size"], padding=padding, key=KEY)
+        module: Any = eqx.nn.Conv2d(*channels, layer["size"], padding=padding, key=KEY)
         weight, bias = kernel.transpose(3, 2, 0, 1), bias[:, None, None]
     else:
         if len(layer["inputs"]) == 3:
@@ -73,7 +74,7 @@ def make_model(problem):
         modules += [weighted(layer, problem, scale), snn.SimpleLIF(decay, spike_fn=spike)]
         states += [[outputs], [outputs, outputs]]
     count = len(modules)
-    reads = [[]] + [[i] for i in range(count - 1)]
+    reads: list[list[int]] = [[]] + [[i] for i in range(count - 1)]
     for listener, speaker in heard.items():
         reads[listener] = [speaker]  # beside the network's input, which it reads as first layer
     graph = snn.GraphStructure(count, [[0]] + [[]] * (count - 1), [count - 1], reads)

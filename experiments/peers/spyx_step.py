@@ -7,6 +7,8 @@ checked on the same modules with the delay of each layer taken out, and the time
 the network as Spyx runs it, with the same operations in every step.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -32,7 +34,8 @@ class Pool(nnx.Module):
 
 def make_modules(problem):
     """Return the network as a list of modules: weights, and neurons after them."""
-    spec, rngs, modules = problem["spec"], nnx.Rngs(0), []
+    spec, rngs = problem["spec"], nnx.Rngs(0)
+    modules: list[Any] = []
     options = {
         "beta": spec["decay"],
         "threshold": spec["threshold"],
@@ -47,7 +50,7 @@ def make_modules(problem):
             continue
         if kind == "conv":
             padding, window = "VALID" if layer["valid"] else "SAME", (layer["size"],) * 2
-            weights = nnx.Conv(inputs[2], outputs[2], window, padding=padding, rngs=rngs)
+            weights: Any = nnx.Conv(inputs[2], outputs[2], window, padding=padding, rngs=rngs)
         else:
             if len(inputs) == 3:
                 modules.append(snn.Flatten())

@@ -1,4 +1,4 @@
-"""The step in plain PyTorch, written by hand as a careful user would; and what all torch peers share.
+"""The step in plain PyTorch, as a careful user would write it; and what all torch peers share.
 
 Stateless layers act once on `[T*B, ...]`, and a Python loop over time runs the neurons,
 
@@ -135,7 +135,11 @@ def subject(problem, rates, parameters, *, fused=False):
     loss = loss_of(found)
     loss.backward()
     squares = [p.grad.square().sum() for p in parameters]
-    checked = {"loss": loss, "rate": found.mean(), "gradient_norm": torch.stack(squares).sum().sqrt()}
+    checked = {
+        "loss": loss,
+        "rate": found.mean(),
+        "gradient_norm": torch.stack(squares).sum().sqrt(),
+    }
     checked = {name: value.item() for name, value in checked.items()}
     return {"run": train, "check": lambda: checked}
 
