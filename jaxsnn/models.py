@@ -19,7 +19,6 @@ no weights.
 import math
 import re
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -76,7 +75,7 @@ def build(
     chain: dict[str, nnx.Module] = {}
     for i, (text, word) in enumerate(zip(texts, words, strict=True)):
         last = i == weighted[-1]
-        options = {
+        options: dict[str, Any] = {
             "use_bias": use_bias, "norm": norm and not last, "dtype": dtype, "rngs": rngs
         }  # fmt: skip
         firing = _firing(readout if last else "spikes", neuron, trained)
@@ -85,15 +84,17 @@ def build(
         if word["conv"]:
             outputs, stride = int(word["conv"]), int(word["stride"] or 1)
             size, padding = int(word["size"]), "VALID" if word["valid"] else "SAME"
-            conv = partial(layers.Conv, size=size, padding=padding, **options)
+            same = {"size": size, "padding": padding, **options}
             if word["kind"] == "C":
-                chain[_name("conv", chain)] = conv(shape[2], outputs, firing, stride=stride)
+                conv = layers.Conv(shape[2], outputs, firing, stride=stride, **same)
+                chain[_name("conv", chain)] = conv
             elif word["valid"] or last or outputs < shape[2]:
                 raise UserError(f"layout {layout!r}: {text!r} cannot add its input to its output")
             else:
-                inner = conv(shape[2], outputs, _firing("spikes", neuron, trained), stride=stride)
-                outer = conv(outputs, outputs, firing)
-                chain[_name("block", chain)] = layers.Residual(inner, outer)
+                hidden = _firing("spikes", neuron, trained)
+                conv1 = layers.Conv(shape[2], outputs, hidden, stride=stride, **same)
+                conv2 = layers.Conv(outputs, outputs, firing, **same)
+                chain[_name("block", chain)] = layers.Residual(conv1, conv2)
             lost = size - 1 if word["valid"] else 0
             shape = (-(-(shape[0] - lost) // stride), -(-(shape[1] - lost) // stride), outputs)
             if min(shape) < 1:
@@ -267,8 +268,8 @@ def vgg16(
     stages = (2 * [64], 2 * [128], 3 * [256], 3 * [512], 3 * [512])
     convs = ("-".join(f"{round(n * width)}C3" for n in stage) for stage in stages)
     layout = "-MP2-".join(convs) + f"-AP2-{classes}"
-    options = {"norm": True, "use_bias": False, "readout": "current"} | options
-    return build(layout, input_shape, neuron, rngs=rngs, **options)
+    settings: dict[str, Any] = {"norm": True, "use_bias": False, "readout": "current"} | options
+    return build(layout, input_shape, neuron, rngs=rngs, **settings)
 
 
 def resnet20(
@@ -298,5 +299,5 @@ def resnet20(
         f"{n}B3{stride}-{n}B3-{n}B3" for n, stride in zip(stages, ("", "S2", "S2"), strict=True)
     )
     layout = f"{stem}C3-{blocks}-AP{input_shape[0] // 4}-{classes}"
-    options = {"norm": True, "use_bias": False, "readout": "current"} | options
-    return build(layout, input_shape, neuron, rngs=rngs, **options)
+    settings: dict[str, Any] = {"norm": True, "use_bias": False, "readout": "current"} | options
+    return build(layout, input_shape, neuron, rngs=rngs, **settings)

@@ -90,6 +90,9 @@ def test_the_estimate_is_the_larger_of_both_times():
 # --- Rows -----------------------------------------------------------------------------------------
 
 
+LIMIT = {"products_ms": 2.0}
+
+
 def measured(median_ms, loss=0.5, rate=0.1):
     """Return what one process reports."""
     figures = {"cores_busy": 1.0, "others_busy": 0.0, "peak_mib": 1.0, "start_seconds": 1.0}
@@ -102,7 +105,7 @@ def test_ratios_are_of_medians_over_rounds():
         "torch": [measured(ms) for ms in (10.0, 7.0, 8.0)],
     }
     references = dict.fromkeys(rounds, "jaxsnn")
-    row = tables.summarize(rounds, references, {"products_ms": 2.0})[-1]
+    row = tables.summarize(rounds, references, LIMIT)[-1]
     assert row["median_ms"] == 8 and row["least_ms"] == 7 and row["greatest_ms"] == 10
     assert row["reference_ms"] == 4 and row["ratio"] == 2 and row["of_product_rate"] == 0.25
 
@@ -118,14 +121,14 @@ def test_ratios_are_of_medians_over_rounds():
 )
 def test_no_ratio_to_who_computes_another_network(other, same):
     rounds = {"jaxsnn": [measured(1.0)], "other": [measured(1.0, **other)]}
-    row = tables.summarize(rounds, dict.fromkeys(rounds, "jaxsnn"), {})[-1]
+    row = tables.summarize(rounds, dict.fromkeys(rounds, "jaxsnn"), LIMIT)[-1]
     assert row["same"] == same and row["ratio"] == (1.0 if same else None)
     assert tables.judge(row) == ("1.00x" if same else "other loss")
 
 
 def test_who_cannot_be_compared_has_a_time_and_no_ratio():
     rounds = {"jaxsnn": [measured(1.0)], "snnax": [measured(3.0)]}
-    row = tables.summarize(rounds, {"jaxsnn": "jaxsnn", "snnax": None}, {})[-1]
+    row = tables.summarize(rounds, {"jaxsnn": "jaxsnn", "snnax": None}, LIMIT)[-1]
     assert row["median_ms"] == 3 and row["ratio"] is None and tables.judge(row) == "other net"
 
 
@@ -187,7 +190,7 @@ def test_a_contender_that_fails_is_one_clear_line(tmp_path):
 
 
 def test_peers_are_refused_a_network_that_only_ours_can_build():
-    workload = replace(CONVOLUTIONAL, layout="", builder="mnist_conv")
+    workload = replace(CONVOLUTIONAL, builder="mnist_conv")
     with pytest.raises(UserError, match="only jaxsnn has it"):
         comparison.compare(
             "x", workload, contenders.PEERS, Effort(1, 0.01, contenders.Interpreters()),

@@ -60,9 +60,7 @@ def traffic(workload: Workload) -> int:
 
 
 def estimate(workload: Workload, rates: dict[str, Any], dtype: str) -> dict[str, Any]:
-    """Return the operations, the bytes and the least milliseconds of a step; {} for a builder."""
-    if not workload.layout:
-        return {}
+    """Return the operations, the bytes and the least milliseconds of a step."""
     flops, moved, rate = operations(workload), traffic(workload), rates[dtype]
     products, memory = 1e3 * flops / rate, 1e3 * moved / rates["bytes"]
     return {

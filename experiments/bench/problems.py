@@ -1,6 +1,7 @@
 """What is computed: networks, batches and weights, the same for every framework.
 
-A layout is a subset of the words of `jaxsnn.models`: `15C5V`, `64C3`, `AP2`, `MP2`, `800`, `128R`.
+A layout takes these words of `jaxsnn.models`: `15C5V`, `64C3`, `AP2`, `MP2`, `800`, `128R`; and
+residual blocks, `128B3S2`, which only networks have that a builder of ours makes.
 """
 
 import json
@@ -14,7 +15,9 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
-WORD = re.compile(r"(\d+)C(\d+)(V?)|([AM])P(\d+)|(\d+)(R?)")
+WORD = re.compile(r"(\d+)(C|B)(\d+)(?:(V)|S(\d+))?|([AM])P(\d+)|(\d+)(R?)")
+
+POOLS = {"A": "average", "M": "maximum"}
 
 # The neuron of all workloads: snnTorch's default. `alpha` is the arc tangent's.
 NEURON = {"decay": 0.9, "threshold": 1.0, "alpha": 2.0}
@@ -28,7 +31,7 @@ class Workload:
     """A network and its batch.
 
     Attributes:
-      layout: the network; "" if only a builder of ours makes it.
+      layout: the network.
       input_shape: of one sample, `(H, W, C)` or `(features,)`.
       timesteps: T.
       batch: B.
@@ -39,7 +42,8 @@ class Workload:
       steps: training steps in an epoch of ours: enough for half a second on two cores.
       spread: whether ours shares the batch over the local devices. Pays for convolutions; small
         products fill the cores of a CPU by themselves.
-      builder: function of `jaxsnn.models` that makes the network. Then nobody else runs it.
+      builder: function of `jaxsnn.models` that makes the network, with what a layout cannot say.
+        Then nobody else runs it.
     """
 
     layout: str
@@ -63,8 +67,12 @@ W4 = Workload(
 )  # fmt: skip
 VGG16 = Workload(
     "64C3-64C3-MP2-128C3-128C3-MP2-256C3-256C3-256C3-MP2-512C3-512C3-512C3-MP2"
-    "-512C3-512C3-512C3-MP2-4096-4096-10",
+    "-512C3-512C3-512C3-AP2-10",
     (32, 32, 3), 4, 32, gain=2.0, steps=2, spread=True,
+)  # fmt: skip
+RESNET20 = Workload(
+    "64C3-128B3-128B3-128B3-256B3S2-256B3-256B3-512B3S2-512B3-512B3-AP8-10",
+    (32, 32, 3), 2, 32, steps=2, spread=True, builder="resnet20",
 )  # fmt: skip
 
 WORKLOADS = {
@@ -75,9 +83,10 @@ WORKLOADS = {
     "W1-inference": replace(W1, train=False),
     "W4-inference": replace(W4, train=False),
     "vgg16": VGG16,
+    "resnet20": RESNET20,
 }
 
-WorkloadName = Literal["W1", "W2", "W3", "W4", "W1-inference", "W4-inference", "vgg16"]
+WorkloadName = Literal["W1", "W2", "W3", "W4", "W1-inference", "W4-inference", "vgg16", "resnet20"]
 
 # All but what wants a GPU.
 USUAL: tuple[WorkloadName, ...] = ("W1", "W2", "W3", "W4", "W1-inference", "W4-inference")
@@ -108,23 +117,27 @@ def layers_of(layout: str, input_shape: tuple[int, ...]) -> Iterator[Layer]:
     Raises:
       UserError: for a word that not every framework can be given.
     """
-    shape, count = input_shape, {"conv": 0, "pool": 0, "dense": 0}
+    shape, count = input_shape, {"conv": 0, "block": 0, "pool": 0, "dense": 0}
     for word in layout.split("-"):
         match = WORD.fullmatch(word)
         if match is None:
             raise UserError(f"layout {layout!r}: {word!r} is not a layer of the benchmark")
-        channels, size, valid, pool, window, neurons, recurrent = match.groups()
-        role = "conv" if channels else "pool" if pool else "dense"
+        channels, kind, size, valid, stride, pool, window, neurons, recurrent = match.groups()
+        role = {"C": "conv", "B": "block"}.get(kind, "pool" if pool else "dense")
         count[role] += 1
         name = f"{role}{count[role]}"
-        if channels:
-            lost = int(size) - 1 if valid else 0
-            outputs: tuple[int, ...] = (shape[0] - lost, shape[1] - lost, int(channels))
-            layer = Layer("conv", name, shape, outputs, int(size), bool(valid))
-        elif pool:
-            outputs = (shape[0] // int(window), shape[1] // int(window), shape[2])
-            kind = "average" if pool == "A" else "maximum"
-            layer = Layer(kind, name, shape, outputs, int(window))
+        if role in ("conv", "block"):
+            lost, step = (int(size) - 1 if valid else 0), int(stride or 1)
+            rows, columns = (-(-(side - lost) // step) for side in shape[:2])
+            outputs: tuple[int, ...] = rows, columns, int(channels)
+            names = [name] if role == "conv" else [f"{name}/conv1", f"{name}/conv2"]
+            for part in names:
+                yield Layer("conv", part, shape, outputs, int(size), bool(valid))
+                shape = outputs
+            continue
+        if role == "pool":
+            outputs = shape[0] // int(window), shape[1] // int(window), shape[2]
+            layer = Layer(POOLS[pool], name, shape, outputs, int(window))
         else:
             layer = Layer("dense", name, shape, (int(neurons),), recurrent=bool(recurrent))
         yield layer
@@ -147,15 +160,10 @@ def weights_of(workload: Workload, random: np.random.Generator) -> dict[str, np.
     return {name: array.astype(np.float32) for name, array in arrays.items()}
 
 
-def classes_of(workload: Workload) -> int:
-    """Return the number of output neurons."""
-    return 10 if workload.builder else int(workload.layout.rpartition("-")[2])
-
-
 def make_problem(
     workload: Workload, seed: int, dtype: str = "float32", lanes: int = 0
 ) -> dict[str, Any]:
-    """Make the weights, one batch and its description.
+    """Make the weights (a builder's network has its own), one batch and its description.
 
     Kernels are `[k, k, in, out]` and `[in, out]`; with `lanes`, all weights have as many as first
     axis, each drawn from a seed of its own. `x` is uint8: spikes `[T, B, *input]`, 0 or 1, or
@@ -166,16 +174,16 @@ def make_problem(
     if lanes:
         nets = [weights_of(workload, np.random.default_rng((seed, i))) for i in range(lanes)]
         arrays = {name: np.stack([net[name] for net in nets]) for name in nets[0]}
-    elif workload.layout:
+    elif not workload.builder:
         arrays = weights_of(workload, random)
-    size, classes = (workload.batch, *workload.input_shape), classes_of(workload)
+    layers = list(layers_of(workload.layout, workload.input_shape))
+    size = workload.batch, *workload.input_shape
     if workload.rate is None:
         arrays["x"] = random.integers(0, 256, size, dtype=np.uint8)
     else:
         lit = random.random((workload.timesteps, *size), dtype=np.float32) < workload.rate
         arrays["x"] = lit.astype(np.uint8)
-    arrays["labels"] = random.integers(0, classes, workload.batch)
-    layers = list(layers_of(workload.layout, workload.input_shape)) if workload.layout else []
+    arrays["labels"] = random.integers(0, layers[-1].outputs[0], workload.batch)
     spec = {
         "layout": workload.layout,
         "builder": workload.builder,
