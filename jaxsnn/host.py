@@ -33,7 +33,7 @@ def tune(devices: int | None = None) -> None:
     Raises:
       UserError: if JAX has started, or there are fewer cores.
     """
-    present = jax.config.read("jax_num_cpu_devices")
+    present = jax.config.values["jax_num_cpu_devices"]
     if devices is None:
         devices = present if present > 0 else min(cores(), MOST_DEVICES)
     elif not 1 <= devices <= cores():

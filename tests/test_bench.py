@@ -13,7 +13,7 @@ import pytest
 
 from experiments.bench import command, comparison, contenders, limits, problems, studies, tables
 from experiments.bench.problems import WORKLOADS, Workload
-from experiments.bench.rounds import Effort
+from experiments.bench.rounds import Effort, measure_all
 from experiments.peers import jaxsnn_step, jaxsnn_sweep, measure
 from jaxsnn.errors import UserError
 
@@ -187,6 +187,17 @@ def test_a_contender_that_fails_is_one_clear_line(tmp_path):
         contenders.measure(
             contenders.Contender("no_such_step"), problem, 0.01, contenders.Interpreters()
         )
+
+
+def test_a_peer_that_fails_is_left_out_and_ours_may_not():
+    broken = contenders.Contender("no_such_step", package="somewhere")
+    warnings = []
+    effort = Effort(2, 0.01, contenders.Interpreters(), warn=warnings.append)
+    problem = problems.make_problem(RECURRENT, 0)
+    assert measure_all("tiny", {"broken": (broken, problem)}, effort) == {}
+    assert len(warnings) == 1 and warnings[0].startswith("tiny: broken is left out: ")
+    with pytest.raises(UserError, match="no_such_step"):
+        measure_all("tiny", {"ours": (replace(broken, package=""), problem)}, effort)
 
 
 def test_peers_are_refused_a_network_that_only_ours_can_build():
