@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import jax
 import pytest
 
 from jaxsnn import host
@@ -49,6 +50,7 @@ def test_freed_memory_is_not_mapped_again():
 
 
 def test_too_late_is_an_error():
+    jax.devices()
     with pytest.raises(UserError, match="host.tune comes too late"):
         host.tune(1)
 
