@@ -126,6 +126,10 @@ def test_no_ratio_to_who_computes_another_network(other, same):
     assert tables.judge(row) == ("1.00x" if same else "other loss")
 
 
+def test_no_ratio_between_silent_networks():
+    assert not tables.is_same(measured(1.0, rate=0.0), measured(1.0, rate=0.0))
+
+
 def test_who_cannot_be_compared_has_a_time_and_no_ratio():
     rounds = {"jaxsnn": [measured(1.0)], "snnax": [measured(3.0)]}
     row = tables.summarize(rounds, {"jaxsnn": "jaxsnn", "snnax": None}, LIMIT)[-1]
@@ -141,6 +145,8 @@ def test_each_peer_meets_ours_in_its_own_flavour():
     assert rows["jaxsnn plain"].variant == "epoch plain" and "jaxsnn direct" not in rows
     rows, references = comparison.line_up(WORKLOADS["W3"], peers, plain=False)
     assert references["spyx"] == "jaxsnn/through" and "jaxsnn/late" not in rows
+    _, references = comparison.line_up(WORKLOADS["W4"], peers, plain=False)
+    assert references["spyx"] == "jaxsnn/through"  # late, eight layers are silent for T = 4
     rows, _ = comparison.line_up(WORKLOADS["W4-inference"], {}, plain=False)
     assert {name: row.variant for name, row in rows.items()} == {
         "jaxsnn": "predict", "jaxsnn evaluate": "evaluate", "jaxsnn call": "call",
@@ -326,7 +332,7 @@ def test_a_peer_computes_our_network(name, peer, tmp_path):
     problem = tmp_path / "problem.npz"
     np.savez(problem, **problems.make_problem(workload, 0))
     found = contenders.measure(contender, problem, 0.01, contenders.Interpreters())
-    flavour = contender.flavour_on(comparison.has_feedback(workload))
+    flavour = contender.flavour_on(problems.delays_count(workload))
     rates = rates_by_hand(read(workload), flavour)
     assert found["rate"] == pytest.approx(rates.mean(), rel=1e-5)
     assert found["loss"] == pytest.approx(loss_by_hand(read(workload), rates), rel=1e-5)
@@ -375,15 +381,15 @@ def test_a_sweep_of_a_peer_is_its_networks_one_after_the_other():
 
 
 def test_our_rows_are_measured_and_written(tmp_path, monkeypatch):
-    monkeypatch.setitem(WORKLOADS, "W4", DIRECT)
+    monkeypatch.setitem(WORKLOADS, "W2", replace(RECURRENT, steps=2))
     config = command.Config(
-        peers=(), workloads=("W4",), rounds=1, seconds=0.01, out=tmp_path / "new"
+        peers=(), workloads=("W2",), rounds=1, seconds=0.01, out=tmp_path / "new"
     )
     command.write(config, tmp_path / "new", command.run(config))
     record = json.loads((tmp_path / "new" / "bench.json").read_text())
     (case,) = record["workloads"]
     rows = {row["contender"]: row for row in case["rows"]}
-    assert list(rows) == ["jaxsnn", "jaxsnn step", "jaxsnn direct"]
+    assert list(rows) == ["jaxsnn", "jaxsnn step"]
     assert all(row["same"] and row["median_ms"] > 0 for row in rows.values())
     assert rows["jaxsnn"]["ratio"] == 1 and rows["jaxsnn"]["of_product_rate"] > 0
     assert rows["jaxsnn step"]["temporaries_mib"] > 0

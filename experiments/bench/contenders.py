@@ -5,12 +5,15 @@ theta = 1 the threshold and 0.9 the decay, a peer is compared to ours in the pee
 
 | flavour       | neuron                                            | of                    |
 |---------------|---------------------------------------------------|-----------------------|
-| subtract      | u[t] = 0.9 u[t-1] - s[t-1] + x[t], reset detached | snnTorch; PyTorch by hand|
+| subtract      | u[t] = 0.9 u[t-1] - s[t-1] + x[t], reset detached | snnTorch, torch by hand|
 | decay         | u[t] = 0.9 (u[t-1] - s[t-1]) + x[t], detached     | SpikingJelly          |
 | decay-through | the same, the gradient flows through the reset    | Sinabs                |
 | zero          | u[t] = 0.9 u[t-1] (1 - s[t-1]) + x[t], through    | Norse                 |
 | late          | as "subtract", through, s[t] = 1[u[t-1] > theta]  | Spyx                  |
-| through       | as "subtract", through                            | Spyx, with feedback   |
+| through       | as "subtract", through                            | Spyx, where see below |
+
+A network that hears itself, or has as many layers as steps, is another one if every layer speaks
+a step late, or gives nothing at all. There Spyx's loss is checked with these delays taken out.
 
 All of ours have the arc tangent as surrogate. Norse and Sinabs have others, about as costly.
 """
@@ -53,7 +56,7 @@ class Contender:
       package: what must be installed; "" for ours.
       jax: whether it runs with the interpreter for JAX peers instead of the one for torch.
       flavour: key of `FLAVOURS`; None if no neuron of ours computes the same.
-      with_feedback: the flavour in networks that hear themselves, where it is another.
+      prompt: the flavour where a delay of a step a layer would count, if that is another.
       preload: library to load before the process's own, such as another allocator.
       note: printed below the table.
     """
@@ -63,7 +66,7 @@ class Contender:
     package: str = ""
     jax: bool = False
     flavour: str | None = "subtract"
-    with_feedback: str = ""
+    prompt: str = ""
     preload: str = ""
     note: str = ""
 
@@ -72,9 +75,9 @@ class Contender:
         """Whether it is a row of ours."""
         return not self.package
 
-    def flavour_on(self, has_feedback: bool) -> str | None:
+    def flavour_on(self, delays_count: bool) -> str | None:
         """Return the flavour in which it is compared to ours."""
-        return self.with_feedback if has_feedback and self.with_feedback else self.flavour
+        return self.prompt if delays_count and self.prompt else self.flavour
 
 
 PEERS = {
@@ -97,8 +100,8 @@ PEERS = {
         package="spyx",
         jax=True,
         flavour="late",
-        with_feedback="through",
-        note="decay trained; with feedback, the delay of each layer is left out of the check",
+        prompt="through",
+        note="decay trained; on W3 and W4 the delay of each layer is left out of the check",
     ),
     "snnax": Contender(
         "snnax_step",

@@ -144,6 +144,15 @@ def layers_of(layout: str, input_shape: tuple[int, ...]) -> Iterator[Layer]:
         shape = layer.outputs
 
 
+def delays_count(workload: Workload) -> bool:
+    """Return whether a delay of one step in each layer makes it another network.
+
+    So it is where a layer hears itself, and where the spikes would not reach the output in time.
+    """
+    weighted = [x for x in layers_of(workload.layout, workload.input_shape) if x.kernel]
+    return any(x.recurrent for x in weighted) or len(weighted) >= workload.timesteps
+
+
 def weights_of(workload: Workload, random: np.random.Generator) -> dict[str, np.ndarray]:
     """Draw the weights: uniform, with the variance that keeps the layers firing."""
     arrays, gain = {}, 1.0
@@ -191,6 +200,7 @@ def make_problem(
         "input_shape": workload.input_shape,
         "timesteps": workload.timesteps,
         "direct": workload.rate is None,
+        "delays_count": delays_count(workload),
         "train": workload.train,
         "steps": workload.steps,
         "spread": workload.spread,

@@ -2,9 +2,10 @@
 
 Its neurons fire on the potential that the last step left, so that every layer speaks one step late;
 the gradient flows through the reset, and the decay is trained (one number a layer). A recurrent
-layer hears itself without that delay, which no neuron of ours does at once: there the loss is
-checked on the same modules with the delay of each layer taken out, and the time is that of
-the network as Spyx runs it, with the same operations in every step.
+layer hears itself without that delay, which no neuron of ours does at once; and in a network with
+as many layers as steps nothing arrives. There the loss is checked on the same modules with the
+delay of each layer taken out, and the time is that of the network as Spyx runs it, with the same
+operations in every step.
 """
 
 from typing import Any
@@ -102,7 +103,7 @@ def build(problem, variant):
 
     def check():
         modules = make_modules(problem)
-        if any(layer["recurrent"] for layer in spec["layers"]):
+        if spec["delays_count"]:
             rates = rates_without_delay(modules, x)
         else:
             rates = nnx.jit(rates_of)(snn.Sequential(*modules), x)
