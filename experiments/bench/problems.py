@@ -40,8 +40,6 @@ class Workload:
       gain: factor on the weights from the second layer on, so that deep networks fire.
       train: training steps; otherwise passes without a gradient.
       steps: training steps in an epoch of ours: enough for half a second on two cores.
-      spread: whether ours shares the batch over the local devices. Pays for convolutions; small
-        products fill the cores of a CPU by themselves.
       builder: function of `jaxsnn.models` that makes the network, with what a layout cannot say.
         Then nobody else runs it.
     """
@@ -54,25 +52,24 @@ class Workload:
     gain: float = 1.0
     train: bool = True
     steps: int = 10
-    spread: bool = False
     builder: str = ""
 
 
-W1 = Workload("15C5V-AP2-40C5V-AP2-300-10", (28, 28, 1), 10, 64, rate=0.2, steps=6, spread=True)
+W1 = Workload("15C5V-AP2-40C5V-AP2-300-10", (28, 28, 1), 10, 64, rate=0.2, steps=6)
 W2 = Workload("800-10", (784,), 25, 128, rate=0.2)
 W3 = Workload("128R-20", (700,), 100, 64, rate=0.03, steps=20)
 W4 = Workload(
     "64C3-64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-256-10",
-    (32, 32, 3), 4, 16, gain=2.0, steps=2, spread=True,
+    (32, 32, 3), 4, 16, gain=2.0, steps=2,
 )  # fmt: skip
 VGG16 = Workload(
     "64C3-64C3-MP2-128C3-128C3-MP2-256C3-256C3-256C3-MP2-512C3-512C3-512C3-MP2"
     "-512C3-512C3-512C3-AP2-10",
-    (32, 32, 3), 4, 32, gain=2.0, steps=2, spread=True,
+    (32, 32, 3), 4, 32, gain=2.0, steps=2,
 )  # fmt: skip
 RESNET20 = Workload(
     "64C3-128B3-128B3-128B3-256B3S2-256B3-256B3-512B3S2-512B3-512B3-AP8-10",
-    (32, 32, 3), 2, 32, steps=2, spread=True, builder="resnet20",
+    (32, 32, 3), 2, 32, steps=2, builder="resnet20",
 )  # fmt: skip
 
 WORKLOADS = {
@@ -203,7 +200,6 @@ def make_problem(
         "delays_count": delays_count(workload),
         "train": workload.train,
         "steps": workload.steps,
-        "spread": workload.spread,
         "learning_rate": LEARNING_RATE,
         "dtype": dtype,
         **NEURON,

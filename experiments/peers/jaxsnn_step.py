@@ -17,7 +17,19 @@ import optax
 from flax import nnx
 
 from experiments.bench.contenders import FLAVOURS
-from jaxsnn import data, encode, functional, host, losses, models, neurons, surrogate, train, tree
+from jaxsnn import (
+    data,
+    encode,
+    functional,
+    host,
+    losses,
+    models,
+    neurons,
+    parallel,
+    surrogate,
+    train,
+    tree,
+)
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
@@ -71,7 +83,7 @@ def make_task(problem, options):
     def loss(output, labels):
         return losses.cross_entropy(output.readout, labels)
 
-    every = jax.local_device_count() if spec["spread"] and "plain" not in options else 1
+    every = parallel.most_devices(len(problem["labels"]))
     task = train.Task(
         net.apply,
         prepare,
