@@ -13,6 +13,9 @@ class Bar:
       epochs: how many it has.
       steps: steps of one epoch.
       first: epochs done before.
+
+    Attributes:
+      live: whether there is a terminal to draw in; otherwise only the ends of epochs are printed.
     """
 
     def __init__(self, phase: str, epochs: int, steps: int, first: int = 0):
@@ -60,6 +63,8 @@ class Bar:
 
 class Silence:
     """Take the place of a `Bar` where nothing is to be shown."""
+
+    live = False
 
     def __enter__(self) -> "Silence":
         return self

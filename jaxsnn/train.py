@@ -27,7 +27,8 @@ from jaxsnn.functional import Apply, Output, has_norms
 
 Tree = Any
 
-# Steps between two looks of the progress bar: some tenths of a second to a few seconds.
+# Steps between two looks of a bar in a terminal: some tenths of a second to a few seconds. Without
+# one the host does not look before the epoch is over.
 CHUNK = 50
 
 
@@ -233,7 +234,8 @@ def fit(
       The state after the last epoch.
 
     Raises:
-      Diverged: if the loss or a weight is no finite number after a chunk of steps.
+      Diverged: if the loss or a weight is no finite number; noticed at the next look of the
+        progress bar or the end of the epoch.
       UserError: if the batch does not fit the data.
     """
     check_whole("batch_size", batch_size, 1, len(train.images))
@@ -247,11 +249,12 @@ def fit(
     device = jnp.asarray(train.images), jnp.asarray(train.labels)
     state, device = parallel.replicate((state, device), task.devices)
     bar = progress.Bar(phase, epochs, steps, done) if show else progress.Silence()
+    chunk = CHUNK if bar.live else steps
     with bar:
         for epoch in range(done, epochs):
             start, sums = time.perf_counter(), _no_sums()
-            for first in range(0, steps, CHUNK):
-                last = min(first + CHUNK, steps)
+            for first in range(0, steps, chunk):
+                last = min(first + chunk, steps)
                 stop = jnp.int32(epoch * steps + last)
                 state, sums = run_steps(task, optimizer, batch_size, state, sums, device, stop)
                 figures = _means(sums, batch_size)

@@ -56,7 +56,7 @@ def test_a_problem_holds_one_batch_and_the_weights_of_the_network():
 
 
 def test_each_lane_has_weights_of_its_own_and_all_have_one_batch():
-    problem = problems.make_problem(studies.LANE, 0, lanes=3)
+    problem = problems.make_problem(studies.LANE_NETWORKS[0], 0, lanes=3)
     assert problem["dense1/kernel"].shape == (3, 784, 256)
     assert not np.array_equal(*problem["dense1/kernel"][:2])
     assert problem["x"].shape == (25, 64, 784)

@@ -9,7 +9,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import encode, functional, losses, models, train
+from jaxsnn import encode, functional, losses, models, progress, train
 from jaxsnn.checkpoint import Checkpoints
 from jaxsnn.compress import grids, masks, projections, transforms
 from jaxsnn.data import Split
@@ -169,6 +169,7 @@ def test_a_compiled_epoch_is_a_python_loop_over_train_step(problem, split, fit):
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_the_size_of_a_chunk_does_not_change_a_bit(fit, uninterrupted, monkeypatch, chunk):
     monkeypatch.setattr(train, "CHUNK", chunk)
+    monkeypatch.setattr(progress.Silence, "live", True)  # a bar that is looked at
     assert_same_bits(fit(4), uninterrupted)
 
 

@@ -26,7 +26,10 @@ Rows = list[dict[str, Any]]
 TIMESTEPS = (4, 8, 16, 32, 64)
 MICRO_BATCHES = 4
 LANES = 8
-LANE = Workload("256-10", (784,), 25, 64, rate=0.2)
+LANE_NETWORKS = (
+    Workload("256-10", (784,), 25, 64, rate=0.2),
+    Workload("16C3-AP2-32C3-AP2-10", (28, 28, 1), 4, 32, rate=0.2),
+)
 SHRUNK = replace(W1, layout="8C5V-AP2-20C5V-AP2-150-10", train=False)
 
 
@@ -38,11 +41,12 @@ def median_ms(runs: Rows) -> float:
 def time_memory(console: Console, peers: Peers, effort: Effort, seed: int) -> Rows:
     """Train W2 with growing T: milliseconds, peak memory, and XLA's own temporaries of ours.
 
-    The peak is of the whole process: the interpreter, the framework and the compiler are in it.
+    Ours on one device, so that its memory is in one figure. The peak is of the whole process: the
+    interpreter, the framework and the compiler are in it.
     """
     ours = {
-        "jaxsnn": Contender("jaxsnn_step", "step"),
-        "jaxsnn micro": Contender("jaxsnn_step", f"step micro_batches={MICRO_BATCHES}"),
+        "jaxsnn": Contender("jaxsnn_step", "step devices=1"),
+        "jaxsnn micro": Contender("jaxsnn_step", f"step devices=1 micro_batches={MICRO_BATCHES}"),
     }
     wanted = ("torch", "snntorch", "spikingjelly", "spyx")
     rows = ours | {name: peers[name] for name in wanted if name in peers}
@@ -78,7 +82,7 @@ def time_memory(console: Console, peers: Peers, effort: Effort, seed: int) -> Ro
 
 
 def sweep(console: Console, peers: Peers, effort: Effort, seed: int) -> Rows:
-    """Train 8 networks 784-256-10 on the same batch: one step of all of them."""
+    """Train 8 networks of one kind on the same batch: one step of all of them."""
     rows = {
         "jaxsnn vmap": Contender("jaxsnn_sweep", "vmap"),
         "jaxsnn loop": Contender("jaxsnn_sweep", "loop"),
@@ -86,21 +90,30 @@ def sweep(console: Console, peers: Peers, effort: Effort, seed: int) -> Rows:
     if (os.cpu_count() or 1) > 1:
         rows["jaxsnn spread"] = Contender("jaxsnn_sweep", "spread")
     rows |= {name: peers[name] for name in ("snntorch",) if name in peers}
-    problem = make_problem(LANE, seed, lanes=LANES)
-    entries: Entries = {name: (contender, problem) for name, contender in rows.items()}
-    found = measure_all(f"sweep of {LANES}", entries, effort)
-    reference = found["jaxsnn vmap"]
-    table = new_table(f"A step of {LANES} networks 784-256-10, T=25", "", "ms", "ratio", "MiB")
     records = []
-    for name, runs in found.items():
-        same = is_same(runs[0], reference[0])
-        ratio = median_ms(runs) / median_ms(reference) if same else None
-        record = {"contender": name, "median_ms": median_ms(runs), "ratio": ratio, "rounds": runs}
-        records.append(record)
-        peak = max(run["peak_mib"] for run in runs)
-        text = "other loss" if ratio is None else f"{ratio:.2f}x"
-        table.add_row(name, f"{median_ms(runs):.4g}", text, f"{peak:.0f}")
-    console.print(table)
+    for network in LANE_NETWORKS:
+        problem = make_problem(network, seed, lanes=LANES)
+        entries: Entries = {name: (contender, problem) for name, contender in rows.items()}
+        found = measure_all(f"sweep of {LANES} {network.layout}", entries, effort)
+        reference = found["jaxsnn vmap"]
+        title = f"A step of {LANES} networks {network.layout}, T={network.timesteps}"
+        table = new_table(title, "", "ms", "ratio", "MiB")
+        for name, runs in found.items():
+            same = is_same(runs[0], reference[0])
+            ratio = median_ms(runs) / median_ms(reference) if same else None
+            text = "other loss" if ratio is None else f"{ratio:.2f}x"
+            peak = max(run["peak_mib"] for run in runs)
+            table.add_row(name, f"{median_ms(runs):.4g}", text, f"{peak:.0f}")
+            records.append(
+                {
+                    "contender": name,
+                    "layout": network.layout,
+                    "median_ms": median_ms(runs),
+                    "ratio": ratio,
+                    "rounds": runs,
+                }
+            )
+        console.print(table)
     return records
 
 

@@ -172,10 +172,15 @@ def draw(path: Path, cases: list[dict[str, Any]]) -> None:
     pyplot.close(figure)
 
 
+def milliseconds(value: float) -> str:
+    """Return a time with at least three digits: "65.3 ms", "1206 ms"."""
+    return f"{value:.3g} ms" if value < 100 else f"{value:.0f} ms"
+
+
 def bars_of(case: dict[str, Any]) -> list[tuple[str, float, str]]:
     """Return (name, length, label) of a chart's bars; who computes another network has none."""
     return [
-        (row["contender"], row["ratio"], f"{row['ratio']:.2f}x  {row['median_ms']:.3g} ms")
+        (row["contender"], row["ratio"], f"{row['ratio']:.2f}x  {milliseconds(row['median_ms'])}")
         for row in case["rows"]
         if row["ratio"] is not None and "/" not in row["contender"]
     ]

@@ -2,8 +2,9 @@
 
 A step is one training step of all of them on the same batch. The variant's first word says how:
 
-- "vmap": `jax.vmap` of `train.train_step` over the stacked states;
-- "loop": one compiled `train.train_step`, called once for each network;
+- "vmap": `jax.vmap` of `train.train_step` over the stacked states, on one device;
+- "loop": one compiled `train.train_step`, called once for each network, the batch shared out over
+  the local devices;
 - "spread": as "vmap", the lanes shared out over the local devices (one for each core of a CPU).
 """
 
@@ -13,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from experiments.peers.jaxsnn_step import batch_of, check_in, options_of, prepare_process, start
-from jaxsnn import train, tree
+from jaxsnn import parallel, train, tree
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 TAKES_LANES = True  # the weights have the lanes as first axis
@@ -47,9 +48,11 @@ def make_step(problem, options):
         return train.train_step(task, optimizer, state, x, labels)[0]
 
     if "loop" in options:
+        states, x, labels = parallel.replicate((states, x, labels), task.devices)
         call = jax.jit(one, donate_argnums=0)
         return lambda states: [call(state, x, labels) for state in states], states
 
+    task = task._replace(devices=1)
     every, states = jax.vmap(one, in_axes=(0, None, None)), stack(states)
     if "spread" in options:
         mesh = Mesh(np.array(jax.local_devices()), ("lanes",))
