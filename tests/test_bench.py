@@ -350,7 +350,7 @@ def test_steps_are_timed_in_groups_that_last_alike():
 
     times, size, *_ = measure.time_groups(run, 2, 0.12)
     assert counts[0] == 2 and size % 2 == 0 and 4 <= size <= 10
-    assert set(counts[2:]) == {size} and len(times) == len(counts) - 2
+    assert set(counts[1:]) == {size} and 2 <= len(times) < len(counts) - 1  # the rest warms up
     assert all(seconds >= 0.002 for seconds in times)
 
 

@@ -53,13 +53,17 @@ def clock(run, steps):
 
 
 def time_groups(run, unit, seconds):
-    """Return the seconds per step of each group, and the cores that we and others kept busy."""
+    """Return the seconds per step of each group, and the cores that we and others kept busy.
+
+    As long as is measured, nothing is measured before.
+    """
     machine, start, busy = machine_seconds(), time.perf_counter(), time.process_time()
     took = clock(run, unit)
     size = unit * max(1, round(min(GROUP, seconds / 6) / took))
     times = [took / unit]
     if times[0] < SLOW:
-        took = clock(run, max(size, 3))  # warm up
+        while time.perf_counter() - start < seconds:  # warm up: a process's memory grows at first
+            clock(run, max(size, 3))
         times = []
         machine, start, busy = machine_seconds(), time.perf_counter(), time.process_time()
     while len(times) < 2 or time.perf_counter() - start < seconds:
