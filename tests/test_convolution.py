@@ -49,20 +49,20 @@ def both_gradients(function, images, kernel):
     return jax.jit(both)(images, kernel)
 
 
+def values_and_gradients(images, kernel, stride, padding):
+    """Return [(value, gradients of a wave of it)] of our convolution and of JAX's own."""
+    pairs = []
+    for conv in (convolve, by_jax):
+        value, pull = jax.vjp(partial(conv, stride=stride, padding=padding), images, kernel)
+        wave = jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape)
+        pairs.append((value, *pull(wave)))
+    return pairs
+
+
 @pytest.mark.parametrize(("stride", "size", "padding"), CASES)
 def test_values_and_gradients_are_those_of_autodiff(stride, size, padding):
-    images, kernel = problem(size)
-
-    @jax.jit
-    def values_and_gradients(images, kernel):
-        pairs = []
-        for conv in (convolve, by_jax):
-            value, pull = jax.vjp(partial(conv, stride=stride, padding=padding), images, kernel)
-            wave = jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape)
-            pairs.append((value, *pull(wave)))
-        return pairs
-
-    ours, theirs = values_and_gradients(images, kernel)
+    compute = jax.jit(values_and_gradients, static_argnums=(2, 3))
+    ours, theirs = compute(*problem(size), stride, padding)
     for a, b in zip(ours, theirs, strict=True):
         # Sums of up to a hundred terms of size one, in another order.
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -116,16 +116,8 @@ def test_every_form_on_a_cpu_is_jaxs_own_convolution(
         jnp.asarray(random.standard_normal(s), jnp.float32) for s in (shape, kernel_shape)
     )
 
-    @jax.jit
-    def both(images, kernel):
-        pairs = []
-        for conv in (convolve, by_jax):
-            value, pull = jax.vjp(partial(conv, stride=stride, padding=padding), images, kernel)
-            wave = jnp.cos(jnp.arange(value.size, dtype=value.dtype)).reshape(value.shape)
-            pairs.append((value, *pull(wave)))
-        return pairs
-
-    for a, b in zip(*both(images, kernel), strict=True):
+    compute = jax.jit(values_and_gradients, static_argnums=(2, 3))
+    for a, b in zip(*compute(images, kernel, stride, padding), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 

@@ -32,6 +32,7 @@ compress.conversion
 compress
 metrics
 calibrate checkpoint data
+evaluation
 train
 sweep
 export

@@ -1,0 +1,32 @@
+"""Flax modules over the whole time axis: time-folded synapses and scanned neurons.
+
+A layer takes a `Signal` and a `Tape` and returns a `Signal`. Weighted layers act once on
+`[T*B, ...]` (or once on `[B, ...]` for a constant input), then their neurons run over time. What
+the neurons did is written on the tape. Channels last; the last axis of every weight is the output.
+"""
+
+from jaxsnn.layers.firing import SMALLEST_THRESHOLD, Constant, Integrator, Neurons
+from jaxsnn.layers.joined import Chain, Residual
+from jaxsnn.layers.synapses import Conv, Dense, Recurrent, Synapse
+from jaxsnn.layers.tape import Activity, Tape
+from jaxsnn.layers.weightless import AveragePool, Dropout, Flatten, MaxPool, Vote
+
+__all__ = [
+    "SMALLEST_THRESHOLD",
+    "Activity",
+    "AveragePool",
+    "Chain",
+    "Constant",
+    "Conv",
+    "Dense",
+    "Dropout",
+    "Flatten",
+    "Integrator",
+    "MaxPool",
+    "Neurons",
+    "Recurrent",
+    "Residual",
+    "Synapse",
+    "Tape",
+    "Vote",
+]

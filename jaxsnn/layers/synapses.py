@@ -1,0 +1,159 @@
+"""Layers with weights: they act once on `[T*B, ...]`, then their neurons run over time."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from jaxsnn.convolution import convolve
+from jaxsnn.encode import Signal
+from jaxsnn.layers.firing import Integrator, Neurons
+from jaxsnn.layers.tape import Tape
+from jaxsnn.neurons import spikes_of
+
+
+class Synapse(nnx.Module):
+    """What weighted layers share: weigh, add the bias, normalise, fire.
+
+    Subclasses set `kernel` and define `weigh`.
+
+    Args:
+      shape: of the kernel, outputs last.
+      fan_in: number of inputs of one output.
+      neurons: what turns the current into spikes or a read-out.
+      use_bias: whether each output has a bias.
+      norm: whether batch normalisation over time and batch follows the weights.
+      dtype: of the inputs, the weights and their product; everything after it is float32.
+      rngs: random numbers for the start values, uniform in +-1/sqrt(fan_in) as PyTorch's.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        fan_in: int,
+        neurons: Neurons | Integrator,
+        *,
+        use_bias: bool = True,
+        norm: bool = False,
+        dtype: Any = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        bound = fan_in**-0.5
+        self.kernel = nnx.Param(
+            jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
+        )
+        start = jax.random.uniform(rngs.params(), shape[-1:], minval=-bound, maxval=bound)
+        self.bias = nnx.Param(start) if use_bias else None
+        self.norm = nnx.BatchNorm(shape[-1], momentum=0.9, rngs=rngs) if norm else None
+        self.neurons = neurons
+        self.dtype = dtype
+
+    def weigh(self, x: Array, kernel: Array) -> Array:
+        """Return the linear map of `x`, `[N, ...]`, without bias."""
+        raise TypeError(f"{type(self).__name__} does not define how it weighs")
+
+    def current(self, x: Array, tape: Tape) -> Array:
+        """Return the input current of the neurons for inputs without time, `[N, ...]`."""
+        kernel = self.kernel[...].astype(self.dtype)
+        current = self.weigh(x.astype(self.dtype), kernel).astype(jnp.float32)
+        if self.bias is not None:
+            bias = self.bias[...]
+            current = current + bias.reshape((1,) * (current.ndim - 1) + bias.shape)
+        if self.norm is not None:
+            self.norm.axis_name = tape.axis
+            current = self.norm(current, use_running_average=not tape.train)
+        return current
+
+    def feedback(self) -> Array | None:
+        """Return the weights by which the layer hears itself, or None."""
+        return None
+
+    def __call__(
+        self, signal: Signal, tape: Tape, name: str, shortcut: Signal | None = None
+    ) -> Signal:
+        """Return spikes or read-out, `[T, B, ...]`; a shortcut is added to the current."""
+        events = signal.total() * signal.events_per_unit
+        tape.activity.events[f"{name}/kernel"] = lax.stop_gradient(events)
+        current = replace(signal.fold(lambda x: self.current(x, tape)), events_per_unit=1)
+        if shortcut is not None:
+            current = current.plus(shortcut)
+        return self.neurons(current, tape, name, self.feedback())
+
+    def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
+        """Return the linear map of each of the layer's kernels."""
+        return {"kernel": self.weigh}
+
+
+class Dense(Synapse):
+    """Connect every input with every output: `[N, I] @ [I, O]`."""
+
+    def __init__(self, inputs: int, outputs: int, neurons: Neurons | Integrator, **options: Any):
+        super().__init__((inputs, outputs), inputs, neurons, **options)
+
+    def weigh(self, x: Array, kernel: Array) -> Array:
+        """Return `x @ kernel`."""
+        return x @ kernel
+
+
+class Conv(Synapse):
+    """Convolve images `[N, H, W, I]` with square kernels `[k, k, I, O]`."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        neurons: Neurons | Integrator,
+        *,
+        size: int = 3,
+        stride: int = 1,
+        padding: str = "SAME",
+        **options: Any,
+    ):
+        super().__init__((size, size, inputs, outputs), size * size * inputs, neurons, **options)
+        self.stride = stride
+        self.padding = padding
+
+    def weigh(self, x: Array, kernel: Array) -> Array:
+        """Return the convolution of `x` with `kernel`."""
+        return convolve(x, kernel, stride=self.stride, padding=self.padding)
+
+
+class Recurrent(Dense):
+    """A fully recurrent spiking layer: dense input, and every neuron hears all others' last spikes.
+
+    `x[t] = W o_in[t] + R o[t-1] + b`, with `R` `[O, O]` under the name "recurrent".
+    """
+
+    neurons: Neurons
+
+    def __init__(
+        self, inputs: int, outputs: int, neurons: Neurons, *, rngs: nnx.Rngs, **options: Any
+    ):
+        super().__init__(inputs, outputs, neurons, rngs=rngs, **options)
+        bound = outputs**-0.5
+        start = jax.random.uniform(rngs.params(), (outputs, outputs), minval=-bound, maxval=bound)
+        self.recurrent = nnx.Param(start)
+
+    def feedback(self) -> Array:
+        """Return the recurrent weights."""
+        return self.recurrent[...]
+
+    def __call__(
+        self, signal: Signal, tape: Tape, name: str, shortcut: Signal | None = None
+    ) -> Signal:
+        """Return the spikes `[T, B, O]`."""
+        before = tape.membranes.get(name)
+        spikes = super().__call__(signal, tape, name, shortcut)
+        heard = spikes.value[:-1].sum(0)  # the last step's are heard by nobody yet
+        if before is not None:
+            heard = heard + spikes_of(self.neurons.constants(), before.potential)
+        tape.activity.events[f"{name}/recurrent"] = lax.stop_gradient(heard)
+        return spikes
+
+    def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
+        """Return the linear maps of the input and of the recurrent weights."""
+        return {"kernel": self.weigh, "recurrent": self.weigh}

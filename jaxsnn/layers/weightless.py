@@ -1,0 +1,85 @@
+"""Layers without weights: pooling, flattening, dropout, voting."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from jaxsnn.encode import Signal
+from jaxsnn.layers.tape import Tape
+
+
+class AveragePool(nnx.Module):
+    """Average over windows `size x size` that do not overlap; rows left over are dropped."""
+
+    def __init__(self, size: int = 2):
+        self.size = size
+
+    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+        """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
+        del tape, name
+        pooled = signal.fold(lambda x: windows(x, self.size).mean((2, 4)))
+        return replace(pooled, events_per_unit=signal.events_per_unit * self.size**2)
+
+
+class MaxPool(nnx.Module):
+    """Take the largest over windows `size x size`; on spikes, whether any neuron of them fired."""
+
+    def __init__(self, size: int = 2):
+        self.size = size
+
+    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+        """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
+        del tape, name
+        return signal.fold(lambda x: windows(x, self.size).max((2, 4)))
+
+
+def windows(images: Array, size: int) -> Array:
+    """Return `[N, H, W, C]` as windows, `[N, H/size, size, W/size, size, C]`."""
+    n, height, width, channels = images.shape
+    rows, columns = height // size, width // size
+    cropped = images[:, : rows * size, : columns * size]
+    return cropped.reshape(n, rows, size, columns, size, channels)
+
+
+class Flatten(nnx.Module):
+    """Lay all axes but time and batch in one, channels fastest."""
+
+    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+        """Return `[T, B, features]`."""
+        del tape, name
+        return signal.fold(lambda x: x.reshape(x.shape[0], -1))
+
+
+class Dropout(nnx.Module):
+    """Silence a share of the inputs in training: one draw for each sample, held over time."""
+
+    def __init__(self, rate: float):
+        self.rate = rate
+
+    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+        """Return the signal with the dropped inputs at 0 and the others scaled up."""
+        del name
+        if not tape.train or self.rate == 0.0:
+            return signal
+        shape = signal.value.shape if signal.constant else signal.value.shape[1:]
+        draw = partial(jax.random.bernoulli, p=1.0 - self.rate, shape=shape[1:])
+        keep = jax.vmap(draw)(tape.next_keys(shape[0]))
+        scale = (keep / (1.0 - self.rate)).astype(signal.value.dtype)
+        scale = jnp.broadcast_to(scale, signal.value.shape)
+        return replace(signal, value=signal.value * scale)
+
+
+class Vote(nnx.Module):
+    """Average groups of consecutive neurons, one group a class (population voting)."""
+
+    def __init__(self, classes: int):
+        self.classes = classes
+
+    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+        """Return `[T, B, classes]` from `[T, B, classes * voters]`."""
+        del tape, name
+        return signal.fold(lambda x: x.reshape(x.shape[0], self.classes, -1).mean(-1))
