@@ -1,7 +1,7 @@
-"""Image data sets, from memory, files or tensorflow-datasets, and augmentation on the device."""
+"""Sets of images and of events, from memory or files, and augmentation on the device."""
 
 from jaxsnn.data import augment
 from jaxsnn.data.base import Dataset, Split
-from jaxsnn.data.loading import load, names
+from jaxsnn.data.loading import event_options, load, names
 
-__all__ = ["Dataset", "Split", "augment", "load", "names"]
+__all__ = ["Dataset", "Split", "augment", "event_options", "load", "names"]

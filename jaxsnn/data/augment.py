@@ -1,15 +1,65 @@
-"""Random crops, shifts and flips, as pure functions of a key and a batch.
+"""Random crops, shifts, flips and holes, as pure functions of a key and a batch.
 
-They run on the device, inside the compiled training step. Letters in shapes: `B` images, `H` rows,
-`W` columns, `C` channels. The type of the images is kept. What comes in from outside is zero, so
-augment before normalizing if the border shall be black.
+They run on the device, inside the compiled training step. Letters in shapes: `B` images, `T`
+frames, `H` rows, `W` columns, `C` channels. The type of the images is kept. What comes in from
+outside is zero, so augment before normalizing if the border shall be black.
 """
+
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxsnn.data.autoaugment import autoaugment
+from jaxsnn.data.base import check_rank
 from jaxsnn.errors import UserError
+
+Name = Literal["none", "crop-flip", "autoaugment", "events"]
+NAMES: tuple[str, ...] = get_args(Name)
+
+
+def by_name(name: str, *, pad: int = 4) -> Callable[[Array, Array], Array]:
+    """Return the augmentation `(key, images) -> images` of that name.
+
+    | name          | what it does                                            | takes        |
+    |---------------|---------------------------------------------------------|--------------|
+    | "none"        | nothing                                                 | anything     |
+    | "crop-flip"   | `crop_and_flip`                                         | images       |
+    | "autoaugment" | `crop_and_flip`, AutoAugment for CIFAR-10, and `cutout` | uint8 images |
+    | "events"      | `flip_and_roll`                                         | event frames |
+
+    "autoaugment" and "events" are what QP-SNN trains CIFAR and CIFAR10-DVS with; Tiny-ImageNet
+    takes "crop-flip" with `pad = 8`.
+
+    Args:
+        name: one of `NAMES`.
+        pad: width of the border of `crop_and_flip` in pixels, at least 0.
+
+    Raises:
+        UserError: for an unknown name; when called, for images of another shape.
+
+    References: Wei et al. 2025, https://arxiv.org/abs/2502.05905.
+    """
+    if name not in NAMES:
+        raise UserError(f"augmentation {name!r} is unknown; choose one of {', '.join(NAMES)}")
+
+    def crop_flip(key: Array, images: Array) -> Array:
+        return crop_and_flip(key, images, pad)
+
+    def all_of_cifar(key: Array, images: Array) -> Array:
+        crop_key, policy_key, hole_key = jax.random.split(key, 3)
+        images = autoaugment(policy_key, crop_flip(crop_key, images))
+        return cutout(hole_key, images)
+
+    functions: dict[str, Callable[[Array, Array], Array]] = {
+        "none": lambda key, images: images,
+        "crop-flip": crop_flip,
+        "autoaugment": all_of_cifar,
+        "events": flip_and_roll,
+    }
+    return functions[name]
 
 
 def crop_and_flip(key: Array, images: Array, pad: int = 4, flip: bool = True) -> Array:
@@ -28,8 +78,9 @@ def crop_and_flip(key: Array, images: Array, pad: int = 4, flip: bool = True) ->
         Images of the same shape and type.
 
     Raises:
-        UserError: if `pad` is negative.
+        UserError: if `pad` is negative, or the images have another shape.
     """
+    check_rank("images of crop_and_flip", images, "[B, H, W, C]")
     crop_key, flip_key = jax.random.split(key)
     if flip:
         is_flipped = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
@@ -49,8 +100,9 @@ def shift(key: Array, images: Array, pixels: int) -> Array:
         Images of the same shape and type; what is moved in is zero.
 
     Raises:
-        UserError: if `pixels` is negative.
+        UserError: if `pixels` is negative, or the images have another shape.
     """
+    check_rank("images of shift", images, "[B, H, W, C]")
     if pixels < 0:
         raise UserError(f"a shift of {pixels} pixels was asked for, but must be at least 0")
     if pixels == 0:
@@ -63,3 +115,68 @@ def shift(key: Array, images: Array, pixels: int) -> Array:
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
 
     return jax.vmap(crop)(padded, corners)
+
+
+def cutout(key: Array, images: Array, size: int = 16) -> Array:
+    """Blacken one square in every image, its centre uniformly at random on the image.
+
+    The square covers `size` rows and columns, `[centre - size // 2, centre + size // 2)`; what of
+    it lies outside is lost, so that the hole is often smaller.
+
+    Args:
+        key: random key.
+        images: `[B, H, W, C]`, any type, not normalized yet: the hole is 0.
+        size: side of the square in pixels, at least 0; an odd one counts as one less.
+
+    Returns:
+        Images of the same shape and type.
+
+    Raises:
+        UserError: if `size` is negative, or the images have another shape.
+
+    References: DeVries and Taylor 2017, https://arxiv.org/abs/1708.04552.
+    """
+    check_rank("images of cutout", images, "[B, H, W, C]")
+    if size < 0:
+        raise UserError(f"a hole of {size} pixels was asked for, but must be at least 0")
+    num, height, width, _ = images.shape
+    row_key, column_key = jax.random.split(key)
+
+    def covered(key: Array, length: int) -> Array:
+        centre = jax.random.randint(key, (num, 1), 0, length)
+        place = jnp.arange(length).reshape(1, length) - centre
+        return (place >= -(size // 2)) & (place < size // 2)
+
+    rows = covered(row_key, height).reshape(num, height, 1, 1)
+    columns = covered(column_key, width).reshape(num, 1, width, 1)
+    return jnp.where(rows & columns, jnp.zeros((), images.dtype), images)
+
+
+def flip_and_roll(key: Array, frames: Array, pixels: int = 5) -> Array:
+    """Mirror every second recording and roll each by up to `pixels` rows and columns.
+
+    One draw holds for all frames of a recording. What is rolled out comes in on the other side.
+
+    Args:
+        key: random key.
+        frames: `[B, T, H, W, C]`, any type.
+        pixels: largest roll, each way, at least 0.
+
+    Returns:
+        Frames of the same shape and type.
+
+    Raises:
+        UserError: if `pixels` is negative, or the frames have another shape.
+
+    References: Li et al. 2022, "Neuromorphic data augmentation for training spiking neural
+    networks", https://arxiv.org/abs/2203.06145, of whose operations these are the two that QP-SNN
+    (Wei et al. 2025) names.
+    """
+    check_rank("frames of flip_and_roll", frames, "[B, T, H, W, C]")
+    if pixels < 0:
+        raise UserError(f"a roll of {pixels} pixels was asked for, but must be at least 0")
+    flip_key, roll_key = jax.random.split(key)
+    is_flipped = jax.random.bernoulli(flip_key, shape=(len(frames), 1, 1, 1, 1))
+    frames = jnp.where(is_flipped, frames[:, :, :, ::-1], frames)
+    steps = jax.random.randint(roll_key, (len(frames), 2), -pixels, pixels + 1)
+    return jax.vmap(lambda frame, step: jnp.roll(frame, step, (1, 2)))(frames, steps)

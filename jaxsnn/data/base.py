@@ -1,11 +1,12 @@
 """Splits and data sets, and the one rule by which a part is held out.
 
 Letters in shapes: `N` images, `H` rows, `W` columns, `C` channels. Images stay `uint8` in memory
-and become floats on the device, inside the compiled step.
+and become floats on the device, inside the compiled step. A recording of an event camera is `T`
+such images, its frames of counted events: `[N, T, H, W, C]` where others are `[N, H, W, C]`.
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +17,7 @@ from jaxsnn.errors import UserError
 class Split(NamedTuple):
     """Hold images and their labels, in the same order."""
 
-    images: np.ndarray  # uint8 [N, H, W, C], 0 to 255
+    images: np.ndarray  # uint8 [N, H, W, C] or, of events, [N, T, H, W, C], 0 to 255
     labels: np.ndarray  # int32 [N], 0 to num_classes - 1
 
 
@@ -39,9 +40,15 @@ class Dataset:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Return the shape `(H, W, C)` of one image."""
-        height, width, channels = self.train.images.shape[1:]
+        """Return the shape `(H, W, C)` of one image, or of one frame of an event set."""
+        height, width, channels = self.train.images.shape[-3:]
         return height, width, channels
+
+    @property
+    def timesteps(self) -> int | None:
+        """Return the number of frames T of an event set; None for images, which have no time."""
+        images = self.train.images
+        return images.shape[1] if images.ndim == 5 else None
 
 
 def shuffled(num: int, seed: int) -> np.ndarray:
@@ -89,7 +96,7 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     that dividing by it is always safe.
 
     Args:
-        images: `uint8 [N, H, W, C]`, N at least 1.
+        images: `uint8 [N, ..., H, W, C]`, N at least 1; frames of events count like images.
     """
     means, stds = [], []
     values = np.arange(256) / 255
@@ -104,6 +111,21 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         means.append(mean)
         stds.append(std if np.count_nonzero(counts) > 1 else 1.0)
     return tuple(means), tuple(stds)
+
+
+def check_rank(what: str, array: Any, shape: str) -> None:
+    """Check the number of dimensions of an array.
+
+    Args:
+        what: what the array is called, for the message.
+        array: anything with a shape.
+        shape: what it should be, as in "[B, H, W, C]".
+
+    Raises:
+        UserError: if it is another number.
+    """
+    if array.ndim != len(shape.split(",")):
+        raise UserError(f"{what}: shape {shape} expected, {array.shape} found")
 
 
 def check_split(what: str, split: Split, num_classes: int) -> Split:

@@ -86,3 +86,80 @@ def test_it_runs_in_a_compiled_scan():
 def test_a_negative_shift_is_an_error():
     with pytest.raises(UserError, match="-1 pixels"):
         augment.shift(jax.random.key(0), IMAGES, -1)
+
+
+def test_a_hole_is_black_and_square_where_it_fits():
+    images = jnp.ones((600, 8, 10, 2), jnp.uint8)
+    holes = np.array(augment.cutout(jax.random.key(0), images, size=4)) == 0
+    assert np.array_equal(holes[..., 0], holes[..., 1])
+    rows, columns = holes[..., 0].any(2), holes[..., 0].any(1)
+    rectangles = rows[:, :, None] & columns[:, None, :]
+    np.testing.assert_array_equal(holes[..., 0], rectangles)
+    # Centres 2 to 6 of 8 rows leave all 4 rows, 0 and 7 two, 1 and (none) three.
+    heights = rows.sum(1)
+    assert set(heights) == {2, 3, 4} and set(columns.sum(1)) == {2, 3, 4}
+    whole = np.mean(heights == 4)
+    assert abs(whole - 5 / 8) < 5 * np.sqrt(5 / 8 * 3 / 8 / 600)
+
+
+def test_no_hole_changes_nothing():
+    np.testing.assert_array_equal(augment.cutout(jax.random.key(0), IMAGES, size=0), IMAGES)
+
+
+def test_frames_of_a_recording_are_mirrored_and_rolled_together():
+    frames = jnp.arange(60 * 2 * 5 * 6 * 2, dtype=jnp.int32).reshape(60, 2, 5, 6, 2)
+    result = np.array(jax.jit(augment.flip_and_roll, static_argnums=2)(
+        jax.random.key(0), frames, 2
+    ))  # fmt: skip
+    found = []
+    for recording, changed in zip(np.array(frames), result, strict=True):
+        moves = [
+            (rows, columns, mirror)
+            for rows in range(-2, 3)
+            for columns in range(-2, 3)
+            for mirror in (False, True)
+            if np.array_equal(
+                np.roll(recording[:, :, ::-1] if mirror else recording, (rows, columns), (1, 2)),
+                changed,
+            )
+        ]
+        assert len(moves) == 1
+        found += moves
+    assert (
+        {rows for rows, _, _ in found} == {columns for _, columns, _ in found} == set(range(-2, 3))
+    )
+    assert 11 < sum(mirror for _, _, mirror in found) < 49  # 30, five standard deviations of 3.9
+
+
+def test_augmentations_are_found_by_name():
+    key, images = jax.random.key(0), jnp.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
+    images = images.astype(jnp.uint8)
+    np.testing.assert_array_equal(augment.by_name("none")(key, images), images)
+    cropped = augment.by_name("crop-flip", pad=2)(key, images)
+    np.testing.assert_array_equal(cropped, augment.crop_and_flip(key, images, 2))
+    frames = images.reshape(2, 1, 8, 8, 3)
+    rolled = augment.by_name("events")(key, frames)
+    np.testing.assert_array_equal(rolled, augment.flip_and_roll(key, frames))
+
+
+def test_autoaugment_comes_after_the_crop_and_before_the_hole(monkeypatch):
+    monkeypatch.setattr(augment, "autoaugment", lambda key, images: images + 5)
+    images = jnp.full((6, 20, 20, 3), 94, jnp.uint8)
+    result = np.array(augment.by_name("autoaugment")(jax.random.key(1), images))
+    assert set(result.ravel()) == {0, 5, 99}  # hole, border of the crop, image
+    for hole in (result == 0).all(-1):
+        np.testing.assert_array_equal(hole, hole.any(1)[:, None] & hole.any(0))
+        assert hole.sum() >= 64  # at least a quarter of 16x16
+
+
+def test_a_wrong_name_or_shape_is_told():
+    with pytest.raises(UserError, match="'flip' is unknown; choose one of none, crop-flip, auto"):
+        augment.by_name("flip")
+    for name, wanted in (("crop-flip", "[B, H, W, C]"), ("events", "[B, T, H, W, C]")):
+        with pytest.raises(UserError) as caught:
+            augment.by_name(name)(jax.random.key(0), jnp.zeros((2, 3, 4)))
+        assert f"shape {wanted} expected, (2, 3, 4) found" in str(caught.value)
+    with pytest.raises(UserError, match="hole of -1 pixels"):
+        augment.cutout(jax.random.key(0), IMAGES, -1)
+    with pytest.raises(UserError, match="roll of -1 pixels"):
+        augment.flip_and_roll(jax.random.key(0), IMAGES[:, None], -1)

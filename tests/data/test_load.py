@@ -194,7 +194,7 @@ def test_numbers_out_of_range_are_named(option, value):
 
 
 def test_importing_is_light():
-    heavy = ["sklearn", "tensorflow_datasets", "PIL", "tensorflow"]
+    heavy = ["sklearn", "tensorflow_datasets", "PIL", "tensorflow", "tonic"]
     code = f"import sys, jaxsnn.data; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

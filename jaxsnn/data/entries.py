@@ -1,0 +1,112 @@
+"""The files of a set that comes as very many of them, in a folder or still in its zip archive."""
+
+import hashlib
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from jaxsnn.errors import UserError
+
+LARGEST = 1 << 28  # bytes of one file; no recording or image comes near, a decompression bomb does
+
+
+class Entry(NamedTuple):
+    """Stand for one file, not read yet."""
+
+    place: str  # for messages: "/data/nmnist/Train.zip/Train/0/00004.bin"
+    path: PurePosixPath  # inside the folder or archive, with its name: Train/0/00004.bin
+    size: int  # bytes, unpacked
+    read: Callable[[], bytes]
+
+
+def exists(folder: Path, stem: str) -> bool:
+    """Tell whether `folder` holds `stem` as a folder or as `stem.zip`."""
+    return (folder / stem).is_dir() or (folder / f"{stem}.zip").is_file()
+
+
+def entries(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Entry]:
+    """List the files of `folder/stem`, or else of the archive `folder/stem.zip`.
+
+    Args:
+        folder: where either lies.
+        stem: name of the folder, and of the folder in the archive.
+        suffixes: endings of the names of the files that count, in lower case.
+
+    Returns:
+        The files in the order of their paths; hidden ones are left out.
+
+    Raises:
+        UserError: if neither is there, or one cannot be listed.
+    """
+    if (folder / stem).is_dir():
+        found = _in_folder(folder / stem, stem)
+    elif (folder / f"{stem}.zip").is_file():
+        found = _in_archive(folder / f"{stem}.zip")
+    else:
+        raise UserError(f"{folder / stem}: no such folder (nor {stem}.zip)")
+    return sorted(
+        (
+            entry
+            for entry in found
+            if entry.path.name.lower().endswith(suffixes)
+            and entry.path.parts[0] == stem
+            and not entry.path.name.startswith(".")
+        ),
+        key=lambda entry: str(entry.path),
+    )
+
+
+def fingerprint(files: Iterable[Entry], *options: object) -> str:
+    """Return 16 hexadecimal digits that change with the names and sizes of files or an option."""
+    lines = [repr(option) for option in options]
+    lines += [f"{entry.path} {entry.size}" for entry in files]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _in_folder(folder: Path, stem: str) -> Iterable[Entry]:
+    for parent, _, names in os.walk(folder):
+        inner = PurePosixPath(stem, *Path(parent).relative_to(folder).parts)
+        for name in names:
+            path = Path(parent) / name
+            yield Entry(str(path), inner / name, path.stat().st_size, _reader(path))
+
+
+def _reader(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+    return read
+
+
+def _in_archive(path: Path) -> Iterable[Entry]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: damaged or cut short: {error}") from error
+    for member in archive.infolist():
+        if not member.is_dir():
+            place = f"{path}/{member.filename}"
+            read = _member_reader(place, archive, member)
+            yield Entry(place, PurePosixPath(member.filename), member.file_size, read)
+
+
+def _member_reader(
+    place: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo
+) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if member.file_size > LARGEST:
+            raise UserError(
+                f"{place}: {member.file_size:,} bytes, but {LARGEST:,} at most expected"
+            )
+        try:
+            return archive.read(member)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
+            raise UserError(f"{place}: damaged or cut short: {error}") from error
+
+    return read
