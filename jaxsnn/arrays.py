@@ -154,6 +154,16 @@ def top_fraction(scores: Array, sparsity: Number) -> Array:
     return top_count(scores, keep_count(sparsity, scores.size))
 
 
+def sum_over_time(x: Array) -> Array:
+    """Sum over the first axis, `[T, ...] -> [...]`; exact for spikes.
+
+    Written as a product with ones: XLA's sum over the first of many axes is up to 30 times slower
+    on a CPU, unless what follows sums up everything anyway.
+    """
+    ones = jnp.ones(x.shape[0], x.dtype)
+    return jnp.tensordot(ones, x, 1, precision=jax.lax.Precision.HIGHEST)
+
+
 def safe_divide(a: Number, b: Number) -> Array:
     """Divide, with 0 where `b == 0`; the gradients there are 0 too, and never NaN."""
     is_zero = jnp.equal(b, 0)

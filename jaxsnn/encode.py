@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsnn.arrays import check_whole
+from jaxsnn.arrays import check_whole, sum_over_time
 
 
 @jax.tree_util.register_dataclass
@@ -54,7 +54,7 @@ class Signal:
 
     def total(self) -> Array:
         """Return the value summed over time, `[B, ...]`."""
-        return self.value * self.timesteps if self.constant else self.value.sum(0)
+        return self.value * self.timesteps if self.constant else sum_over_time(self.value)
 
 
 def direct(values: Array, timesteps: int) -> Signal:

@@ -89,8 +89,9 @@ class Counts(NamedTuple):
 
 def no_counts(activity: Activity) -> Counts:
     """Return zeros for the layers of `activity`, which may be made of shapes (`jax.eval_shape`)."""
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.int32), activity)
-    return Counts(zeros.spikes, zeros.events, jnp.zeros((), jnp.int32))
+    counted = activity.spikes, activity.events
+    spikes, events = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.int32), counted)
+    return Counts(spikes, events, jnp.zeros((), jnp.int32))
 
 
 def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = None) -> Counts:

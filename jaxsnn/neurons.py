@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxsnn.arrays import check_range
+from jaxsnn.arrays import check_range, sum_over_time
 from jaxsnn.errors import UserError
 from jaxsnn.surrogate import Surrogate, fire, rectangle
 
@@ -276,7 +276,7 @@ def _trajectory_backward(timesteps, saved, cotangent):
         heard, pull = jax.vjp(lambda n: spikes_of(n, before), neuron)
         d_neuron = jax.tree.map(jnp.add, d_neuron, pull(derivative @ feedback.T)[0])
         d_feedback = jnp.einsum("tbi,tbo->io", heard, derivative)
-    d_current = derivative.sum(0) if timesteps else derivative
+    d_current = sum_over_time(derivative) if timesteps else derivative
     return d_neuron, back(slopes(start), derivative[0]), d_current, d_feedback
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxsnn import layers
 from jaxsnn.encode import Signal, direct
 from jaxsnn.layers import Integrator, Neurons, Tape
-from jaxsnn.neurons import LIF, Membrane
+from jaxsnn.neurons import LIF, Membrane, unroll
 from jaxsnn.surrogate import triangle
 
 KEY = jax.random.key(0)
@@ -233,6 +233,29 @@ def test_events_of_a_constant_input_are_its_sum_over_time():
     values = jnp.asarray([[0.5, -1.0, 0.25]])
     run(dense, direct(values, 6), record)
     np.testing.assert_array_equal(record.activity.events["layer/kernel"], 6 * values)
+
+
+def test_the_record_holds_magnitudes_of_potentials_and_spikes_behind_a_maximum():
+    neurons = Neurons(LIF(0.5, 0.4))
+    current = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 4, 6, 3)), jnp.float32)
+    record = tape()
+    fired = neurons(Signal(current, 5), record, "conv1")
+    run(layers.MaxPool(2), fired, record, "pool1")
+    potential = np.asarray(unroll(LIF(0.5, 0.4), current)[1])
+    assert (potential < 0).any() and (potential > 0.4).any()
+    magnitude = np.abs(potential).sum(0)
+    np.testing.assert_allclose(record.activity.magnitude["conv1"], magnitude, rtol=1e-6)
+    # A window fires at the steps where any of its four neurons does.
+    corners = [np.asarray(fired.value)[:, :, i::2, j::2] for i in (0, 1) for j in (0, 1)]
+    pooled = np.maximum.reduce(corners).sum(0)
+    assert pooled.shape == (2, 2, 3, 3) and 0 < pooled.mean() < 5
+    np.testing.assert_array_equal(record.activity.pooled["pool1"], pooled)
+
+
+def test_what_a_maximum_of_a_constant_input_lets_through_counts_every_step():
+    record, image = tape(), jnp.arange(8.0).reshape(1, 2, 4, 1)
+    assert run(layers.MaxPool(2), direct(image, 3), record).constant
+    assert record.activity.pooled["layer"].ravel().tolist() == [3 * 5, 3 * 7]
 
 
 def test_flattening_keeps_channels_fastest():

@@ -36,7 +36,7 @@ def test_losses_by_name():
 
 
 def activity(spikes):
-    return Activity(spikes, {}, {})
+    return Activity(spikes, {}, {}, {}, {})
 
 
 def test_activity_trace_all_ones():

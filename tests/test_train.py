@@ -94,7 +94,7 @@ def diary_apply(params, stats, x, *, train=False, key=None, remat=None):
     when = stats["when"].at[x].set(stats["seen"] + jnp.arange(size))
     stats = {"when": when, "seen": stats["seen"] + size}
     readout = jnp.zeros((1, size, 2)) + params["weight"].reshape(1, 1, 1)
-    return Output(readout, stats, Activity({"layer": jnp.zeros((size, 1))}, {}, {}))
+    return Output(readout, stats, Activity({"layer": jnp.zeros((size, 1))}, {}, {}, {}, {}))
 
 
 def diary_prepare(key, images, training):

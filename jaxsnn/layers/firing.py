@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jaxsnn.arrays import sum_over_time
 from jaxsnn.encode import Signal
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import LIF, Membrane, integrate, unroll
@@ -57,8 +58,11 @@ class Neurons(nnx.Module):
             feedback=feedback,
         )
         tape.membranes[name] = membrane
-        tape.activity.spikes[name] = spikes.sum(0)
-        tape.activity.potential[name] = lax.stop_gradient(potential).sum(0)
+        # What training makes of the spikes are sums over everything, which XLA merges with this.
+        tape.activity.spikes[name] = spikes.sum(0) if tape.train else sum_over_time(spikes)
+        potential = lax.stop_gradient(potential)
+        tape.activity.potential[name] = sum_over_time(potential)
+        tape.activity.magnitude[name] = sum_over_time(jnp.abs(potential))
         return Signal(spikes, current.timesteps)
 
 

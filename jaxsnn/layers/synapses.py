@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jaxsnn.arrays import sum_over_time
 from jaxsnn.convolution import convolve
 from jaxsnn.encode import Signal
 from jaxsnn.layers.firing import Integrator, Neurons
@@ -148,7 +149,7 @@ class Recurrent(Dense):
         """Return the spikes `[T, B, O]`."""
         before = tape.membranes.get(name)
         spikes = super().__call__(signal, tape, name, shortcut)
-        heard = spikes.value[:-1].sum(0)  # the last step's are heard by nobody yet
+        heard = sum_over_time(spikes.value[:-1])  # the last step's are heard by nobody yet
         if before is not None:
             heard = heard + spikes_of(self.neurons.constants(), before.potential)
         tape.activity.events[f"{name}/recurrent"] = lax.stop_gradient(heard)

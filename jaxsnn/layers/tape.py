@@ -19,6 +19,8 @@ class Activity(NamedTuple):
     spikes: dict[str, Array]  # layer -> [B, ...] spikes of each neuron
     potential: dict[str, Array]  # layer -> [B, ...] potential before reset
     events: dict[str, Array]  # kernel -> [B, ...] events at each input, counted before pooling
+    magnitude: dict[str, Array]  # layer -> [B, ...] absolute value of the potential before reset
+    pooled: dict[str, Array]  # max pooling -> [B, H', W', C] spikes that it lets through
 
 
 class Tape:
@@ -42,7 +44,7 @@ class Tape:
         self.train = train
         self.axis = axis
         self.membranes = dict(membranes)
-        self.activity = Activity({}, {}, {})
+        self.activity = Activity({}, {}, {}, {}, {})
         self._key = key
         self._draws = 0
 

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import Array
+from jax import Array, lax
 
 from jaxsnn.encode import Signal
 from jaxsnn.layers.tape import Tape
@@ -26,15 +26,19 @@ class AveragePool(nnx.Module):
 
 
 class MaxPool(nnx.Module):
-    """Take the largest over windows `size x size`; on spikes, whether any neuron of them fired."""
+    """Take the largest over windows `size x size`; on spikes, whether any neuron of them fired.
+
+    Its output, summed over time, is on the record under the name of the pooling.
+    """
 
     def __init__(self, size: int = 2):
         self.size = size
 
     def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
-        del tape, name
-        return signal.fold(lambda x: windows(x, self.size).max((2, 4)))
+        pooled = signal.fold(lambda x: windows(x, self.size).max((2, 4)))
+        tape.activity.pooled[name] = lax.stop_gradient(pooled.total())
+        return pooled
 
 
 def windows(images: Array, size: int) -> Array:
