@@ -1,0 +1,125 @@
+"""Calibration against the same batches run one by one, and what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsnn import calibrate, encode, functional, models
+from jaxsnn.compress.singular import singular_scores
+from jaxsnn.errors import UserError
+from jaxsnn.functional import Output
+from jaxsnn.layers import Activity
+from jaxsnn.neurons import LIF
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 1), dtype=np.uint8)
+NUMBERED = np.arange(50, dtype=np.uint8)
+T = 3
+
+
+# --- A network that shows what it was given -------------------------------------------------------
+
+
+def show(params, stats, x, *, train=False, **_):
+    """Read out the inputs, as they came, scaled by a parameter."""
+    return Output(x[None] * params["scale"], {"trained": train}, Activity({}, {}, {}, {}, {}))
+
+
+def prepare(key, images, training):
+    """Return image numbers, and behind the point a random number and whether it trains."""
+    return images.astype(jnp.float32) + 0.5 * jax.random.uniform(key, ()) + 100 * training
+
+
+def inputs(output):
+    return output.readout[0]
+
+
+def calibration(images=NUMBERED, statistic=inputs, scale=1.0, **options):
+    options = {"batches": 3, "batch_size": 10} | options
+    return calibrate.over_batches(
+        show, prepare, {"scale": jnp.float32(scale)}, {}, images, statistic, **options
+    )
+
+
+def test_batches_are_shuffled_images_none_twice_prepared_as_in_training():
+    found = calibration().batches
+    assert found.shape == (3, 10) and (found >= 100).all()
+    numbers = np.floor(found).astype(int) - 100
+    assert len(set(numbers.ravel())) == 30 and set(numbers.ravel()) <= set(range(50))
+    assert (np.diff(numbers.ravel()) < 0).any()
+    draws = found - np.floor(found)
+    np.testing.assert_allclose(draws, np.broadcast_to(draws[:, :1], (3, 10)), atol=1e-4)
+    assert len(set(np.round(np.asarray(draws)[:, 0], 3))) == 3
+
+
+def test_the_mean_is_over_batches_and_the_seed_decides_them():
+    found, again, other = calibration(), calibration(), calibration(seed=1)
+    np.testing.assert_allclose(found.mean, found.batches.mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(found.batches, again.batches)
+    assert (found.batches != other.batches).any()
+
+
+def test_the_network_runs_in_evaluation_mode():
+    def trained(output):
+        return jnp.float32(output.stats["trained"])
+
+    assert calibration(statistic=trained).mean == 0
+
+
+def test_too_few_images_are_one_clear_line():
+    message = "calibration on 3 batches of 10 needs 30 images, but the set has {}: ask for fewer"
+    with pytest.raises(UserError, match=message.format(29)):
+        calibration(NUMBERED[:29])
+    with pytest.raises(UserError, match=message.format(0)):
+        calibration(NUMBERED[:0])
+    with pytest.raises(UserError, match=r"batches must be in \[1, inf\], found 0"):
+        calibration(batches=0)
+
+
+def test_what_is_not_finite_is_named():
+    with pytest.raises(UserError, match="the parameter 'scale' is not finite"):
+        calibration(scale=np.nan)
+    with pytest.raises(UserError, match="the statistic 'conv1' is not finite"):
+        calibration(statistic=lambda output: {"conv1": output.readout.sum() / 0})
+
+
+# --- A convolutional network with norms -----------------------------------------------------------
+
+
+def test_scores_of_a_network_are_those_of_its_batches_alone_on_one_device_or_two():
+    net = functional.split(
+        models.build("4C3-MP2-3", (6, 6, 1), LIF(0.5, 0.5), norm=True, rngs=nnx.Rngs(0))
+    )
+    stats = {**net.stats, "conv1": {**net.stats["conv1"], "norm": {
+        "mean": jnp.full(4, 0.1), "var": jnp.full(4, 0.2)}}}  # fmt: skip
+    seen = []
+
+    def note(key, images, training):
+        del key, training
+        x = images.astype(jnp.float32) / 255
+        jax.debug.callback(lambda batch: seen.append(np.asarray(batch)), x, ordered=True)
+        return encode.direct(x, T)
+
+    def statistic(output):
+        spikes = output.activity.spikes["conv1"], output.activity.pooled["pool1"]
+        return {"own": singular_scores(spikes[0], T), "pooled": singular_scores(spikes[1], T)}
+
+    options = {"batches": 2, "batch_size": 8}
+    one = calibrate.over_batches(net.apply, note, net.params, stats, IMAGES, statistic, **options)
+    jax.effects_barrier()
+    assert len(seen) == 2
+    for i, x in enumerate(seen):
+        alone = statistic(net.apply(net.params, stats, encode.direct(x, T)))
+        for name in ("own", "pooled"):
+            np.testing.assert_allclose(one.batches[name][i], alone[name], rtol=1e-6)
+            assert 0 < alone[name].max() <= (6 if name == "own" else 3)
+
+    def quiet(key, images, training):
+        del key, training
+        return encode.direct(images.astype(jnp.float32) / 255, T)
+
+    two = calibrate.over_batches(
+        net.apply, quiet, net.params, stats, IMAGES, statistic, devices=2, **options
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, two)
