@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 tree arrays files
-host surrogate encode convolution coding operations columns plots progress
+host surrogate encode convolution coding operations columns plots progress sizes
 neurons parallel
 layers
 models functional
@@ -27,7 +27,7 @@ losses
 compress.projections
 compress.grids compress.masks compress.schedules
 compress.transforms
-compress.admm compress.rescaled compress.singular compress.principal compress.rewiring
+compress.admm compress.qp_snn compress.rescaled compress.singular compress.principal compress.rewiring
 compress.conversion
 compress
 metrics

@@ -1,6 +1,6 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import admm, masks, schedules
+from jaxsnn.compress import admm, masks, rescaled, schedules
 from jaxsnn.compress.grids import (
     Grid,
     binary_grid,
@@ -61,6 +61,7 @@ __all__ = [
     "pow2_grid",
     "project",
     "pull",
+    "rescaled",
     "residuals",
     "restrict",
     "schedules",

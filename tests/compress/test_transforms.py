@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxsnn import arrays, tree
-from jaxsnn.compress import grids, masks, transforms
+from jaxsnn.compress import grids, masks, rescaled, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 
@@ -27,12 +27,17 @@ PARAMS = {
 GRADIENTS = jax.tree.map(lambda p: normal(*p.shape, dtype=p.dtype), PARAMS)
 RECIPE = {"*/kernel": pr.keep_largest(0.5)}
 MASKS = masks.keep_fraction({"*/kernel": 0.5}, PARAMS)
+RESCALED = rescaled.rescaled(2)
+INV_GAMMA = rescaled.gradient_rule("inv_gamma", RESCALED)
 
 # One row for each transformation; a new one is a new row.
 CONTRACT = {
     "pull": lambda rate=0.1: transforms.pull(RECIPE, rate, 2),
     "pull norm": lambda rate=0.1: transforms.pull(RECIPE, rate, 2, mode="norm"),
     "latent": lambda rate=0.1: transforms.latent(optax.sgd(rate, momentum=0.9), RECIPE),
+    "latent rescaled": lambda rate=0.1: transforms.latent(
+        optax.adam(rate), {"*/kernel": RESCALED}, straight_through=INV_GAMMA
+    ),
     "confine": lambda rate=0.1: optax.chain(optax.scale(-rate), transforms.confine(MASKS)),
 }
 every_transform = pytest.mark.parametrize("make", CONTRACT.values(), ids=CONTRACT)

@@ -1,0 +1,274 @@
+"""Quantizers without a level for zero: QP-SNN's vanilla one, and weight rescaling (ReScaW).
+
+Wei et al. 2025, "QP-SNN: Quantized and Pruned Spiking Neural Networks", ICLR 2025,
+https://arxiv.org/abs/2502.05905, section 4.1 (Eq. 4 to 6, 8 to 10, appendix D). With `b` bits and
+`s = 2**b - 1`,
+
+    k = round(s / 2 (clip(W / gamma, -1, 1) + 1))         codes 0, 1, ..., s
+    W -> gamma (2 k / s - 1) = gamma (2 k - s) (1 / s)    levels +-1, +-3, ..., +-s, times gamma / s
+
+The vanilla quantizer has `gamma = 1` and wastes most codes on weights of small range; ReScaW takes
+`gamma` from the weights at hand, anew at every projection. Half-way cases go to the even code.
+
+Zero is no level: a weight of 0 becomes `gamma / s` (with one bit `-gamma`). A mask therefore comes
+last, and `kept` puts it there. Unlike a Euclidean projection the result is not the nearest point,
+and it is a fixed point only if gamma is 1 or the largest magnitude.
+
+The right-hand formula is computed as it stands, `gamma * (level * (1 / s))` with every product
+rounded, compiled or not. That is what lets `from_integers` and the packed file (`jaxsnn.coding`)
+return the same bits.
+
+Where the sources differ:
+- The paper writes one gamma for a layer, the authors' code takes one for each output channel; ours
+  is the code's, `per="layer"` the paper's.
+- Backwards, the paper stops the gradient where `|W| > gamma` ("mask"; with the mean as gamma that
+  freezes 42 % of Gaussian weights), the code divides it by gamma ("inv_gamma"). "identity" is the
+  choice for SGD, whose rate "inv_gamma" multiplies by 10 to 50.
+- The lower bound on gamma, 1e-8, is ours: a filter of zeros has 0 / 0 otherwise.
+
+Letters in shapes: `...` any shape, `O` output channels (the last axis).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsnn import arrays
+from jaxsnn.arrays import Array, Number, at_least_float32, check_range, check_whole, safe_divide
+from jaxsnn.compress.projections import Projection, check_mask
+from jaxsnn.compress.transforms import GradientRule, pass_through
+from jaxsnn.errors import UserError
+
+Gamma = Literal["mean", "max", "percentile"]
+
+MAX_BITS = 8
+SMALLEST_GAMMA = 1e-8
+
+# Row b: s = 2**b - 1 and 1 / s. Looked up, because a compiled division need not be exact.
+_STEPS = np.array([[s, 1 / s] for s in (1, *(2**b - 1 for b in range(1, MAX_BITS + 1)))])
+
+
+class Integers(NamedTuple):
+    """A quantized leaf as a device without floats keeps it."""
+
+    codes: Array  # k, uint8, shape of the leaf; outside `kept` without meaning
+    gamma: Array  # float32 `[1, ..., 1, O]`, or `[]` if the leaf has one for all
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """A projection that `vanilla` and `rescaled` make: leaf `[...]` -> quantized leaf `[...]`."""
+
+    bits: Number
+    gamma: Gamma | None = None  # statistic of the weights; None is the constant 1
+    per: Literal["channel", "layer"] = "layer"
+    quantile: Number = 0.99
+    kept: Array | None = None  # bool, broadcastable to the leaf
+
+    def gammas(self, leaf: Array) -> Array:
+        """Return gamma of a leaf that is not quantized yet, `[1, ..., 1, O]` or `[]`, > 0."""
+        values = at_least_float32(leaf)
+        if self.gamma is None:
+            return jnp.ones([], values.dtype)
+        channels = self.per == "channel"
+        axes = tuple(range(leaf.ndim - 1)) if channels else None
+        counted: Array | bool = True
+        count: Array | int = math.prod(leaf.shape[:-1]) if channels else leaf.size
+        if self.kept is not None:
+            counted = jnp.broadcast_to(_opaque(self.kept), leaf.shape)
+            count = jnp.sum(counted, axes, keepdims=channels)
+        magnitude = jnp.abs(values)
+        if self.gamma == "mean":
+            total = jnp.sum(magnitude, axes, where=counted, keepdims=channels)
+            gamma = safe_divide(total, _opaque(jnp.asarray(count, values.dtype)))
+        elif self.gamma == "max":
+            gamma = jnp.max(magnitude, axes, where=counted, initial=0.0, keepdims=channels)
+        else:
+            upper = jnp.asarray(self.quantile, values.dtype)
+            both = jnp.where(counted, values, jnp.nan)
+            tails = jnp.nanquantile(both, jnp.stack([1 - upper, upper]), axes, keepdims=channels)
+            gamma = jnp.where(count > 0, jnp.max(jnp.abs(tails), axis=0), 0.0)
+        return jnp.maximum(gamma, SMALLEST_GAMMA)
+
+    def __call__(self, leaf: Array) -> Array:
+        """Return the quantized leaf, `[...]` in its dtype, zero outside `kept`."""
+        gamma = self.gammas(leaf)
+        return self._values(self._codes(leaf, gamma), gamma).astype(leaf.dtype)
+
+    def check(self, name: str, leaf: Array) -> None:
+        """Raise a `UserError` that names the leaf if it has no channels or the mask no place."""
+        if self.kept is not None:
+            check_mask(self.kept, name, leaf)
+        if self.per == "channel" and leaf.ndim < 2:
+            raise UserError(
+                f"a gamma for each channel needs a leaf of two axes or more, but {name!r} has "
+                f"shape {leaf.shape}: take per='layer' or leave it out of the recipe"
+            )
+
+    def _steps(self, dtype: jnp.dtype) -> tuple[Array, Array]:
+        """Return `s` and `1 / s`."""
+        steps = jnp.asarray(_STEPS, dtype)[jnp.asarray(self.bits, jnp.int32)]
+        return steps[0], _opaque(steps[1])
+
+    def _codes(self, leaf: Array, gamma: Array) -> Array:
+        """Return `k` as floats, `[...]`."""
+        steps, _ = self._steps(gamma.dtype)
+        unit = jnp.clip(at_least_float32(leaf) / gamma, -1, 1)
+        return jnp.round(steps / 2 * (unit + 1))
+
+    def _values(self, codes: Array, gamma: Array) -> Array:
+        """Return the weights of codes that are floats, `[...]`."""
+        steps, inverse = self._steps(gamma.dtype)
+        values = gamma * ((2 * codes - steps) * inverse)
+        if self.kept is None:
+            return values
+        return jnp.where(jnp.broadcast_to(self.kept, values.shape), values, 0.0)
+
+
+def _opaque(constant: Array) -> Array:
+    """Hide a constant from the compiler: it reorders products and quotients of known numbers."""
+    return jax.lax.optimization_barrier(constant)
+
+
+def vanilla(bits: Number) -> Quantizer:
+    """Round to `2**b` levels in [-1, 1], whatever the weights: the baseline (Eq. 4 to 6).
+
+        W -> 2 k / s - 1        k = round(s / 2 (clip(W, -1, 1) + 1))        s = 2**b - 1
+
+    Args:
+      bits: `b`, whole, in [1, 8], may be traced.
+    """
+    return Quantizer(check_whole("bits", bits, 1, MAX_BITS))
+
+
+def rescaled(
+    bits: Number,
+    *,
+    gamma: Gamma = "mean",
+    per: Literal["channel", "layer"] = "channel",
+    quantile: Number = 0.99,
+    kept: Array | None = None,
+) -> Quantizer:
+    """Round to `2**b` levels in `[-gamma, gamma]`: ReScaW (Eq. 9 and 10).
+
+        W -> gamma (2 k / s - 1)        k = round(s / 2 (clip(W / gamma, -1, 1) + 1))
+
+    Args:
+      bits: `b`, whole, in [1, 8], may be traced.
+      gamma: "mean" of `|W|`, the published choice; "max" of `|W|`; or "percentile",
+        `max(|P_{1-x}(W)|, |P_x(W)|)` with x the `quantile`.
+      per: "channel", a gamma for each index of the last axis; or "layer", one for the leaf.
+      quantile: x, in [0.5, 1], may be traced; for "percentile" alone.
+      kept: boolean, broadcastable to the leaf. What lies outside does not count for gamma and
+        becomes zero, as if those inputs had been cut out of the leaf.
+
+    Raises:
+      UserError: if a number is out of range or a name unknown.
+    """
+    check_whole("bits", bits, 1, MAX_BITS)
+    check_range("quantile", quantile, 0.5, 1)
+    if gamma not in ("mean", "max", "percentile"):
+        raise UserError(f"gamma must be 'mean', 'max' or 'percentile', found {gamma!r}")
+    if per not in ("channel", "layer"):
+        raise UserError(f"per must be 'channel' or 'layer', found {per!r}")
+    return Quantizer(bits, gamma, per, quantile, None if kept is None else jnp.asarray(kept, bool))
+
+
+def integers(quantizer: Quantizer, leaf: Array) -> Integers:
+    """Return the codes and gamma of a leaf, for export.
+
+    Args:
+      quantizer: from `vanilla` or `rescaled`.
+      leaf: the free weights `[...]`, not the quantized ones, whose mean magnitude is another.
+    """
+    gamma = quantizer.gammas(leaf)
+    return Integers(quantizer._codes(leaf, gamma).astype(jnp.uint8), gamma)
+
+
+def from_integers(quantizer: Quantizer, found: Integers) -> Array:
+    """Return the weights of codes, `gamma (2 k - s) / s`, float32 `[...]`.
+
+    For what `integers(quantizer, leaf)` returned this is `quantizer(leaf)`, bit for bit (before
+    that is rounded to the dtype of a leaf of shorter floats).
+    """
+    return quantizer._values(found.codes.astype(found.gamma.dtype), found.gamma)
+
+
+RuleName = Literal["mask", "inv_gamma", "identity"]
+
+
+def gradient_rule(name: RuleName, quantizer: Quantizer) -> GradientRule:
+    """Choose how a gradient passes a quantizer, for `latent(..., straight_through=rule)`.
+
+        identity     dL/dW = dL/dQ
+        inv_gamma    dL/dW = dL/dQ / gamma                 the authors' code; with Adam
+        mask         dL/dW = dL/dQ where |W| <= gamma      the paper, appendix D
+
+    `Q` is the quantized weight; gamma is a constant to all three. Outside `kept` it is 0.
+
+    Args:
+      name: of the rule.
+      quantizer: the one that the recipe has for the leaves; it gives gamma.
+
+    Raises:
+      UserError: if the name is unknown.
+    """
+
+    def inv_gamma(gradient: Array, free: Array) -> Array:
+        return (gradient / quantizer.gammas(free)).astype(gradient.dtype)
+
+    def mask(gradient: Array, free: Array) -> Array:
+        return jnp.where(jnp.abs(free) <= quantizer.gammas(free), gradient, 0)
+
+    rules: dict[str, GradientRule] = {
+        "mask": mask,
+        "inv_gamma": inv_gamma,
+        "identity": pass_through,
+    }
+    if name not in rules:
+        raise UserError(f"rule must be {', '.join(map(repr, rules))}, found {name!r}")
+
+    def rule(gradient: Array, free: Array) -> Array:
+        passed = rules[name](gradient, free)
+        if quantizer.kept is None:
+            return passed
+        return jnp.where(jnp.broadcast_to(quantizer.kept, passed.shape), passed, 0)
+
+    return rule
+
+
+def straight_through(quantizer: Quantizer, rule: GradientRule) -> Projection:
+    """Return the quantizer as a function to differentiate: its value, the rule's derivative.
+
+    Training free weights through it is what `latent` does, for code that quantizes inside its own
+    forward pass.
+
+    Args:
+      quantizer: from `vanilla` or `rescaled`.
+      rule: one of `gradient_rule`, or another that is linear in the gradient, entry by entry.
+    """
+
+    def quantize(leaf: Array) -> Array:
+        fixed = jax.lax.stop_gradient(leaf)
+        slope = rule(jnp.ones_like(leaf), fixed)
+        return arrays.straight_through(quantizer(fixed), slope * leaf)
+
+    return quantize
+
+
+def utilisation(codes: Array, bits: Number) -> Array:
+    """Return the share of the `2**b` codes that occur, float32 `[]` in (0, 1] (Eq. 8).
+
+    The vanilla quantizer of weights in [-a, a] reaches about `(1 + a s) / (s + 1)`.
+
+    Args:
+      codes: uint8 `[...]`, from `integers`.
+      bits: `b`, whole, in [1, 8], may be traced.
+    """
+    check_whole("bits", bits, 1, MAX_BITS)
+    used = jnp.bincount(codes.ravel(), length=2**MAX_BITS) > 0
+    return jnp.sum(used) / jnp.ldexp(1.0, jnp.asarray(bits, jnp.int32))
