@@ -1,0 +1,205 @@
+"""Networks as compositions of named layers, written in the field's own notation.
+
+A layout is a string such as `32C3-AP2-32C3-AP2-128-10`:
+
+| word       | layer                                                                    |
+|------------|--------------------------------------------------------------------------|
+| `32C3`     | convolution, 32 channels, 3 x 3, zeros around; `32C3S2` with stride 2;     |
+|            | `32C3V` without the zeros ("valid"), so that the image shrinks by 2       |
+| `128B3S2`  | residual block: two convolutions of 128 channels, the first with stride 2;  |
+|            | `128B3M51` with 51 channels between them, `128B3S2M51` both               |
+| `AP2` `MP2` | average or maximum over 2 x 2                                            |
+| `128`      | dense, 128 neurons; `128R` fully recurrent                                |
+| `D0.5`     | dropout, 50 %, held over time                                             |
+| `V10`      | at the end: groups of consecutive neurons vote for 10 classes             |
+
+Layers are named `conv1, conv2, ..., block1, ..., dense1, ...`; pooling, flattening and dropout have
+no weights.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxsnn import layers
+from jaxsnn.errors import UserError
+from jaxsnn.neurons import LIF
+
+Word = dict[str, str]  # the parts of a word of a layout
+Options = dict[str, Any]
+Firing = layers.Neurons | layers.Integrator
+N = r"[1-9]\d*"
+WORD = re.compile(
+    rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?(?P<valid>V?)"
+    rf"|(?P<block>{N})B(?P<block_size>{N})(S(?P<block_stride>{N}))?(M(?P<middle>{N}))?"
+    rf"|(?P<pool>[AM])P(?P<window>{N})"
+    rf"|D(?P<drop>0?\.\d+)|V(?P<vote>{N})|(?P<dense>{N})(?P<recurrent>R?)"
+)
+WEIGHTED = {"conv", "block", "dense"}
+
+
+def build(
+    layout: str,
+    input_shape: Sequence[int],
+    neuron: LIF,
+    *,
+    readout: str = "spikes",
+    trained: tuple[str, ...] = (),
+    norm: bool = False,
+    use_bias: bool | str = True,
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+) -> layers.Chain:
+    """Build a network from its layout.
+
+    Args:
+      layout: the layers, as in the module's table.
+      input_shape: of one sample at one step, `(H, W, C)` or `(features,)`.
+      neuron: constants of all spiking layers.
+      readout: what the last layer gives: its "spikes"; its "current", whose mean over time is the
+        potential of a perfect integrator divided by T; or the potential of a "leaky" integrator
+        with the neuron's decay.
+      trained: neuron constants that are parameters, one for each layer.
+      norm: batch normalisation in every hidden layer.
+      use_bias: biases in all weighted layers (True), in none (False), or in the last one only
+        ("readout"), which has no norm to stand in for it.
+      dtype: of the synapses' products (`jnp.bfloat16` on accelerators); potentials stay float32.
+      rngs: random numbers for the start values.
+
+    Raises:
+      UserError: for a word that is not in the table, or a layer that does not fit its input.
+    """
+    words = [(text, _parse(text, layout)) for text in layout.split("-")]
+    weighted = [i for i, (_, word) in enumerate(words) if WEIGHTED & word.keys()]
+    if not weighted:
+        raise UserError(f"layout {layout!r} has no layer with weights")
+    if use_bias not in (True, False, "readout"):
+        raise UserError(f"use_bias {use_bias!r} is unknown; choose True, False or 'readout'")
+    builder = _Builder(layout, tuple(input_shape))
+    for i, (text, word) in enumerate(words):
+        last = i == weighted[-1]
+        options: Options = {
+            "use_bias": last if use_bias == "readout" else use_bias,
+            "norm": norm and not last,
+            "dtype": dtype,
+            "rngs": rngs,
+        }
+        firing = _firing(readout if last else "spikes", neuron, trained)
+        if "conv" in word:
+            builder.conv(text, word, firing, options)
+        elif "block" in word and last:
+            raise builder.error(text, "cannot add its input to its output")
+        elif "block" in word:
+            builder.block(text, word, _firing("spikes", neuron, trained), firing, options)
+        elif "pool" in word:
+            builder.pool(text, word)
+        elif "drop" in word:
+            builder.add("dropout", layers.Dropout(float(word["drop"])))
+        elif "vote" in word:
+            builder.vote(text, int(word["vote"]), last=i == len(words) - 1)
+        else:
+            builder.dense(text, word, firing, options)
+    return layers.Chain(builder.chain)
+
+
+class _Builder:
+    """Hold the layers so far and the shape that comes out of them."""
+
+    def __init__(self, layout: str, shape: tuple[int, ...]):
+        self.layout = layout
+        self.shape = shape
+        self.chain: dict[str, nnx.Module] = {}
+
+    def error(self, text: str, what: str) -> UserError:
+        return UserError(f"layout {self.layout!r}: {text!r} {what}")
+
+    def add(self, kind: str, layer: nnx.Module) -> None:
+        number = sum(name.startswith(kind) for name in self.chain) + 1
+        self.chain[f"{kind}{number}"] = layer
+
+    def conv(self, text: str, word: Word, firing: Firing, options: Options) -> None:
+        self._need_images(text)
+        size, stride, outputs = int(word["size"]), int(word.get("stride", 1)), int(word["conv"])
+        padding = "VALID" if word["valid"] else "SAME"
+        options = {"size": size, "stride": stride, "padding": padding, **options}
+        self.add("conv", layers.Conv(self.shape[2], outputs, firing, **options))
+        self._stride(text, size - 1 if word["valid"] else 0, stride, outputs)
+
+    def block(
+        self,
+        text: str,
+        word: Word,
+        hidden: Firing,
+        firing: Firing,
+        options: Options,
+    ) -> None:
+        self._need_images(text)
+        size, outputs = int(word["block_size"]), int(word["block"])
+        middle, stride = int(word.get("middle", outputs)), int(word.get("block_stride", 1))
+        if outputs < self.shape[2]:
+            raise self.error(text, "cannot add its input to its output")
+        conv1 = layers.Conv(self.shape[2], middle, hidden, size=size, stride=stride, **options)
+        conv2 = layers.Conv(middle, outputs, firing, size=size, **options)
+        self.add("block", layers.Residual(conv1, conv2))
+        self._stride(text, 0, stride, outputs)
+
+    def pool(self, text: str, word: Word) -> None:
+        self._need_images(text)
+        window = int(word["window"])
+        pool = layers.AveragePool if word["pool"] == "A" else layers.MaxPool
+        self.add("pool", pool(window))
+        self.shape = (self.shape[0] // window, self.shape[1] // window, self.shape[2])
+        self._need_rest(text)
+
+    def vote(self, text: str, classes: int, *, last: bool) -> None:
+        if not last or len(self.shape) != 1 or self.shape[0] % classes:
+            raise self.error(text, f"cannot end {self.shape} neurons")
+        self.chain["vote"] = layers.Vote(classes)
+
+    def dense(self, text: str, word: Word, firing: Firing, options: Options) -> None:
+        if len(self.shape) != 1:
+            self.add("flatten", layers.Flatten())
+        inputs, outputs = math.prod(self.shape), int(word["dense"])
+        if not word["recurrent"]:
+            self.add("dense", layers.Dense(inputs, outputs, firing, **options))
+        elif isinstance(firing, layers.Neurons):
+            self.add("dense", layers.Recurrent(inputs, outputs, firing, **options))
+        else:
+            raise self.error(text, "hears its spikes: readout spikes only")
+        self.shape = (outputs,)
+
+    def _need_images(self, text: str) -> None:
+        if len(self.shape) != 3:
+            raise self.error(text, f"needs images, but gets {self.shape}")
+
+    def _need_rest(self, text: str) -> None:
+        if min(self.shape) < 1:
+            raise self.error(text, "leaves nothing")
+
+    def _stride(self, text: str, lost: int, stride: int, outputs: int) -> None:
+        rows, columns = (-(-(side - lost) // stride) for side in self.shape[:2])
+        self.shape = (rows, columns, outputs)
+        self._need_rest(text)
+
+
+def _parse(word: str, layout: str) -> Word:
+    """Return the parts of a word that are there."""
+    match = WORD.fullmatch(word)
+    if match is None:
+        raise UserError(
+            f"layout {layout!r}: {word!r} is not a layer; write 32C3, 32C3S2, 32C3V, 64B3, 64B3M32,"
+            " AP2, MP2, 128, 128R, D0.5 or V10, joined by '-'"
+        )
+    return {part: text for part, text in match.groupdict().items() if text is not None}
+
+
+def _firing(readout: str, neuron: LIF, trained: tuple[str, ...]) -> Firing:
+    if readout == "spikes":
+        return layers.Neurons(neuron, trained)
+    if readout not in ("current", "leaky"):
+        raise UserError(f"readout {readout!r} is unknown; choose spikes, current or leaky")
+    return layers.Integrator(None if readout == "current" else neuron.decay)
