@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from experiments import skeleton
-from experiments.problem import AdmmConfig, Network, load
-from experiments.stages import Stages
+from experiments.admm_stages import AdmmConfig, AdmmStages, load
+from experiments.problem import Network
 from jaxsnn.errors import UserError
 
 WAYS = ("prune", "one-shot", "quantize", "activity", "joint")
@@ -32,7 +32,7 @@ CPU: dict[str, dict[str, Any]] = {
                "batch_size": 32, "learning_rate": 2e-3, "sparsity": 0.9},
     "mnist": {"dense_epochs": 6, "pull_epochs": 3,
               "retrain_epochs": 2, "activity_epochs": 3, "validation": 0.0, "spike_weight": 0.06},
-    "cifar10": {"network": "32C3-AP2-64C3-AP2-128-10", "augment": True, "limit": 10_000,
+    "cifar10": {"network": "32C3-AP2-64C3-AP2-128-10", "augment": "crop-flip", "limit": 10_000,
                 "batch_size": 50, "sparsity": 0.75, "joint_sparsity": 0.75, "dense_epochs": 12,
                 "validation": 0.05},
 }  # fmt: skip
@@ -77,7 +77,7 @@ def main() -> None:
         raise UserError(f"--ways {unknown[0]!r} is unknown; choose from {', '.join(WAYS)}")
     problem = load(config)
     run = skeleton.Run("admm", config)
-    stages = Stages(run, problem)
+    stages = AdmmStages(run, problem)
 
     dense = stages.dense()
     stages.add_row("dense", dense)
@@ -109,7 +109,7 @@ def name_of(way: str, config: Config) -> str:
     return names[way]
 
 
-def go(way: str, stages: Stages, dense: Network) -> Network:
+def go(way: str, stages: AdmmStages, dense: Network) -> Network:
     """Compress the dense network one way."""
     c = stages.config
     if way == "prune":

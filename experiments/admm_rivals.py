@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 from statistics import mean
 
 from experiments import admm, skeleton
-from experiments.problem import AdmmConfig, load
-from experiments.stages import Stages
+from experiments.admm_stages import AdmmConfig, AdmmStages, load
 from jaxsnn.errors import UserError
 
 
@@ -44,7 +43,7 @@ def main() -> None:
     rows = []
     for problem in problems:
         seed = problem.config.seed
-        stages = Stages(run, problem)
+        stages = AdmmStages(run, problem)
         dense = stages.dense(f"dense {seed}")
         stages.add_row("dense", dense, f"dense-{seed}")
         pulled, _ = stages.prune(dense, config.sparsity, f"ADMM {seed}")

@@ -1,8 +1,9 @@
-"""The problem of an ADMM experiment: its options, its data, its network, its task."""
+"""The problem of an experiment: its options, its data, its network, its task."""
 
-from dataclasses import dataclass, field
-from functools import cached_property, partial
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,21 +12,19 @@ from flax import nnx
 from jax import Array
 
 from experiments.skeleton import CommonConfig
-from jaxsnn import data, encode, functional, losses, models, parallel, train
+from jaxsnn import data, encode, functional, layers, losses, parallel, train
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.compress import masks
-from jaxsnn.compress.admm import Levels
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF
-from jaxsnn.surrogate import rectangle
+from jaxsnn.surrogate import Surrogate
 
 Tree = Any
 
 
 @dataclass(frozen=True)
-class AdmmConfig(CommonConfig):
-    """Options of the ADMM experiments."""
+class TrainingConfig(CommonConfig):
+    """Options of every experiment that trains a network on images or events."""
 
     network: str = "32C3-AP2-32C3-AP2-128-10"
     """Layout of the network: 32C3 convolution, AP2 average pooling, 128 dense, V10 voting."""
@@ -39,8 +38,8 @@ class AdmmConfig(CommonConfig):
     """How an image enters: direct (the real values at every step) or bernoulli (random spikes)."""
     loss: Literal["mse", "ce"] = "mse"
     """Loss of the read-out: mse on the firing rates, or ce."""
-    augment: bool = False
-    """Random crops and flips of the training images."""
+    augment: data.augment.Name = "none"
+    """Changes of the training images: none, crop-flip, autoaugment (with cutout), or events."""
     limit: int | None = None
     """Use only this many training images."""
     validation: float = 0.1
@@ -48,108 +47,61 @@ class AdmmConfig(CommonConfig):
     batch_size: int = 100
     """Samples of one training step."""
     learning_rate: float = 1e-3
-    """Adam's first step size in each phase; it falls to 0 along a cosine."""
-    dense_epochs: int = 10
-    """Epochs of the dense network."""
-    pull_epochs: int = 3
-    """Epochs of each ADMM phase."""
-    retrain_epochs: int = 3
-    """Epochs of each retraining after a hard step."""
-    activity_epochs: int = 4
-    """Epochs of the activity regularization alone."""
-    penalty: float = 1e-4
-    """ADMM penalty rho at the start; it grows tenfold after each third of the phase."""
-    penalty_mode: Literal["squared", "norm"] = "squared"
-    """The penalty: squared, or norm as in the authors' script."""
-    dual_steps: int = 10
-    """Dual updates in each epoch of an ADMM phase."""
-    sparsity: float = 0.95
-    """Share of the connections removed by pruning alone."""
-    allocation: Literal["root", "uniform"] = "root"
-    """How to spread a sparsity: root (a layer keeps as the root of its size) or uniform."""
-    levels: Levels = "ternary"
-    """Levels of quantization alone: binary, ternary, uniform or pow2."""
-    bits: int = 2
-    """Bits of the levels uniform and pow2."""
-    spike_weight: float = 0.03
-    """Weight of the mean firing rate in the loss, for activity regularization."""
-    joint_sparsity: float = 0.9
-    """Share of the connections removed in the joint way."""
-    joint_levels: Levels = "uniform"
-    """Levels of the joint way."""
-    joint_bits: int = 3
-    """Bits of the joint way's levels uniform and pow2."""
-    joint_order: Literal["sequence", "together"] = "sequence"
-    """The joint way: sequence (prune, then quantize the survivors) or together (one ADMM phase)."""
+    """First step size in each phase; it falls to 0 along a cosine."""
 
     def check(self) -> None:
         """Refuse options out of range, by name, before anything is made."""
-        check_range("--sparsity", self.sparsity, 0.0, 1.0, open_high=True)
-        check_range("--joint-sparsity", self.joint_sparsity, 0.0, 1.0, open_high=True)
         check_range("--validation", self.validation, 0.0, 1.0, open_high=True)
-        for name in ("learning_rate", "penalty", "threshold"):
-            check_range(
-                _option(name), getattr(self, name), 0.0, np.inf, open_low=True, open_high=True
-            )
+        for name in ("learning_rate", "threshold"):
+            check_positive(name, getattr(self, name))
         check_range("--decay", self.decay, 0.0, 1.0)
-        check_range("--spike-weight", self.spike_weight, 0.0, np.inf, open_high=True)
         check_whole("--seed", self.seed, 0, 2**31 - 1)
-        for name in ("timesteps", "batch_size", "dual_steps", "dense_epochs", "pull_epochs"):
-            check_whole(_option(name), getattr(self, name), 1, 1 << 20)
-        for name in ("retrain_epochs", "activity_epochs"):
-            check_whole(_option(name), getattr(self, name), 0, 1 << 20)
-        for name in ("bits", "joint_bits"):
-            check_whole(_option(name), getattr(self, name), 1, 8)
-        for levels, bits in (("levels", "bits"), ("joint_levels", "joint_bits")):
-            most = {"uniform": 8, "pow2": 6}.get(getattr(self, levels))
-            if most is not None:
-                name = f"{_option(bits)} of {_option(levels)} {getattr(self, levels)}"
-                check_whole(name, getattr(self, bits), 2, most)
+        for name in ("timesteps", "batch_size"):
+            check_whole(option(name), getattr(self, name), 1, 1 << 20)
 
 
-def _option(name: str) -> str:
+def option(name: str) -> str:
+    """Return a field's name as it is written on the command line."""
     return "--" + name.replace("_", "-")
 
 
-class Network(NamedTuple):
-    """Hold a trained network: its weights and the rest of its arrays."""
-
-    params: Tree
-    stats: Tree
+def check_positive(name: str, value: float) -> None:
+    """Refuse a field's value unless it is positive and finite."""
+    check_range(option(name), value, 0.0, np.inf, open_low=True, open_high=True)
 
 
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A data set, a network for it, and what it is trained to do."""
 
-    config: AdmmConfig
+    config: TrainingConfig
     data: data.Dataset
+    module: layers.Chain
     tasks: dict[float, train.Task] = field(default_factory=dict)
 
     @cached_property
     def net(self) -> functional.Functional:
-        """Build the network, with start values from the seed."""
-        c = self.config
-        neuron = LIF(decay=c.decay, threshold=c.threshold, surrogate=rectangle(1.0))
-        rngs = nnx.Rngs(c.seed)
-        net = functional.split(models.build(c.network, self.data.shape, neuron, rngs=rngs))
-        shape = jax.eval_shape(
-            lambda: net.apply(
-                net.params, net.stats, encode.direct(jnp.zeros((1, *self.data.shape)), 1)
-            )
-        ).readout.shape
-        if shape[-1] != self.data.num_classes:
-            raise UserError(
-                f"--network {c.network!r} ends in {shape[-1]} scores, but {self.data.name} has "
-                f"{self.data.num_classes} classes"
-            )
-        return net
+        """Return the network as data and functions."""
+        return functional.split(self.module)
+
+    def start(self) -> "Network":
+        """Return the network with its start values."""
+        return Network(self, self.net.params, self.net.stats)
+
+    def start_with(self, module: layers.Chain) -> "Network":
+        """Return another network for the same data, such as a shrunk one, with its values."""
+        return replace(self, module=module, tasks={}).start()
 
     def prepare(self, key: Array, images: Array, training: bool) -> Array | Signal:
-        """Turn images `[B, H, W, C]` into the network's input; colour images are normalised."""
+        """Turn images `[B, H, W, C]` or frames of events `[B, T, H, W, C]` into the input.
+
+        Colour images are normalised; frames of events are counts.
+        """
         augment_key, code_key = jax.random.split(key)
-        if training and self.config.augment:
-            images = data.augment.crop_and_flip(augment_key, images)
+        if training:
+            images = data.augment.by_name(self.config.augment)(augment_key, images)
+        if images.ndim == 5:
+            return jnp.moveaxis(images, 1, 0).astype(jnp.float32)
         values = images.astype(jnp.float32) / 255.0
         if self.config.encoding == "bernoulli":
             return encode.bernoulli(code_key, values, self.config.timesteps)
@@ -179,26 +131,51 @@ class Problem:
             )
         return self.tasks[spike_weight]
 
-    def sparsities(self, sparsity: float) -> dict[str, float]:
-        """Return kernel name -> share to remove, for a share of all connections."""
-        exponent = {"root": 0.5, "uniform": 1.0}[self.config.allocation]
-        return masks.spread(sparsity, self.net.params, exponent=exponent)
-
     def steps(self, epochs: int) -> int:
         """Return the number of training steps in that many epochs."""
         return epochs * (len(self.data.train.labels) // self.config.batch_size)
 
 
-def load(config: AdmmConfig) -> Problem:
-    """Read the data and build the network; every mistake of the user's shows here."""
+@dataclass(frozen=True, eq=False)
+class Network:
+    """Hold a network between two phases: what it is, its weights and the rest of its arrays."""
+
+    problem: Problem
+    params: Tree
+    stats: Tree
+
+    def after(self, state: train.TrainState) -> "Network":
+        """Return the network that a phase ended with."""
+        return replace(self, params=state.params, stats=state.stats)
+
+
+def load(
+    config: TrainingConfig,
+    surrogate: Surrogate,
+    build: Callable[[tuple[int, ...], int, LIF, nnx.Rngs], layers.Chain],
+) -> Problem:
+    """Read the data and build the network; every mistake of the user's shows here.
+
+    Args:
+      config: the options.
+      surrogate: of the neurons.
+      build: (shape of an image, number of classes, neuron, random numbers) -> network.
+    """
     config.check()
     found = data.load(
-        config.dataset, config.data_dir, validation=config.validation, seed=0, limit=config.limit
-    )
+        config.dataset, config.data_dir, validation=config.validation, seed=0, limit=config.limit,
+        **data.event_options(config.dataset, timesteps=config.timesteps),
+    )  # fmt: skip
     check_whole("--batch-size", config.batch_size, 1, len(found.train.labels))
-    problem = Problem(config, found)
-    for sparsity in (config.sparsity, config.joint_sparsity):
-        recipe = problem.sparsities(sparsity)
-        # The shapes are enough to refuse a sparsity that would empty a layer.
-        jax.eval_shape(partial(masks.keep_fraction, recipe), problem.net.params)
+    neuron = LIF(config.decay, config.threshold, surrogate=surrogate)
+    module = build(found.shape, found.num_classes, neuron, nnx.Rngs(config.seed))
+    problem = Problem(config, found, module)
+    signal = encode.direct(jnp.zeros((1, *found.shape)), 1)
+    net = problem.net
+    scores = jax.eval_shape(lambda: net.apply(net.params, net.stats, signal)).readout.shape[-1]
+    if scores != found.num_classes:
+        raise UserError(
+            f"--network {config.network!r} ends in {scores} scores, but {found.name} has "
+            f"{found.num_classes} classes"
+        )
     return problem

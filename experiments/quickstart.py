@@ -9,8 +9,7 @@ connections, few bits, few spikes. No download; some minutes on a laptop.
 from dataclasses import dataclass, replace
 
 from experiments import skeleton
-from experiments.problem import AdmmConfig, load
-from experiments.stages import Stages
+from experiments.admm_stages import AdmmConfig, AdmmStages, load
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ def main() -> None:
     config = skeleton.parse(defaults, "quickstart")
     problem = load(config)
     run = skeleton.Run("quickstart", config)
-    stages = Stages(run, problem)
+    stages = AdmmStages(run, problem)
     dense = stages.dense()
     stages.add_row("dense", dense)
     compressed = stages.joint(dense)

@@ -7,11 +7,13 @@ import json
 import shlex
 import sys
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import optax
 
 from jaxsnn import host, report, train
@@ -164,6 +166,21 @@ class Run:
             )  # fmt: skip
         finally:
             checkpoints.close()
+
+    def arrays(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return the arrays of a stage that is no training; a resumed run reads them back."""
+        path = self.directory / "checkpoints" / f"{name.replace(' ', '-')}.npz"
+        if path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    return dict(file)
+            except (OSError, ValueError, zipfile.BadZipFile) as error:
+                raise UserError(f"{path} is damaged: {error}; delete it to go on") from error
+        found = compute()
+        content = io.BytesIO()
+        np.savez(content, **found)
+        write_atomic(path, content.getvalue())
+        return found
 
     def write_results(self, rows: list[dict[str, Any]], **extra: Any) -> None:
         """Write `results.json` and print its table."""

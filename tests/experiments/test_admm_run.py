@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from experiments import admm, quickstart, skeleton
-from experiments.problem import Problem, load
-from jaxsnn import data, export, metrics, train
+from experiments.admm_stages import load
+from jaxsnn import export, metrics, train
 from jaxsnn.report import ROW_FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -318,7 +317,7 @@ def test_a_damaged_checkpoint_stops_the_resumed_run(quick, tmp_path, capsys):
     assert last.startswith(f"error: checkpoint {newest} is damaged")
 
 
-# --- The problem ----------------------------------------------------------------------------------
+# --- The presets ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("preset", skeleton.PRESETS)
@@ -328,36 +327,3 @@ def test_every_preset_is_in_range(preset, dataset):
         config = experiment.defaults(preset, dataset)
         config.check()  # raises if one is not
         assert (config.preset, config.dataset) == (preset, dataset)
-
-
-def problem_of(encoding, channels):
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (50, 8, 8, channels), dtype=np.uint8)
-    split = data.Split(images, draw.integers(0, 10, 50).astype(np.int32))
-    mean, std = images.mean((0, 1, 2)) / 255, images.std((0, 1, 2)) / 255
-    found = data.Dataset("noise", split, split, split, 10, tuple(mean), tuple(std))
-    return Problem(admm.Config(encoding=encoding, augment=True, timesteps=3), found), images
-
-
-def test_colour_images_are_normalised():
-    problem, images = problem_of("direct", 3)
-    signal = problem.prepare(jax.random.key(0), jnp.asarray(images), False)
-    assert (signal.timesteps, signal.constant) == (3, True)
-    np.testing.assert_allclose(signal.value.mean((0, 1, 2)), np.zeros(3), atol=1e-5)
-    np.testing.assert_allclose(signal.value.std((0, 1, 2)), np.ones(3), rtol=1e-4)
-
-
-def test_augmentation_acts_in_training_alone():
-    problem, images = problem_of("direct", 1)
-    prepare = jax.jit(problem.prepare, static_argnums=2)
-    plain, augmented = (prepare(jax.random.key(0), images, train) for train in (False, True))
-    np.testing.assert_allclose(plain.value, images / 255, rtol=1e-6)
-    assert np.any(augmented.value != plain.value)
-
-
-def test_bernoulli_input_is_spikes_at_the_rate_of_the_pixels():
-    problem, images = problem_of("bernoulli", 1)
-    spikes = problem.prepare(jax.random.key(0), jnp.asarray(images), False)
-    assert spikes.shape == (3, *images.shape)
-    assert set(np.unique(spikes)) == {0, 1}
-    assert float(spikes.mean()) == pytest.approx(images.mean() / 255, abs=0.02)

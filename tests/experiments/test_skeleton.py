@@ -32,9 +32,11 @@ def test_presets_differ():
 
 
 def test_an_option_overrides_the_preset_and_nothing_else():
-    found = parse("--preset=smoke", "--dense-epochs", "7", "--ways", "prune", "joint", "--augment")
+    found = parse(
+        "--preset=smoke", "--dense-epochs", "7", "--ways", "prune", "joint", "--augment=crop-flip"
+    )
     expected = dataclasses.replace(
-        admm.defaults("smoke", None), dense_epochs=7, ways=("prune", "joint"), augment=True
+        admm.defaults("smoke", None), dense_epochs=7, ways=("prune", "joint"), augment="crop-flip"
     )
     assert found == expected
 
