@@ -34,6 +34,7 @@ __all__ = [
     "evaluate",
     "fit",
     "init",
+    "no_sums",
     "predict",
     "run_steps",
     "train_step",
@@ -241,7 +242,7 @@ def fit(
     chunk = CHUNK if bar.live else steps
     with bar:
         for epoch in range(done, epochs):
-            start, sums = time.perf_counter(), _no_sums()
+            start, sums = time.perf_counter(), no_sums()
             for first in range(0, steps, chunk):
                 last = min(first + chunk, steps)
                 stop = jnp.int32(epoch * steps + last)
@@ -266,7 +267,8 @@ def fit(
     return parallel.gather(state, task.devices)
 
 
-def _no_sums() -> Sums:
+def no_sums() -> Sums:
+    """Return the sums before the first step of an epoch."""
     return Sums(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
 

@@ -10,8 +10,18 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.console import Console
 
-from experiments.bench import command, comparison, contenders, limits, problems, studies, tables
+from experiments.bench import (
+    channels,
+    command,
+    comparison,
+    contenders,
+    limits,
+    problems,
+    studies,
+    tables,
+)
 from experiments.bench.problems import WORKLOADS, Workload
 from experiments.bench.rounds import Effort, measure_all
 from experiments.peers import jaxsnn_step, jaxsnn_sweep, measure
@@ -414,3 +424,15 @@ def test_the_interpreter_of_a_contender_is_its_familys():
     assert both.of(contenders.PEERS["norse"]) == Path("a")
     assert both.of(contenders.PEERS["snnax"]) == Path("b")
     assert both.of(contenders.Contender("jaxsnn_step")) == Path(sys.executable)
+
+
+@pytest.mark.slow  # compiles a VGG-16 five times
+def test_qp_snn_is_timed_beside_the_float_step_and_the_dense_network(monkeypatch):
+    for name, value in {"WIDTH": 0.04, "BATCH": 2, "STEPS": 1, "CALIBRATION_BATCH": 2}.items():
+        monkeypatch.setattr(channels, name, value)
+    effort = Effort(rounds=1, seconds=0.01, interpreters=contenders.Interpreters())
+    console = Console(record=True, width=100)
+    rows = channels.channels(console, {}, effort, 0)
+    assert [row["ratio"] is None for row in rows] == [True, False, False, True, False]
+    assert all(row["median_ms"] > 0 for row in rows)
+    assert "shrunk to 0." in console.export_text()

@@ -50,7 +50,7 @@ def two_steps(split, **how):
     """Return the network and the sums after two training steps."""
     net, task = task_of(**how)
     state = train.init(net.params, net.stats, optax.sgd(0.5), KEY)
-    sums = train._no_sums()
+    sums = train.no_sums()
     device = tuple(map(jnp.asarray, split))
     state, sums = train.run_steps(task, optax.sgd(0.5), BATCH, state, sums, device, jnp.int32(2))
     return jax.tree.map(np.asarray, ((state.params, state.stats), sums._asdict()))

@@ -123,7 +123,7 @@ def order_of_epoch(epoch, key=KEY):
     """Return the numbers of the samples in the order in which the epoch sees them."""
     start = diary_start(FREEZE, key)._replace(step=jnp.int32(epoch * STEPS))
     end, _ = train.run_steps(
-        DIARY, FREEZE, BATCH, start, train._no_sums(), NUMBERED, jnp.int32((epoch + 1) * STEPS)
+        DIARY, FREEZE, BATCH, start, train.no_sums(), NUMBERED, jnp.int32((epoch + 1) * STEPS)
     )
     when = np.asarray(end.stats["when"])
     return np.argsort(when)[np.sum(when < 0) :]
@@ -192,7 +192,7 @@ def test_the_callers_arrays_survive(problem, split):
     train.fit(task, optimizer, state, split, epochs=1, batch_size=BATCH, show=False)
     assert_same_bits(state, copy)
     device = tuple(jnp.asarray(each) for each in split)
-    train.run_steps(task, optimizer, BATCH, state, train._no_sums(), device, jnp.int32(1))
+    train.run_steps(task, optimizer, BATCH, state, train.no_sums(), device, jnp.int32(1))
     assert_same_bits((net.params, net.stats), before)
 
 

@@ -61,7 +61,7 @@ PeerName = Literal[
     "spyx",
     "snnax",
 ]
-StudyName = Literal["time-memory", "sweep", "shrunk", "quickstart"]
+StudyName = Literal["time-memory", "sweep", "shrunk", "quickstart", "qp-snn"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Config:
     workloads: tuple[WorkloadName, ...] = USUAL
     """What is computed; with nothing after it, none."""
     studies: tuple[StudyName, ...] = ()
-    """More to measure: time and memory against T, a sweep, a shrunk network, the quickstart."""
+    """More: time and memory against T, a sweep, a shrunk network, the quickstart, QP-SNN."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0

@@ -13,6 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments.bench.channels import channels
 from experiments.bench.contenders import PEERS_FOLDER, Contender
 from experiments.bench.limits import multiply_adds
 from experiments.bench.problems import W1, W2, Workload, make_problem
@@ -175,4 +176,5 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "sweep": sweep,
     "shrunk": shrunk,
     "quickstart": quickstart,
+    "qp-snn": channels,
 }

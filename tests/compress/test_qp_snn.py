@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import models
+from jaxsnn import models, operations
 from jaxsnn.compress import qp_snn
 from jaxsnn.errors import UserError
 from jaxsnn.functional import split
@@ -115,3 +115,14 @@ def test_the_decay_is_in_the_gradient_of_convolution_kernels_alone(name):
 def test_unknown_optimizers_are_errors():
     with pytest.raises(UserError, match="optimizer 'lion' is unknown; choose adam or sgd"):
         qp_snn.optimizer(0.1, "lion")
+
+
+@pytest.mark.parametrize(
+    ("channels", "timesteps", "synops", "millijoule"),
+    [(64, 4, 54.60e6, 0.2047), (32, 4, 11.63e6, 0.0459), (64, 2, 415.64e6, 0.7563)],
+)
+def test_the_published_energies_are_those_of_our_table(channels, timesteps, synops, millijoule):
+    """Table 6: VGG-16, pruned VGG-16, ResNet-20; the SynOps printed there are those of one step."""
+    stem = 32 * 32 * 27 * channels  # multiplied once for all steps
+    found = operations.energy(timesteps * synops, stem)
+    assert found / 1e9 == pytest.approx(millijoule, abs=5e-5)
