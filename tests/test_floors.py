@@ -27,7 +27,8 @@ losses
 compress.projections
 compress.grids compress.masks compress.schedules
 compress.transforms
-compress.admm compress.qp_snn compress.rescaled compress.singular compress.principal compress.rewiring
+compress.admm compress.qp_snn compress.rescaled compress.singular
+compress.principal compress.rewiring
 compress.conversion
 compress
 metrics

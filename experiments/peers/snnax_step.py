@@ -19,6 +19,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
 import snnax.snn as snn  # noqa: E402
+from repeat import repeated  # noqa: E402
 from snnax.functional.surrogate import superspike_surrogate  # noqa: E402
 
 PACKAGES = ("jax", "jaxlib", "equinox", "snnax")
@@ -112,14 +113,7 @@ def build(problem, variant):
         return {"loss": float(cross_entropy(found, labels)), "rate": float(found.mean())}
 
     if not spec["train"]:
-        forward = eqx.filter_jit(rates)
-
-        def infer(steps):
-            for _ in range(steps):
-                result = forward(model, x)
-            result.block_until_ready()
-
-        return {"run": infer, "check": check}
+        return {"run": repeated(eqx.filter_jit(rates), model, x), "check": check}
 
     optimizer = optax.adam(spec["learning_rate"])
     moments = optimizer.init(eqx.filter(model, eqx.is_inexact_array))

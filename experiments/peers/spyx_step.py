@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 import spyx.nn as snn
 from flax import nnx
+from repeat import repeated
 from spyx import axn
 from spyx.optimize import make_train_step
 
@@ -110,14 +111,7 @@ def build(problem, variant):
         return {"loss": float(cross_entropy(rates, labels)), "rate": float(rates.mean())}
 
     if not spec["train"]:
-        forward = nnx.jit(rates_of)
-
-        def infer(steps):
-            for _ in range(steps):
-                result = forward(model, x)
-            result.block_until_ready()
-
-        return {"run": infer, "check": check}
+        return {"run": repeated(nnx.jit(rates_of), model, x), "check": check}
 
     optimizer = nnx.Optimizer(model, optax.adam(spec["learning_rate"]), wrt=nnx.Param)
     step = make_train_step(lambda model, x, labels: cross_entropy(rates_of(model, x), labels))
