@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array
 
 from experiments.skeleton import CommonConfig
-from jaxsnn import data, encode, functional, layers, losses, parallel, train
+from jaxsnn import data, encode, export, functional, layers, losses, parallel, train
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
@@ -92,26 +92,22 @@ class Problem:
         """Return another network for the same data, such as a shrunk one, with its values."""
         return replace(self, module=module, tasks={}).start()
 
-    def prepare(self, key: Array, images: Array, training: bool) -> Array | Signal:
-        """Turn images `[B, H, W, C]` or frames of events `[B, T, H, W, C]` into the input.
+    @cached_property
+    def inputs(self) -> export.Inputs:
+        """Say how an image or a recording becomes the network's input; colours are normalised."""
+        shape, c = self.data.shape, self.config
+        if self.data.timesteps is not None:
+            return export.Inputs(shape, self.data.timesteps, "events")
+        if c.encoding == "direct" and shape[-1] > 1:
+            return export.Inputs(shape, c.timesteps, "direct", self.data.mean, self.data.std)
+        return export.Inputs(shape, c.timesteps, c.encoding)
 
-        Colour images are normalised; frames of events are counts.
-        """
+    def prepare(self, key: Array, images: Array, training: bool) -> Array | Signal:
+        """Turn uint8 images `[B, H, W, C]` or events `[B, T, H, W, C]` into the input."""
         augment_key, code_key = jax.random.split(key)
         if training:
             images = data.augment.by_name(self.config.augment)(augment_key, images)
-        if images.ndim == 5:
-            return jnp.moveaxis(images, 1, 0).astype(jnp.float32)
-        values = images.astype(jnp.float32) / 255.0
-        if self.config.encoding == "bernoulli":
-            return encode.bernoulli(code_key, values, self.config.timesteps)
-        if self.data.shape[-1] > 1:
-            mean, std = (
-                jnp.broadcast_to(jnp.asarray(x), values.shape)
-                for x in (self.data.mean, self.data.std)
-            )
-            values = (values - mean) / std
-        return encode.direct(values, self.config.timesteps)
+        return self.inputs.prepare(code_key, images)
 
     def task(self, spike_weight: float = 0.0) -> train.Task:
         """Return the task with that weight on the mean firing rate; one object for each weight."""

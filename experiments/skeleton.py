@@ -1,6 +1,5 @@
 """What all experiments share: the command line, the run directory, phases that resume."""
 
-import contextlib
 import dataclasses
 import io
 import json
@@ -18,6 +17,7 @@ import optax
 
 from jaxsnn import host, report, train
 from jaxsnn.checkpoint import Checkpoints
+from jaxsnn.cli import arguments
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
@@ -59,27 +59,14 @@ def parse(
     Raises:
       UserError: one line for whatever was wrong.
     """
-    import tyro
-
     argv = sys.argv[1:] if argv is None else argv
     preset = _peek(argv, "--preset") or "cpu"
     if preset not in PRESETS:
         raise UserError(f"--preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
     base = defaults(preset, _peek(argv, "--dataset"))
-    errors = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                type(base),
-                prog=f"python -m experiments.{experiment}",
-                description=sys.modules[type(base).__module__].__doc__,
-                default=base,
-                args=argv,
-            )
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        raise UserError(_one_line(errors.getvalue())) from None
+    about = sys.modules[type(base).__module__].__doc__
+    program = f"python -m experiments.{experiment}"
+    return arguments.parse(type(base), program, about, argv, default=base)
 
 
 def _peek(argv: list[str], option: str) -> str | None:
@@ -89,13 +76,6 @@ def _peek(argv: list[str], option: str) -> str | None:
         if word == option and i + 1 < len(argv):
             return argv[i + 1]
     return None
-
-
-def _one_line(box: str) -> str:
-    """Take the message out of the frame that tyro draws around it."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()[1:]]
-    lines = [line for line in lines if line and "full helptext" not in line]
-    return " ".join(lines) + " (see --help)"
 
 
 def main(body: Callable[[], None]) -> None:

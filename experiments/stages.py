@@ -40,7 +40,8 @@ class Stages:
         stem = (file or name).replace(" ", "-")
         file_bytes = export.save(
             self.run.models / f"{stem}.safetensors", network.params, network.stats,
-            {"name": name, "accuracy": f"{found.accuracy:.6f}", "network": c.network},
+            {"name": name, "accuracy": f"{found.accuracy:.6f}", "dataset": c.dataset},
+            module=problem.module, inputs=problem.inputs,
         )  # fmt: skip
         row = metrics.report(
             name,

@@ -92,7 +92,8 @@ _convolve.defvjp(_forward, _backward)
 
 def _apply(stride, borders, images, kernel):
     channels, outputs = kernel.shape[2:]
-    if stride == 1 and 8 < channels < 32 and channels % 8 and outputs < 64:
+    is_known = isinstance(images.shape[0], int)  # in a program for any batch size it is not
+    if is_known and stride == 1 and 8 < channels < 32 and channels % 8 and outputs < 64:
         return _by_patches(borders, images, kernel)
     if channels <= 2 and outputs < LEAST_OUTPUTS:
         filled = jnp.pad(kernel, ((0, 0), (0, 0), (0, 0), (0, LEAST_OUTPUTS - outputs)))

@@ -19,13 +19,13 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 tree arrays files
-host surrogate encode convolution coding operations columns plots progress sizes
-neurons parallel
+host surrogate encode convolution bitstream operations columns plots progress sizes
+coding neurons parallel
 layers
 models functional
 losses
 compress.projections
-compress.grids compress.masks compress.schedules
+compress.grids compress.masks compress.schedules compress.starting
 compress.transforms
 compress.admm compress.qp_snn compress.rescaled compress.singular
 compress.principal compress.rewiring
@@ -38,6 +38,7 @@ train
 sweep
 export
 report
+cli
 """
 LEVEL = {name: level for level, line in enumerate(FLOORS.split("\n")) for name in line.split()}
 

@@ -126,7 +126,8 @@ def test_a_packed_network_is_the_one_that_was_measured(ways, rows, name):
     params, _, metadata = export.load(path)
     row = rows[name]
     assert path.stat().st_size == row["file_bytes"]
-    assert metadata == {"name": name, "accuracy": f"{row['accuracy']:.6f}", "network": "4C3-AP2-10"}
+    accuracy = f"{row['accuracy']:.6f}"
+    assert metadata == {"name": name, "accuracy": accuracy, "dataset": "digits"}
     assert metrics.density(params) == row["density"]
     levels = {"ternary": 1, "compressed": 3}.get(name)
     for layer in ("conv1", "dense1") if levels else ():

@@ -11,11 +11,12 @@ from jaxsnn import data, models
 from jaxsnn.neurons import LIF
 
 
-def problem_of(encoding, channels):
+def problem_of(encoding, channels, frames=()):
     draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (50, 8, 8, channels), dtype=np.uint8)
+    images = draw.integers(0, 256, (50, *frames, 8, 8, channels), dtype=np.uint8)
     split = data.Split(images, draw.integers(0, 10, 50).astype(np.int32))
-    mean, std = images.mean((0, 1, 2)) / 255, images.std((0, 1, 2)) / 255
+    pixels = images.reshape(-1, channels) / 255
+    mean, std = pixels.mean(0), pixels.std(0)
     found = data.Dataset("noise", split, split, split, 10, tuple(mean), tuple(std))
     config = TrainingConfig(encoding=encoding, augment="crop-flip", timesteps=3)
     return Problem(config, found, models.build("10", (64,), LIF(), rngs=nnx.Rngs(0))), images
@@ -46,8 +47,7 @@ def test_bernoulli_input_is_spikes_at_the_rate_of_the_pixels():
 
 
 def test_frames_of_events_are_counts_over_time():
-    problem, _ = problem_of("direct", 2)
-    frames = np.arange(2 * 3 * 4 * 4 * 2, dtype=np.uint8).reshape(2, 3, 4, 4, 2)
+    problem, frames = problem_of("direct", 2, (3,))
     counts = problem.prepare(jax.random.key(0), jnp.asarray(frames), False)
     np.testing.assert_array_equal(counts, np.moveaxis(frames, 1, 0))
     assert counts.dtype == jnp.float32

@@ -1,0 +1,90 @@
+"""What a packed file says of its network, layer by layer, and the bytes that each part takes."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxsnn import coding
+from jaxsnn.export import pack
+from jaxsnn.export.container import Contents
+from jaxsnn.export.model import Model
+from jaxsnn.tree import named_leaves
+
+Facts = dict[str, Any]
+
+
+def of_file(path: Path) -> tuple[Facts, Model | None]:
+    """Return the facts of a file, and its network if it holds an architecture.
+
+    `layers` lists a dictionary for each layer with weights: `name`, `shape` of its kernel;
+    `density` and `bits` of its weights (kernel and recurrent); `bytes` of all that it has in the
+    file; `neurons`, their `decay` and `threshold`, None where they are not known. The bytes of the
+    layers and `header_bytes` sum to `file_bytes`.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    contents = pack.read(path)
+    header = contents.header
+    model = None if header["architecture"] is None else pack.model_of(path, contents)
+    params, stats = pack.trees(path, contents)
+    layers = _layers(contents, named_leaves(params), named_leaves(stats))
+    if model is not None:
+        order = list(model.net.synapses)
+        layers.sort(key=lambda row: _place(order, row["name"] + "/"))
+        sizes = {} if model.inputs is None else model.shapes.activity.spikes
+        for row in layers:
+            spikes = sizes.get(row["name"])
+            row["neurons"] = None if spikes is None else int(np.prod(spikes.shape[1:]))
+    packed = sum(array.nbytes for array in contents.tensors.values())
+    return {
+        "file": str(path),
+        "file_bytes": contents.num_bytes,
+        "header_bytes": contents.num_bytes - packed,
+        "written_by": header["written_by"],
+        "metadata": contents.metadata,
+        "inputs": header["inputs"],
+        "architecture": header["architecture"],
+        "layers": layers,
+    }, model
+
+
+def _place(order: Sequence[str], prefix: str) -> int:
+    return next((i for i, name in enumerate(order) if name.startswith(prefix)), len(order))
+
+
+def _layers(
+    contents: Contents, params: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]
+) -> list[Facts]:
+    kernels = [name.rpartition("/")[0] for name in params if name.rpartition("/")[2] == "kernel"]
+
+    def layer_of(name: str) -> str:
+        """Return the layer that a leaf belongs to: the one with a kernel, or its own folder."""
+        owners = [each for each in kernels if each and name.startswith(each + "/")]
+        return max(owners, key=len, default=name.rpartition("/")[0] or name)
+
+    num_bytes: dict[str, int] = {}
+    for name, array in contents.tensors.items():
+        layer = layer_of(name.partition("/")[2])
+        num_bytes[layer] = num_bytes.get(layer, 0) + array.nbytes
+    rows = []
+    for layer in dict.fromkeys(map(layer_of, [*params, *stats])):
+        weights = {n: w for n, w in params.items() if w.ndim > 1 and layer_of(n) == layer}
+        kernel = weights.get(f"{layer}/kernel", next(iter(weights.values()), None))
+        size = sum(each.size for each in weights.values())
+        row = {
+            "name": layer,
+            "shape": None if kernel is None else list(kernel.shape),
+            "density": sum(map(np.count_nonzero, weights.values())) / size if size else None,
+            "bits": max(map(coding.bits, weights.values()), default=None),
+            "bytes": num_bytes.get(layer, 0),
+            "neurons": None,
+        }
+        for constant in ("decay", "threshold"):
+            name = f"{layer}/neurons/{constant}"
+            found = params.get(name, stats.get(name))
+            row[constant] = None if found is None else found.tolist()
+        rows.append(row)
+    return rows

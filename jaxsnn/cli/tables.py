@@ -1,0 +1,77 @@
+"""How the command shows facts to people."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxsnn.columns import number
+from jaxsnn.report import to_json
+
+COLUMNS = {
+    "shape": "shape",
+    "density %": "density",
+    "bits": "bits",
+    "bytes": "num_bytes",
+    "neurons": "neurons",
+    "decay": "decay",
+    "threshold": "threshold",
+}
+
+
+def print_json(facts: Mapping[str, Any]) -> None:
+    """Print an object for programs."""
+    print(json.dumps(to_json(facts), indent=2, allow_nan=False))
+
+
+def print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each layer."""
+    lines = [[row["name"], *(_cell(field, row) for field in COLUMNS.values())] for row in layers]
+    _print(["layer", *COLUMNS], lines)
+
+
+def print_pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Print the layers of two files side by side, `a → b` where they differ."""
+    sides = [{row["name"]: row for row in facts["layers"]} for facts in (first, second)]
+    lines = []
+    for name in dict.fromkeys([*sides[0], *sides[1]]):
+        cells = [name]
+        for field in COLUMNS.values():
+            pair = [_cell(field, side[name]) if name in side else "none" for side in sides]
+            cells.append(pair[0] if pair[0] == pair[1] else " → ".join(pair))
+        lines.append(cells)
+    _print(["layer", *COLUMNS], lines)
+
+
+def print_facts(facts: Mapping[str, Any]) -> None:
+    """Print names and values, one a line."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name:{width}}  {value}")
+
+
+def _cell(field: str, row: Mapping[str, Any]) -> str:
+    if field == "num_bytes":
+        return f"{row['bytes']:,}"
+    value = row[field]
+    if field == "neurons":
+        return number(field, None) if value is None else f"{value:,}"
+    if isinstance(value, list) and field != "shape":
+        ends = [f"{end:.4g}" for end in (np.min(value), np.max(value))]
+        return ends[0] if ends[0] == ends[1] else " to ".join(ends)
+    return number(field, value)
+
+
+def _print(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 1, 0, 1), header_style="bold")
+    for i, title in enumerate(head):
+        table.add_column(title, justify="right" if i else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(Text, line))
+    width = None if Console().is_terminal else 1000  # what is piped is not cut
+    Console(width=width).print(table)

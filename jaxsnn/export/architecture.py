@@ -1,0 +1,293 @@
+"""The architecture of a network as data: a list of layers in plain JSON types, and back.
+
+Each layer is an object with its `name`, its `kind` and the options of that kind, all of them
+written out; what fires is an object in the field `neurons`. The numbers that a layer holds, weights
+and constants of neurons, are no options: of constants only the shape is here. A surrogate
+is the name of its curve with width and peak. Nothing here is executed; a kind or a field that this
+jaxsnn does not know is refused, since a network without it would compute something else.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxsnn import layers, surrogate
+from jaxsnn.convolution import PADDINGS
+from jaxsnn.errors import UserError
+from jaxsnn.export import fields
+from jaxsnn.neurons import LIF, ORDERS, RESETS
+from jaxsnn.surrogate import Surrogate
+
+# The curves that have a name in files.
+CURVES = {
+    make.__name__: make().shape
+    for make in (
+        *(surrogate.rectangle, surrogate.triangle, surrogate.atan, surrogate.fast_sigmoid),
+        *(surrogate.sigmoid, surrogate.straight_through),
+    )
+}
+
+LAYERS: dict[type, str] = {
+    layers.Conv: "conv",
+    layers.Dense: "dense",
+    layers.Recurrent: "recurrent",
+    layers.Residual: "residual",
+    layers.AveragePool: "average_pool",
+    layers.MaxPool: "max_pool",
+    layers.Flatten: "flatten",
+    layers.Dropout: "dropout",
+    layers.Vote: "vote",
+}
+CONSTANTS = ("decay", "threshold")
+DTYPES = ("float32", "bfloat16", "float16")
+NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of a layer
+
+SYNAPSE = {
+    "inputs": fields.whole(1),
+    "outputs": fields.whole(1),
+    "bias": fields.FLAG,
+    "norm": fields.maybe(fields.OBJECT),
+    "dtype": fields.one_of(*DTYPES),
+    "neurons": fields.OBJECT,
+}
+NORM = {"momentum": fields.NUMBER, "epsilon": fields.NUMBER}
+SURROGATE = {
+    "curve": fields.one_of(*CURVES),
+    "width": fields.NUMBER,
+    "peak": fields.NUMBER,
+    "normalized": fields.FLAG,
+}
+KINDS: dict[str, dict[str, fields.Field]] = {
+    "conv": SYNAPSE
+    | {
+        "size": fields.whole(1),
+        "stride": fields.whole(1),
+        "padding": fields.one_of(*PADDINGS),
+    },
+    "dense": SYNAPSE,
+    "recurrent": SYNAPSE,
+    "residual": {
+        "conv1": fields.OBJECT,
+        "conv2": fields.OBJECT,
+        "sources": fields.maybe(fields.several(fields.whole(-1))),
+        "weight": fields.FLAG,
+    },
+    "average_pool": {"size": fields.whole(1)},
+    "max_pool": {"size": fields.whole(1)},
+    "flatten": {},
+    "dropout": {"rate": fields.NUMBER},
+    "vote": {"classes": fields.whole(1)},
+}
+CONV = {"conv": KINDS["conv"]}  # what a residual block consists of
+FIRING: dict[str, dict[str, fields.Field]] = {
+    "lif": {
+        "reset": fields.one_of(*RESETS),
+        "strict": fields.FLAG,
+        "detach_reset": fields.FLAG,
+        "order": fields.one_of(*ORDERS),
+        "surrogate": fields.OBJECT,
+        "trained": fields.several(fields.one_of(*CONSTANTS)),
+        "decay": fields.SHAPE,
+        "threshold": fields.SHAPE,
+    },
+    "integrator": {"decay": fields.maybe(fields.SHAPE)},
+}
+
+
+def describe(module: layers.Chain) -> list[dict[str, Any]]:
+    """Return the layers of a network as plain data, in order.
+
+    Args:
+      module: the network; the numbers in it are not looked at, their shapes are.
+
+    Raises:
+      UserError: for a layer that is none of jaxsnn's, a surrogate of the user's own (it is code),
+        and a name that a file cannot hold.
+
+    >>> from jaxsnn import layers
+    >>> describe(layers.Chain({"pool1": layers.MaxPool(2), "flatten1": layers.Flatten()}))
+    [{'name': 'pool1', 'kind': 'max_pool', 'size': 2}, {'name': 'flatten1', 'kind': 'flatten'}]
+    """
+    return [{"name": _name(name)} | _describe(name, getattr(module, name)) for name in module.names]
+
+
+def rebuild(description: Any) -> layers.Chain:
+    """Return the network that a description describes, with shapes in the place of arrays.
+
+    Nothing is allocated; fill it with arrays by `nnx.update`, or have `export.load_model` do it.
+
+    Args:
+      description: from `describe`, perhaps by way of a file.
+
+    Raises:
+      UserError: naming the layer and the field that is unknown, missing or out of range.
+    """
+    if not isinstance(description, list) or not description:
+        raise UserError("the architecture is no list of layers")
+    named: dict[str, Any] = {}
+    for number, data in enumerate(description, 1):
+        name = data.get("name") if isinstance(data, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"architecture: layer {number} has no name")
+        if _name(name) in named:
+            raise UserError(f"architecture: two layers are called {name!r}")
+        named[name] = _checked(f"layer {name!r}", {k: data[k] for k in data if k != "name"}, KINDS)
+    return nnx.eval_shape(
+        lambda: layers.Chain({name: _make(f"layer {name!r}", d) for name, d in named.items()})
+    )
+
+
+def _name(name: str) -> str:
+    if not NAME.fullmatch(name) or name == "names" or hasattr(layers.Chain, name):
+        raise UserError(f"architecture: a layer cannot be called {name!r}")
+    return name
+
+
+def _checked(where: str, data: Any, kinds: Mapping[str, Mapping[str, fields.Field]]) -> Any:
+    """Return an object of one of the kinds, after its fields were checked."""
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(kind, str) or kind not in kinds:
+        raise UserError(
+            f"architecture: {where}: field 'kind' is {kind!r}, expected one of {', '.join(kinds)}"
+        )
+    known = {"kind": fields.TEXT} | dict(kinds[kind])
+    return fields.check(f"architecture: {where}", data, known)
+
+
+def _describe(name: str, layer: Any) -> dict[str, Any]:
+    kind = LAYERS.get(type(layer))
+    match kind:
+        case None:
+            found = type(layer).__name__
+            raise UserError(f"layer {name!r} is a {found}: a file describes layers of jaxsnn only")
+        case "residual":
+            return {
+                "kind": kind,
+                "conv1": _describe(f"{name}/conv1", layer.conv1),
+                "conv2": _describe(f"{name}/conv2", layer.conv2),
+                "sources": None if layer.sources is None else list(layer.sources),
+                "weight": layer.weight is not None,
+            }
+        case "average_pool" | "max_pool":
+            return {"kind": kind, "size": layer.size}
+        case "flatten":
+            return {"kind": kind}
+        case "dropout":
+            return {"kind": kind, "rate": float(layer.rate)}
+        case "vote":
+            return {"kind": kind, "classes": layer.classes}
+    inputs, outputs = layer.kernel.shape[-2:]
+    norm = layer.norm
+    data = {
+        "kind": kind,
+        "inputs": inputs,
+        "outputs": outputs,
+        "bias": layer.bias is not None,
+        "norm": norm and {"momentum": float(norm.momentum), "epsilon": float(norm.epsilon)},
+        "dtype": jnp.dtype(layer.dtype).name,
+        "neurons": _describe_firing(name, layer.neurons),
+    }
+    if kind == "conv":
+        data |= {"size": layer.kernel.shape[0], "stride": layer.stride, "padding": layer.padding}
+    return data
+
+
+def _describe_firing(name: str, neurons: Any) -> dict[str, Any]:
+    if type(neurons) is layers.Integrator:
+        shape = None if neurons.decay is None else list(neurons.decay.shape)
+        return {"kind": "integrator", "decay": shape}
+    if type(neurons) is not layers.Neurons:
+        found = type(neurons).__name__
+        raise UserError(f"layer {name!r} fires by a {found}: a file describes those of jaxsnn only")
+    lif = neurons.options
+    return {
+        "kind": "lif",
+        "reset": lif.reset,
+        "strict": lif.strict,
+        "detach_reset": lif.detach_reset,
+        "order": lif.order,
+        "surrogate": _describe_surrogate(name, lif.surrogate),
+        "trained": sorted(neurons.trained),
+        "decay": list(neurons.decay.shape),
+        "threshold": list(neurons.threshold.shape),
+    }
+
+
+def _describe_surrogate(name: str, function: Surrogate) -> dict[str, Any]:
+    curves = [curve for curve, shape in CURVES.items() if shape is function.shape]
+    if not curves:
+        raise UserError(
+            f"layer {name!r}: its surrogate is a function of your own, which no file holds; "
+            f"choose one of {', '.join(CURVES)} before saving, spikes are the same"
+        )
+    return {
+        "curve": curves[0],
+        "width": float(function.width),
+        "peak": float(function.peak),
+        "normalized": function.normalized,
+    }
+
+
+def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
+    """Make a layer from its checked description."""
+    match data["kind"]:
+        case "residual":
+            conv1, conv2 = (
+                _make_synapse(f"{where}, {part}", _checked(f"{where}, {part}", data[part], CONV))
+                for part in ("conv1", "conv2")
+            )
+            weight = jnp.ones(conv2.kernel.shape[-1:]) if data["weight"] else None
+            return layers.Residual(conv1, conv2, sources=data["sources"], weight=weight)
+        case "average_pool":
+            return layers.AveragePool(data["size"])
+        case "max_pool":
+            return layers.MaxPool(data["size"])
+        case "flatten":
+            return layers.Flatten()
+        case "dropout":
+            return layers.Dropout(data["rate"])
+        case "vote":
+            return layers.Vote(data["classes"])
+    return _make_synapse(where, data)
+
+
+def _make_synapse(where: str, data: Mapping[str, Any]) -> Any:
+    makers: dict[str, Any] = {
+        "conv": layers.Conv,
+        "dense": layers.Dense,
+        "recurrent": layers.Recurrent,
+    }
+    options: dict[str, Any] = {
+        "use_bias": data["bias"],
+        "norm": data["norm"] is not None,
+        "dtype": jnp.dtype(data["dtype"]),
+        "rngs": nnx.Rngs(0),
+    }
+    if data["kind"] == "conv":
+        options |= {name: data[name] for name in ("size", "stride", "padding")}
+    firing = _make_firing(f"{where}, neurons", data["neurons"])
+    if data["kind"] == "recurrent" and not isinstance(firing, layers.Neurons):
+        raise UserError(f"architecture: {where}: a recurrent layer needs neurons of kind 'lif'")
+    layer = makers[data["kind"]](data["inputs"], data["outputs"], firing, **options)
+    if layer.norm is not None:
+        norm = fields.check(f"architecture: {where}, norm", data["norm"], NORM)
+        layer.norm.momentum, layer.norm.epsilon = norm["momentum"], norm["epsilon"]
+    return layer
+
+
+def _make_firing(where: str, data: Any) -> layers.Neurons | layers.Integrator:
+    data = _checked(where, data, FIRING)
+    if data["kind"] == "integrator":
+        return layers.Integrator(None if data["decay"] is None else jnp.ones(data["decay"]))
+    curve = fields.check(f"architecture: {where}, surrogate", data["surrogate"], SURROGATE)
+    shape, options = CURVES[curve["curve"]], ("reset", "strict", "detach_reset", "order")
+    neuron = LIF(
+        jnp.ones(data["decay"]),
+        jnp.ones(data["threshold"]),
+        surrogate=Surrogate(shape, curve["width"], curve["peak"], curve["normalized"]),
+        **{name: data[name] for name in options},
+    )
+    return layers.Neurons(neuron, tuple(data["trained"]))

@@ -1,0 +1,80 @@
+"""Fields of data from a file: each of the kind that is expected, none missing, none unknown."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from jaxsnn.errors import UserError
+
+LARGEST = 1 << 32  # of a whole number: no axis is as long, and no CRC-32 is larger
+SHOWN = 60  # characters of a wrong value in a message
+
+
+class Field(NamedTuple):
+    """Say what a field may hold."""
+
+    what: str  # for the message: "a whole number from 1 on"
+    fits: Callable[[Any], bool]
+
+
+def whole(low: int) -> Field:
+    """Return the field of a whole number from `low` on."""
+    what = f"a whole number from {low} on"
+    return Field(what, lambda value: type(value) is int and low <= value < LARGEST)
+
+
+def one_of(*choices: str) -> Field:
+    """Return the field of one of these words."""
+    what = f"one of {', '.join(choices)}"
+    return Field(what, lambda value: isinstance(value, str) and value in choices)
+
+
+def several(field: Field) -> Field:
+    """Return the field of a list whose items all fit a field."""
+    return Field(
+        f"a list, each item {field.what}",
+        lambda value: isinstance(value, list) and all(map(field.fits, value)),
+    )
+
+
+def maybe(field: Field) -> Field:
+    """Return the field that may be null."""
+    return Field(f"{field.what}, or null", lambda value: value is None or field.fits(value))
+
+
+FLAG = Field("true or false", lambda value: isinstance(value, bool))
+NUMBER = Field("a finite number", lambda value: type(value) in (int, float) and abs(value) < 1e300)
+TEXT = Field("a text", lambda value: isinstance(value, str))
+OBJECT = Field("an object", lambda value: isinstance(value, dict))
+SHAPE = several(whole(0))
+
+
+def check(where: str, data: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+    """Return an object of a file's JSON text if it has exactly these fields, each as expected.
+
+    Args:
+      where: what the object is, for the message.
+      data: whatever the file has there.
+      fields: name -> what it may hold.
+
+    Raises:
+      UserError: naming the field, what was found and what was expected.
+    """
+    if not isinstance(data, dict):
+        raise UserError(f"{where} is {_short(data)}, expected an object with {', '.join(fields)}")
+    if unknown := sorted(data.keys() - fields.keys()):
+        raise UserError(
+            f"{where} has the field {_short(unknown[0])}, unknown to this jaxsnn; "
+            f"expected {', '.join(fields) or 'none'}"
+        )
+    for name, field in fields.items():
+        if name not in data:
+            raise UserError(f"{where} lacks the field {name!r}, expected {field.what}")
+        if not field.fits(data[name]):
+            found = _short(data[name])
+            raise UserError(f"{where}: field {name!r} is {found}, expected {field.what}")
+    return data
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else text[:SHOWN] + " ..."

@@ -1,0 +1,213 @@
+"""A network that can be run as it is: with what its input looks like, and how it is evaluated."""
+
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxsnn import encode, evaluation, functional, layers, parallel
+from jaxsnn.arrays import check_range, check_whole
+from jaxsnn.data import Split
+from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
+from jaxsnn.evaluation import Evaluation, Task
+from jaxsnn.export import fields
+from jaxsnn.functional import Functional, Output
+
+ENCODINGS = ("direct", "bernoulli", "events")
+FIELDS = {
+    "shape": fields.several(fields.whole(1)),
+    "timesteps": fields.whole(1),
+    "encoding": fields.one_of(*ENCODINGS),
+    "mean": fields.maybe(fields.several(fields.NUMBER)),
+    "std": fields.maybe(fields.several(fields.NUMBER)),
+}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Say how samples of a data set become what enters a network.
+
+    Samples are uint8, `[B, *shape]`, and first of all divided by 255, then
+
+    - "direct": `(x - mean) / std`, the same at every step;
+    - "bernoulli": random spikes of that probability at every step.
+
+    - "events": samples are frames of counted events, `[B, T, *shape]`, taken as they are.
+
+    Attributes:
+      shape: of a sample at one step, `(H, W, C)` or `(features,)`.
+      timesteps: T.
+      encoding: "direct", "bernoulli" or "events".
+      mean: for "direct", one number for each channel on the scale of [0, 1]; None for no
+        normalisation.
+      std: likewise, > 0.
+
+    Raises:
+      UserError: for what is unknown, out of range or does not fit the shape.
+    """
+
+    shape: tuple[int, ...]
+    timesteps: int
+    encoding: str = "direct"
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        check_whole("timesteps of the input", self.timesteps, 1, 1 << 20)
+        check_whole("shape of the input", self.shape, 1, 1 << 31)
+        if self.encoding not in ENCODINGS:
+            allowed = ", ".join(ENCODINGS)
+            raise UserError(f"encoding {self.encoding!r} is unknown; choose one of {allowed}")
+        if (self.mean is None) != (self.std is None):
+            raise UserError("an input is normalised by mean and std together, found only one")
+        if self.mean is not None and self.std is not None:
+            if self.encoding != "direct":
+                raise UserError(f"mean and std are for the encoding direct, not {self.encoding}")
+            channels = self.shape[-1:]
+            if (len(self.mean),) != channels or (len(self.std),) != channels:
+                found = f"{len(self.mean)} and {len(self.std)}"
+                raise UserError(f"mean and std need one number a channel of {self.shape}: {found}")
+            check_range("std of the input", self.std, 0, float("inf"), open_low=True)
+
+    def prepare(self, key: Array, samples: Array) -> Array | Signal:
+        """Return the input of a network, `[T, B, *shape]` or a constant signal.
+
+        Args:
+          key: random key; only "bernoulli" draws from it.
+          samples: uint8 `[B, *shape]`, or `[B, T, *shape]` for "events".
+        """
+        if self.encoding == "events":
+            return jnp.moveaxis(samples, 1, 0).astype(jnp.float32)
+        values = samples.astype(jnp.float32) / 255.0
+        if self.encoding == "bernoulli":
+            return encode.bernoulli(key, values, self.timesteps)
+        if self.mean is not None:
+            mean, std = (
+                jnp.broadcast_to(jnp.asarray(x), values.shape) for x in (self.mean, self.std)
+            )
+            values = (values - mean) / std
+        return encode.direct(values, self.timesteps)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample as it is stored: with its frames, if it has some."""
+        return (self.timesteps, *self.shape) if self.encoding == "events" else self.shape
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the fields as JSON types."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_data(cls, data: Any) -> "Inputs":
+        """Return the input that `to_data` wrote.
+
+        Raises:
+          UserError: naming the field that is unknown, missing or out of range.
+        """
+        found = fields.check("the input", data, FIELDS)
+        values: dict[str, Any] = {
+            name: tuple(v) if isinstance(v, list) else v for name, v in found.items()
+        }
+        return cls(**values)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """Hold a network, how its input is made, and what is known of it.
+
+    Attributes:
+      module: the network with its numbers.
+      inputs: how samples become its input; None if that was not said.
+      metadata: strings that were saved with it.
+      written_by: releases of jaxsnn and jax that wrote its file.
+    """
+
+    module: layers.Chain
+    inputs: Inputs | None = None
+    metadata: dict[str, str] = field(default_factory=dict)
+    written_by: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def net(self) -> Functional:
+        """Return the network as data and functions."""
+        return functional.split(self.module)
+
+    @cached_property
+    def task(self) -> Task:
+        """Return the task of evaluating it, as `evaluation.evaluate` takes it; the loss is 0."""
+
+        def prepare(key: Array, samples: Array, training: bool) -> Array | Signal:
+            """Take the second half of the key: the first is for augmentation, in training."""
+            del training
+            return self.known_inputs().prepare(jax.random.split(key)[1], samples)
+
+        return Task(self.net.apply, prepare, lambda output, labels: jnp.zeros(()))
+
+    @cached_property
+    def shapes(self) -> Output:
+        """Return what a pass over one sample gives, with shapes in the place of arrays.
+
+        Raises:
+          UserError: if the layers do not fit the input or each other.
+        """
+        inputs = self.known_inputs()
+        sample = jax.ShapeDtypeStruct((1, *inputs.sample_shape), jnp.uint8)
+
+        def run(sample):
+            x = inputs.prepare(jax.random.key(0), sample)
+            return self.net.apply(self.net.params, self.net.stats, x)
+
+        try:
+            return jax.eval_shape(run, sample)
+        except (TypeError, ValueError) as error:
+            line = str(error).strip().partition("\n")[0]
+            raise UserError(f"the layers do not fit an input {inputs.shape}: {line}") from error
+
+    @property
+    def classes(self) -> int:
+        """Return the number of scores."""
+        return self.shapes.readout.shape[-1]
+
+    def known_inputs(self) -> Inputs:
+        """Return `inputs`.
+
+        Raises:
+          UserError: if there are none.
+        """
+        if self.inputs is None:
+            raise UserError("nothing is said about the network's input: save it with inputs=")
+        return self.inputs
+
+    def scores(self, samples: Any, *, batch_size: int = 100, seed: int = 0) -> Array:
+        """Return the read-out's mean over time, `[N, classes]`.
+
+        Args:
+          samples: uint8 `[N, *shape]`, or `[N, T, *shape]` of events.
+          batch_size: samples at a time.
+          seed: of the encoding's random numbers.
+        """
+        net, task = self.net, self._task_for(batch_size)
+        return evaluation.predict(
+            task, net.params, net.stats, samples, batch_size=batch_size, seed=seed
+        )
+
+    def evaluate(self, split: Split, *, batch_size: int = 100, seed: int = 0) -> Evaluation:
+        """Run the network over a data set; its field `loss` is 0.
+
+        Args:
+          split: samples and labels.
+          batch_size: samples at a time; random encodings draw by batch.
+          seed: of the encoding's random numbers.
+        """
+        net, task = self.net, self._task_for(batch_size)
+        return evaluation.evaluate(
+            task, net.params, net.stats, split, batch_size=batch_size, seed=seed
+        )
+
+    def _task_for(self, batch_size: int) -> Task:
+        check_whole("batch_size", batch_size, 1, 1 << 20)
+        return self.task._replace(devices=parallel.most_devices(batch_size))

@@ -1,0 +1,115 @@
+"""A network as one StableHLO program, for JAX without jaxsnn and for whatever else runs StableHLO.
+
+The program contains the weights, the preparation of the input and the loop over time; it takes a
+batch of any size and returns the scores, the read-out's mean over time:
+
+| encoding    | takes                                             | returns                 |
+|-------------|---------------------------------------------------|-------------------------|
+| "direct"    | uint8 `[b, *shape]`                               | float32 `[b, classes]`  |
+| "events"    | uint8 `[b, T, *shape]`                            | float32 `[b, classes]`  |
+| "bernoulli" | float32 spikes `[T, b, *shape]`, the caller's own | float32 `[b, classes]`  |
+
+(a program has no source of random spikes). The file is that of `jaxsnn.export.container`; its
+tensor `program` is what `jax.export` serialises, so that without jaxsnn
+
+    jax.export.deserialize(bytearray(safetensors.numpy.load_file(path)["program"])).call(images)
+
+runs it. JAX promises to read such a program for six months at least.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, export
+
+from jaxsnn.errors import UserError
+from jaxsnn.export import container, fields
+from jaxsnn.export.model import Inputs, Model
+
+HEADER = {"inputs": fields.OBJECT, "platforms": fields.several(fields.TEXT)}
+
+
+def to_stablehlo(model: Model, platforms: Sequence[str] | None = None) -> export.Exported:
+    """Return the program of a network; call it by its `call`.
+
+    Args:
+      model: the network, with its inputs.
+      platforms: on which the program shall run, of "cpu", "cuda", "rocm", "tpu"; left out, the
+        present one. Written for the present one, a convolution takes the form that is fast there.
+
+    Raises:
+      UserError: if nothing is known of the network's input.
+    """
+    inputs = model.known_inputs()
+    net = model.net
+
+    def program(samples: Array) -> Array:
+        if inputs.encoding == "bernoulli":
+            x: Any = samples
+        else:
+            x = inputs.prepare(jax.random.key(0), samples)
+        return net.apply(net.params, net.stats, x).readout.mean(0)
+
+    (batch,) = export.symbolic_shape("b")
+    if inputs.encoding == "bernoulli":
+        shape, dtype = (inputs.timesteps, batch, *inputs.shape), jnp.float32
+    else:
+        shape, dtype = (batch, *inputs.sample_shape), jnp.uint8
+    return export.export(jax.jit(program), platforms=platforms)(jax.ShapeDtypeStruct(shape, dtype))
+
+
+def save_stablehlo(path: str | Path, model: Model, platforms: Sequence[str] | None = None) -> int:
+    """Write the program of a network to a file, which appears when it is complete.
+
+    Args:
+      path: the file.
+      model: as in `to_stablehlo`.
+      platforms: as in `to_stablehlo`.
+
+    Returns:
+      The size of the file in bytes.
+
+    Raises:
+      UserError: as `to_stablehlo`, and if the file cannot be written.
+    """
+    program = to_stablehlo(model, platforms)
+    tensors = {"program": np.frombuffer(program.serialize(), np.uint8)}
+    header = {
+        "inputs": model.known_inputs().to_data(),
+        "platforms": list(program.platforms),
+    }
+    return container.write(path, "program", tensors, header, model.metadata)
+
+
+def load_stablehlo(path: str | Path) -> tuple[export.Exported, Inputs]:
+    """Read a program; nothing runs before its `call` does.
+
+    Args:
+      path: a file that `save_stablehlo` wrote.
+
+    Returns:
+      The program, and what it takes.
+
+    Raises:
+      UserError: if the file is missing, damaged, of another format, kind or version, or of a
+        version of StableHLO that this JAX does not read.
+    """
+    contents = container.read(path, "program", HEADER)
+    if "program" not in contents.tensors:
+        raise UserError(f"{path}: the tensor program is missing")
+    try:
+        program = export.deserialize(bytearray(contents.tensors["program"].tobytes()))
+        inputs = Inputs.from_data(contents.header["inputs"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    except Exception as error:  # whatever JAX raises for what it cannot read
+        written = contents.header["written_by"].get("jax")
+        raise UserError(
+            f"{path}: this jax {jax.__version__} does not read the program that jax {written} "
+            f"wrote ({error})"
+        ) from error
+    return program, inputs

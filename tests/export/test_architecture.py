@@ -1,0 +1,179 @@
+"""An architecture becomes data and returns as the same network, or is refused by name."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxsnn import functional, layers, models, surrogate, tree
+from jaxsnn.errors import UserError
+from jaxsnn.export.architecture import describe, rebuild
+from jaxsnn.export.modules import filled
+from jaxsnn.neurons import LIF
+
+RNGS = nnx.Rngs(0)
+NEURON = LIF(
+    0.25,
+    jnp.asarray([0.5, 1.0, 2.0, 3.0]),
+    reset="soft_undecayed",
+    strict=False,
+    detach_reset=True,
+    surrogate=surrogate.triangle(0.5, 0.3, normalized=True),
+)
+
+
+def everything():
+    """Return a network with every kind of layer and with options that are not the default."""
+    firing = layers.Neurons(NEURON, trained=("threshold",))
+    plain = layers.Neurons(LIF(surrogate=surrogate.atan(3.0), order="fire_then_integrate"))
+    first = layers.Conv(
+        2, 4, firing, size=5, stride=2, padding="VALID", norm=True, use_bias=False, rngs=RNGS
+    )
+    first.norm.epsilon, first.norm.momentum = 1e-3, 0.8
+    half = layers.Conv(4, 3, plain, dtype=jnp.bfloat16, rngs=RNGS)
+    block = layers.Residual(
+        half,
+        layers.Conv(3, 5, layers.Neurons(LIF()), rngs=RNGS),
+        sources=(3, -1, 0, 1, 2),
+        weight=jnp.arange(5.0),
+    )
+    return layers.Chain(
+        {
+            "conv1": first,
+            "pool1": layers.AveragePool(2),
+            "block1": block,
+            "pool2": layers.MaxPool(3),
+            "dropout1": layers.Dropout(0.25),
+            "flatten1": layers.Flatten(),
+            "dense1": layers.Recurrent(5, 6, layers.Neurons(LIF(0.5)), rngs=RNGS),
+            "dense2": layers.Dense(6, 4, layers.Integrator(0.7), use_bias=False, rngs=RNGS),
+            "vote": layers.Vote(2),
+        }
+    )
+
+
+def through_text(description):
+    return json.loads(json.dumps(description, allow_nan=False))
+
+
+def run(module):
+    net = functional.split(module)
+    x = np.random.default_rng(0).normal(size=(3, 2, 17, 17, 2)).astype(np.float32)
+    return jax.jit(net.apply)(net.params, net.stats, x)
+
+
+def test_every_layer_and_option_returns_and_computes_the_same():
+    module = everything()
+    net = functional.split(module)
+    again = rebuild(through_text(describe(module)))
+    assert describe(again) == describe(module)
+    first, second = run(module), run(filled(again, net.params, net.stats))
+    assert float(jnp.sum(first.activity.spikes["block1/conv2"])) > 0
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, first, second))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: surrogate.rectangle(0.7),
+        lambda: surrogate.triangle(0.7, 0.2, normalized=True),
+        lambda: surrogate.atan(3.0),
+        lambda: surrogate.fast_sigmoid(11.0),
+        lambda: surrogate.sigmoid(3.0),
+        surrogate.straight_through,
+    ],
+)
+def test_every_named_surrogate_returns_equal(make):
+    neurons = layers.Neurons(LIF(surrogate=make()))
+    module = layers.Chain({"dense1": layers.Dense(2, 3, neurons, rngs=RNGS)})
+    assert rebuild(through_text(describe(module))).dense1.neurons.options.surrogate == make()
+
+
+def test_rebuilding_allocates_nothing():
+    module = models.build("8-4", (4,), LIF(), rngs=RNGS)
+    description = describe(module)
+    description[0]["inputs"] = description[0]["outputs"] = 2**32 - 1  # 2**66 bytes
+    shapes = tree.named_leaves(functional.split(rebuild(description)).params)
+    assert shapes["dense1/kernel"].shape == (2**32 - 1, 2**32 - 1)
+
+
+class Mine(nnx.Module):
+    """A layer that no file knows."""
+
+
+def double(distance):
+    return 2 * distance
+
+
+@pytest.mark.parametrize(
+    "layer, message",
+    [
+        (Mine(), "layer 'x' is a Mine: a file describes layers of jaxsnn only"),
+        (
+            layers.Dense(1, 1, layers.Neurons(LIF(surrogate=surrogate.custom(double))), rngs=RNGS),
+            "layer 'x': its surrogate is a function of your own",
+        ),
+        (layers.Dense(1, 1, Mine(), rngs=RNGS), "layer 'x' fires by a Mine"),
+    ],
+)
+def test_what_is_code_is_refused_by_the_name_of_the_layer(layer, message):
+    with pytest.raises(UserError, match=message):
+        describe(layers.Chain({"x": layer}))
+
+
+def changed(layer, **change):
+    """Return the description of a small network with fields of one layer changed."""
+    data = describe(models.build("4C3-4B3-8-2", (4, 4, 1), LIF(), norm=True, rngs=RNGS))
+    data[layer] |= change
+    return data
+
+
+LIF_DATA = changed(0)[0]["neurons"]
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ({}, "no list of layers"),
+        ([], "no list of layers"),
+        ([3], "layer 1 has no name"),
+        (changed(0, kind="convolve"), "layer 'conv1': field 'kind' is 'convolve', expected one of"),
+        (changed(0, kind=[]), r"layer 'conv1': field 'kind' is \[\]"),
+        (changed(0, groups=2), "layer 'conv1' has the field 'groups', unknown to this jaxsnn"),
+        (changed(0, stride=0), "layer 'conv1': field 'stride' is 0, expected a whole number from"),
+        (changed(0, stride=True), "field 'stride' is True"),
+        (changed(0, outputs=1e9), "field 'outputs' is 1000000000.0, expected a whole number"),
+        (changed(0, padding="os.system"), "field 'padding' is 'os.system', expected one of SAME"),
+        (changed(0, dtype="object"), "field 'dtype' is 'object'"),
+        (changed(0, norm={"momentum": 0.9}), "layer 'conv1', norm lacks the field 'epsilon'"),
+        (changed(0, neurons={"kind": "adex"}), "neurons: field 'kind' is 'adex', expected one of"),
+        (
+            changed(0, neurons=LIF_DATA | {"reset": "none"}),
+            "layer 'conv1', neurons: field 'reset' is 'none', expected one of hard",
+        ),
+        (
+            changed(0, neurons=LIF_DATA | {"surrogate": LIF_DATA["surrogate"] | {"curve": "exec"}}),
+            "layer 'conv1', neurons, surrogate: field 'curve' is 'exec'",
+        ),
+        (
+            changed(0, neurons=LIF_DATA | {"surrogate": LIF_DATA["surrogate"] | {"width": -1.0}}),
+            r"surrogate width must be in \(0.0, inf\)",
+        ),
+        (changed(0, name="conv1/kernel"), "cannot be called 'conv1/kernel'"),
+        (changed(0, name="__class__"), "cannot be called '__class__'"),
+        (changed(0, name="synapses"), "cannot be called 'synapses'"),
+        (changed(0, name="block1"), "two layers are called 'block1'"),
+        (changed(1, conv1={"kind": "dense"}), "layer 'block1', conv1: field 'kind' is 'dense'"),
+        (changed(1, sources=[0, 0, 0, 9]), "sources must be 4 numbers from -1 to 3"),
+        (
+            changed(3, kind="recurrent", neurons={"kind": "integrator", "decay": None}),
+            "recurrent layer needs neurons of kind 'lif'",
+        ),
+    ],
+)
+def test_the_field_that_is_wrong_is_named(data, message):
+    with pytest.raises(UserError, match=message):
+        rebuild(data)

@@ -1,0 +1,240 @@
+"""The command shows, evaluates, translates and compares files, and says in a line what is wrong."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import load_file
+
+from jaxsnn import coding, data, functional, models, tree
+from jaxsnn.cli import main
+from jaxsnn.export.model import Inputs, Model
+from jaxsnn.export.modules import filled
+from jaxsnn.export.npz import integers
+from jaxsnn.export.pack import save
+from jaxsnn.export.stablehlo import load_stablehlo
+from jaxsnn.neurons import LIF
+
+INPUTS = Inputs((8, 8, 1), 3, "bernoulli")
+LAYOUT = "4C3-AP2-6B3-10"
+
+
+def network(norm=True):
+    """Return a network and its parameters, every second weight zero in the dense layer."""
+    module = models.build(LAYOUT, (8, 8, 1), LIF(0.5, 0.25), norm=norm, rngs=nnx.Rngs(0))
+    net = functional.split(module)
+    kernel = net.params["dense1"]["kernel"].at[::2].set(0.0)
+    return module, net.params | {"dense1": net.params["dense1"] | {"kernel": kernel}}, net.stats
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Return a folder with some files."""
+    folder = tmp_path_factory.mktemp("cli")
+    module, params, stats = network()
+    about = {"name": "demo", "accuracy": "0.25"}
+    save(folder / "net", params, stats, about, module=module, inputs=INPUTS)
+    small = jax.tree.map(lambda leaf: jnp.sign(leaf) * jnp.abs(leaf).mean() + 0.0, params)
+    save(folder / "small", small, stats, {"name": "small"}, module=module, inputs=INPUTS)
+    save(folder / "numbers", params)
+    save(folder / "no_inputs", params, stats, module=module)
+    linear = models.build("10", (8, 8, 1), LIF(), rngs=nnx.Rngs(0))
+    net = functional.split(linear)
+    save(folder / "linear", net.params, net.stats, module=linear, inputs=Inputs((8, 8, 1), 1))
+    plain = network(norm=False)
+    save(folder / "plain", *plain[1:], module=plain[0], inputs=Inputs((8, 8, 1), 3))
+    return folder
+
+
+def output(capsys, *arguments):
+    """Return what a command prints on standard output."""
+    assert main([str(argument) for argument in arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_inspect_counts_every_byte_of_the_file(folder, capsys):
+    found = json.loads(output(capsys, "inspect", folder / "net", "--json"))
+    size = (folder / "net").stat().st_size
+    assert found["file_bytes"] == size
+    assert found["header_bytes"] + sum(row["bytes"] for row in found["layers"]) == size
+    assert found["metadata"] == {"name": "demo", "accuracy": "0.25"}
+    assert found["inputs"]["timesteps"] == 3
+    rows = {row["name"]: row for row in found["layers"]}
+    assert list(rows) == ["conv1", "block1/conv1", "block1/conv2", "dense1"]  # as they are run
+    dense = rows["dense1"]
+    assert dense["shape"] == [96, 10] and dense["density"] == 0.5 and dense["bits"] == 32
+    assert dense["bytes"] == coding.num_bytes(network()[1]["dense1"]["kernel"]) + 40
+    assert dense["decay"] == 0.5 and dense["threshold"] == 0.25
+    assert [row["neurons"] for row in rows.values()] == [8 * 8 * 4, 4 * 4 * 6, 4 * 4 * 6, 10]
+
+
+def test_inspect_prints_a_line_for_each_layer(folder, capsys):
+    lines = output(capsys, "inspect", folder / "net").splitlines()
+    dense = next(line.split() for line in lines if "dense1" in line)
+    assert dense[1:4] == ["96×10", "50", "32"] and dense[5:] == ["10", "0.5", "0.25"]
+    lines = output(capsys, "inspect", folder / "numbers").splitlines()
+    dense = next(line.split() for line in lines if "dense1" in line)
+    assert dense[1:4] == ["96×10", "50", "32"] and dense[5:] == ["–", "–", "–"]
+
+
+def test_eval_gives_the_accuracy_of_the_same_scores(folder, capsys):
+    test = data.load("digits").test
+    scores = Model(filled(*network()), INPUTS).scores(test.images)
+    right = int((np.asarray(scores).argmax(-1) == test.labels).sum())
+    found = json.loads(output(capsys, "eval", folder / "net", "--dataset", "digits", "--json"))
+    assert found["accuracy"] == pytest.approx(right / len(test.labels), abs=1e-6)
+    assert found["samples"] == len(test.labels) and found["stated_accuracy"] == 0.25
+    assert len(found["accuracy_over_time"]) == 3 and found["spikes_per_sample"] > 0
+    text = output(capsys, "eval", folder / "linear", "--dataset", "digits")
+    assert "% of 359 test samples" in text and "stated           –" in text
+
+
+def test_compare_shows_both_and_how_far_their_scores_are_apart(folder, capsys):
+    both = folder / "net", folder / "small"
+    text = output(capsys, "compare", *both)
+    assert "32 → 2" in text and "demo → small" in text
+    apart = re.search(r"at most (\S+) apart, (\S+) % of the decisions equal, on 32 random", text)
+    assert apart and float(apart[1]) > 0 and 0 < float(apart[2]) <= 100
+    same = folder / "linear"
+    found = json.loads(output(capsys, "compare", same, same, "--json"))
+    assert found["first"] == found["second"] and found["first"]["file"] == str(same)
+    assert found["scores"] == {"samples": 32, "largest_difference": 0, "same_decisions": 1}
+    assert "not compared" in output(capsys, "compare", folder / "net", folder / "numbers")
+
+
+def test_export_to_npz_gives_floats_and_integers(folder, tmp_path, capsys):
+    text = output(capsys, "export", folder / "small", "--to", "npz", "--out", tmp_path / "a.npz")
+    assert f"{(tmp_path / 'a.npz').stat().st_size:,} bytes" in text
+    with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
+        kernel = file["params/dense1/kernel"]
+        codes, codebook = (file[f"params/dense1/kernel#{part}"] for part in ("codes", "codebook"))
+        about = json.loads(str(file["jaxsnn"]))
+        assert file["stats/dense1/neurons/threshold"] == 0.25
+    assert codes.shape == (96, 10) and codebook.size == 3
+    np.testing.assert_array_equal(codebook[codes], kernel)
+    assert about["metadata"] == {"name": "small"} and len(about["architecture"]) == 5
+
+
+def test_scaled_weights_become_odd_integers_and_a_scale_for_each_channel():
+    draw = np.random.default_rng(0)
+    odd = draw.choice([-7, -5, -3, -1, 1, 3, 5, 7], size=(3, 3, 40, 8)) * (draw.random(8) < 0.9)
+    odd[0, 0, 0] = 7
+    gamma = draw.uniform(0.1, 1, 8).astype(np.float32)
+    leaf = gamma * (odd.astype(np.float32) * np.float32(1 / 7))
+    found = integers(leaf)
+    np.testing.assert_array_equal(found["integers"], odd)
+    np.testing.assert_allclose(found["scale"], gamma / 7, rtol=1e-6)
+
+
+def test_export_to_stablehlo_gives_the_scores_of_the_network(folder, tmp_path, capsys):
+    output(capsys, "export", folder / "plain", "--to", "stablehlo", "--out", tmp_path / "program")
+    images = data.load("digits").test.images[:3]
+    model = Model(filled(*network(norm=False)), Inputs((8, 8, 1), 3))
+    expected = model.scores(images, batch_size=3)
+    np.testing.assert_array_equal(load_stablehlo(tmp_path / "program")[0].call(images), expected)
+
+
+def test_export_to_nir_folds_norms_and_names_what_a_target_cannot_express(folder, tmp_path, capsys):
+    nir = pytest.importorskip("nir")
+    out = tmp_path / "net.nir"
+    text = output(capsys, "export", folder / "net", "--to", "nir", "--out", out)
+    assert "folded" in text and "dense1_neurons" in nir.read(out).nodes
+    out.unlink()
+    module = models.build("4R-10", (8, 8, 1), LIF(), rngs=nnx.Rngs(0))
+    net = functional.split(module)
+    save(tmp_path / "net", net.params, net.stats, module=module, inputs=INPUTS)
+    line = ["export", tmp_path / "net", "--to", "nir", "--target", "norse", "--out", out]
+    assert main([str(word) for word in line]) == 2  # readers differ in when a spike is heard
+    error = capsys.readouterr().err
+    assert "norse" in error and "dense1" in error and not out.exists()
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("", "Expected one of {inspect, eval, export, compare}"),
+        ("inspect", "Missing from jaxsnn inspect"),
+        ("inspect net --colour", "Unrecognized options: --colour"),
+        ("inspect none", "none: no such file, expected a jaxsnn network"),
+        ("inspect empty", "empty: expected a jaxsnn network, found an empty file"),
+        ("inspect foreign", "foreign: expected a jaxsnn network, found 5 bytes that are damaged"),
+        ("inspect short", "short: expected a jaxsnn network, found"),
+        ("inspect flipped", "flipped: the tensor"),
+        ("inspect newer", "newer: expected version 2 of the format, found '3'"),
+        ("compare net none", "none: no such file"),
+        ("eval numbers --dataset digits", "numbers: holds no architecture, expected one"),
+        ("eval no_inputs --dataset digits", "no_inputs: says nothing about its input, expected"),
+        ("eval net --dataset moons", "data set 'moons' is not one of digits"),
+        ("eval net --dataset digits --batch-size 0", "batch_size must be in"),
+        (
+            "eval wide --dataset digits",
+            "wide: takes samples of shape 16×16×1 in 10 classes, but digits has 8×8×1 in 10",
+        ),
+        (
+            "eval few --dataset digits",
+            "few: takes samples of shape 8×8×1 in 4 classes, but digits has 8×8×1 in 10 classes",
+        ),
+        ("export net --to onnx --out out", "invalid choice 'onnx'"),
+        ("export net --to npz --target norse --out out", "--target and --dataset are for --to nir"),
+        ("export numbers --to stablehlo --out out", "numbers: holds no architecture"),
+        ("export net --to nir --target onnx --out out", "onnx"),
+        ("export net --to npz --out net/out", "cannot write net/out"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(
+    folder, tmp_path, monkeypatch, capsys, line, message
+):
+    for name in ("net", "numbers", "no_inputs"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    content = (folder / "net").read_bytes()
+    (tmp_path / "empty").touch()
+    (tmp_path / "foreign").write_text("hello")
+    (tmp_path / "short").write_bytes(content[:-9])
+    (tmp_path / "flipped").write_bytes(content[:-9] + bytes([content[-9] ^ 4]) + content[-8:])
+    newer = content.replace(b'"jaxsnn":"2"', b'"jaxsnn":"3"')
+    assert newer != content
+    (tmp_path / "newer").write_bytes(newer)
+    for name, layout, inputs in [
+        ("wide", "AP2-10", Inputs((16, 16, 1), 2)),
+        ("few", "4", Inputs((8, 8, 1), 2)),
+    ]:
+        module = models.build(layout, inputs.shape, LIF(), rngs=nnx.Rngs(0))
+        net = functional.split(module)
+        save(tmp_path / name, net.params, net.stats, module=module, inputs=inputs)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    assert main(line.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ")
+    assert printed.err.count("\n") == 1 and message in printed.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_command_is_installed_and_its_output_can_be_piped(folder):
+    code = "import sys; from jaxsnn.cli import main; sys.exit(main())"
+    line = [sys.executable, "-c", code, "inspect", str(folder / "net"), "--json"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["file"] == str(folder / "net") and done.stderr == ""
+    setup = (Path(__file__).parents[1] / "setup.cfg").read_text(encoding="utf-8")
+    assert "jaxsnn = jaxsnn.cli:main" in setup
+
+
+def test_the_bytes_of_a_layer_are_those_of_its_tensors(folder, capsys):
+    rows = json.loads(output(capsys, "inspect", folder / "net", "--json"))["layers"]
+    written = {name: tensor.nbytes for name, tensor in load_file(folder / "net").items()}
+    named = tree.named_leaves(network()[1])
+    assert {f"params/{name}" for name in named} < written.keys()
+    for row in rows:
+        tensors = [
+            size
+            for name, size in written.items()
+            if name.partition("/")[2].startswith(f"{row['name']}/")
+        ]
+        assert row["bytes"] == sum(tensors)
