@@ -12,10 +12,11 @@ each is linear in potential and threshold together:
 
     current = sign(g) W x + c / |g|        threshold = theta / |g|
 
-so that weights on a grid stay on it (Wei et al. 2025, https://arxiv.org/abs/2502.05905, fold their
-scale of each channel into the norm first; then integers stay integers). What else reaches the neuron is divided too: the weights by which
-a recurrent layer hears itself, and the shortcut of a block, which gets a factor for each channel.
-Where `g = 0` the channel's weights become 0, which is not on every grid.
+so that weights on a grid stay on it: integers stay integers where the scale of each channel has
+been taken into the norm before (Wei et al. 2025, https://arxiv.org/abs/2502.05905). What else
+reaches the neuron is divided too: the weights by which a recurrent layer hears itself, and the
+shortcut of a block, which gets a factor for each channel. Where `g = 0` the channel's weights
+become 0, which is not on every grid.
 
 Spikes are equal but for rounding; recorded potentials are divided by `|g|` in "neuron".
 """

@@ -119,7 +119,7 @@ def silence(params: Any, stats: Any, keep: Mapping[str, ArrayLike]) -> tuple[Any
             if (leaf := trees[0].get(f"{layer}/{part}")) is not None:
                 trees[0][f"{layer}/{part}"] = _where(mask, leaf, 0.0)
         threshold = np.broadcast_to(holder[0][f"{layer}/neurons/threshold"], mask.shape)
-        never = np.finfo(np.float32).max
+        never = float(np.finfo(np.float32).max)
         holder[0][f"{layer}/neurons/threshold"] = _where(mask, threshold, never)
     return tree.substitute(params, trees[0]), tree.substitute(stats, trees[1])
 

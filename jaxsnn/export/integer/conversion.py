@@ -1,0 +1,305 @@
+"""From a trained network to one of integers, with a proof that it fits, and what differs.
+
+Norms are folded into the neurons (`fold.fold_norms`), which leaves the grid of the weights alone.
+Then each output channel of a layer has a unit, the current that a weight of 1 makes of an input
+of 1, in which everything is expressed, with `f` bits behind the point:
+
+    W = scale K                 K integer; the scale of quantized weights is found in them
+    unit = scale * (unit of the input)           1 for spikes, 1/n behind an average over n
+    level = floor(2**f theta / unit) + 1         u > theta, exactly; ceil(...) if not strict
+    bias, theta, shortcut, recurrent = round(2**f (...) / unit)
+
+- Weights on no grid (a first layer and a read-out of full precision) are rounded to `weight_bits`.
+- Read-outs have one unit for all channels, so that their integers can be compared.
+- The decay becomes `keep + factor / 2**right`, an exact one where it can. Each step of a leak
+  needs `right` bits more; it drops none as long as `f >= right (T - 1)`.
+- `f` is the fewest bits with which nothing is rounded, or else as many as fit.
+- That nothing overflows is proved from the weights: the largest and the smallest input, in every
+  step. Half-way cases go to the even integer, and a leak rounds down.
+
+What no rounding can mend: analog inputs have to come as integers (pixels; `inputs.pixel_table` for
+normalised ones), or the layer that sees them stays outside, in floats (`inputs.cut`). Quantizing it
+with the others is what we do unless it is cut off.
+
+Letters in shapes: `O` output channels.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import Array
+
+from jaxsnn import layers
+from jaxsnn.arrays import check_range, check_whole
+from jaxsnn.errors import UserError
+from jaxsnn.export.fold import fold_norms
+from jaxsnn.export.integer.bounds import MOST_FRACTION_BITS, Scaled, choose
+from jaxsnn.export.integer.inputs import SPIKES, Grid
+from jaxsnn.export.integer.network import (
+    IntegerNetwork,
+    IntegerNeurons,
+    Joined,
+    Weighted,
+    Weightless,
+)
+from jaxsnn.export.integer.units import decays, find_scales, int32, narrowest
+from jaxsnn.export.integer.verdict import LayerReport, Weights, judge
+from jaxsnn.layers.joined import NOTHING, by_position
+from jaxsnn.neurons import LIF
+
+FIRING = layers.Neurons | layers.Integrator
+LEAKS = ("multiply", "power_of_two")
+COARSEST_BIAS = 2.0**20  # of a unit; channels that norms have all but switched off have larger ones
+
+
+@dataclass(frozen=True)
+class _Options:
+    normed: frozenset[str]  # layers whose norm is folded away
+    timesteps: int
+    weight_bits: int
+    leaks: np.ndarray  # [N, 4]: decay, keep, factor, right
+    state_bits: int
+    fraction_bits: int | None
+
+
+def to_integer(
+    module: layers.Chain,
+    params: Any,
+    stats: Any,
+    timesteps: int,
+    *,
+    inputs: Grid = SPIKES,
+    weight_bits: int = 8,
+    leak: str = "multiply",
+    leak_bits: int = 8,
+    state_bits: int = 32,
+    fraction_bits: int | None = None,
+) -> IntegerNetwork:
+    """Convert a network to integers.
+
+    Args:
+      module: the network, as built or as `shrink` returned it.
+      params: its parameters, the quantized ones.
+      stats: its running statistics and constants.
+      timesteps: T >= 1, for which nothing must overflow.
+      inputs: what its integer input stands for: `SPIKES`, `PIXELS` or another.
+      weight_bits: of weights on no grid of up to 256 levels, signed, in [2, 16].
+      leak: "multiply", by the nearest `j / 2**leak_bits`; or "power_of_two", the nearest of 0,
+        1, `2**-m` and `1 - 2**-m`, for which a shift and a sum are enough.
+      leak_bits: in [1, 12]; the largest m.
+      state_bits: of a potential, signed, in [8, 32]. Sums have 32.
+      fraction_bits: f of all layers, in [0, 30], instead of the choice above.
+
+    Returns:
+      The network for `run_integer`; its `report` says what is exact.
+
+    Raises:
+      UserError: for options out of range or unknown, layers without a counterpart, and where a
+        potential may outgrow its bits; the message names the layer.
+    """
+    check_whole("timesteps", timesteps, 1, 1 << 20)
+    check_whole("weight_bits", weight_bits, 2, 16)
+    check_whole("leak_bits", leak_bits, 1, 12)
+    check_whole("state_bits", state_bits, 8, 32)
+    if fraction_bits is not None:
+        check_whole("fraction_bits", fraction_bits, 0, MOST_FRACTION_BITS)
+    if leak not in LEAKS:
+        raise UserError(f"leak {leak!r} is unknown; choose {' or '.join(LEAKS)}")
+    check_range("the unit of the inputs", inputs.unit, 0, float("inf"), open_low=True)
+    check_whole("the largest input", inputs.high, 1 - 2**31, 2**31 - 1)
+    check_whole("the smallest input", inputs.low, 1 - 2**31, inputs.high)
+    net = fold_norms(module, params, stats, "neuron")
+    synapses = module.synapses()
+    normed = frozenset(name for name in synapses if synapses[name].norm is not None)
+    leaks = decays(leak, leak_bits)
+    options = _Options(normed, timesteps, weight_bits, leaks, state_bits, fraction_bits)
+    *_, readout = net.synapses()
+    final = getattr(net, net.names[-1])
+    classes = final.classes if isinstance(final, layers.Vote) else None
+    grid, width = inputs, 0
+    stages: list[Any] = []
+    reports: list[LayerReport] = []
+    for name in net.names:
+        layer = getattr(net, name)
+        if isinstance(layer, layers.Residual):
+            block, found = _join(name, layer, grid, options)
+            stages.append(block)
+            reports += found
+            grid, width = SPIKES, block.weight.size
+        elif isinstance(layer, layers.Synapse):
+            if name != readout and isinstance(layer.neurons, layers.Integrator):
+                raise UserError(f"{name!r} does not spike, but is followed by {readout!r}")
+            width = layer.kernel.shape[-1]
+            voters = 1 if classes is None else width // classes
+            converted = _weigh(name, layer, grid, options, voters=voters)
+            stages.append(converted.stage)
+            reports.append(converted.report)
+            grid = SPIKES._replace(unit=converted.unit)
+        elif not isinstance(layer, layers.Dropout):
+            stage, grid = _rearrange(name, layer, grid, width)
+            stages.append(stage)
+    return IntegerNetwork(tuple(stages), inputs, timesteps, grid.unit, tuple(reports))
+
+
+def _rearrange(name: str, layer: nnx.Module, grid: Grid, width: int) -> tuple[Weightless, Grid]:
+    """Convert a layer without weights, and return what its integers stand for."""
+    if isinstance(layer, layers.AveragePool):
+        count = layer.size**2
+        summed = Grid(grid.unit / count, grid.low * count, grid.high * count)
+        return Weightless("sum", layer.size), summed
+    if isinstance(layer, layers.MaxPool):
+        return Weightless("max", layer.size), grid
+    if isinstance(layer, layers.Flatten):
+        return Weightless("flatten", 0), grid
+    if isinstance(layer, layers.Vote):
+        voters = width // layer.classes
+        return Weightless("vote", layer.classes), grid._replace(unit=grid.unit / voters)
+    raise UserError(f"{name!r}, {type(layer).__name__}, has no counterpart of integers")
+
+
+class _Converted(NamedTuple):
+    """Hold a layer of integers, and what belongs to it."""
+
+    stage: Weighted
+    report: LayerReport
+    shortcut: Array  # int32 [O]: factor of the integers that a shortcut adds
+    unit: float  # what 1 of its output stands for
+
+
+class _Shortcut(NamedTuple):
+    """Hold what a block adds to a layer's current."""
+
+    weight: np.ndarray  # [O]
+    grid: Grid  # of what it is multiplied by
+
+
+def _join(
+    name: str, block: layers.Residual, grid: Grid, options: _Options
+) -> tuple[Joined, list[LayerReport]]:
+    """Convert a residual block."""
+    inputs, outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
+    sources = np.asarray(block.sources or by_position(inputs, outputs))
+    weight = np.ones(outputs) if block.weight is None else np.asarray(block.weight[...], np.float64)
+    shortcut = _Shortcut(np.where(sources == NOTHING, 0.0, weight), grid)
+    first = _weigh(f"{name}/conv1", block.conv1, grid, options)
+    second = _weigh(f"{name}/conv2", block.conv2, SPIKES, options, shortcut=shortcut)
+    chosen = int32(np.maximum(sources, 0))
+    return Joined(first.stage, second.stage, chosen, second.shortcut), [first.report, second.report]
+
+
+def _weigh(
+    name: str,
+    layer: layers.Synapse,
+    grid: Grid,
+    options: _Options,
+    *,
+    shortcut: _Shortcut | None = None,
+    voters: int = 1,
+) -> _Converted:
+    """Convert a layer with weights, whose input is on the grid."""
+    firing = layer.neurons
+    for part, known in ((layer, layers.Dense | layers.Conv), (firing, FIRING)):
+        if not isinstance(part, known):
+            raise UserError(f"{name!r}, {type(part).__name__}, has no counterpart of integers")
+    neuron = firing.constants() if isinstance(firing, layers.Neurons) else None
+    weights = _weights(name, layer, grid, options.weight_bits, apart=neuron is not None)
+    decay = _decay(layer, neuron)
+    leaks = options.leaks[np.abs(decay.reshape(-1, 1) - options.leaks[:, 0]).argmin(1)]
+    scaled = _in_units(layer, neuron, weights, leaks, shortcut)
+    choice = choose(
+        name,
+        scaled,
+        options.timesteps,
+        state_bits=options.state_bits,
+        wanted=options.fraction_bits,
+        summed=0 if neuron else options.timesteps * voters,
+    )
+    kernel = weights.integers.reshape(layer.kernel.shape)
+    fixed = choice.fixed
+    stage = Weighted(
+        kernel=narrowest(kernel),
+        shift=int32(choice.fraction_bits),
+        bias=int32(fixed.bias),
+        recurrent=None if layer.feedback() is None else int32(fixed.recurrent),
+        neurons=IntegerNeurons(
+            level=int32(fixed.level),
+            theta=int32(fixed.theta),
+            keep=int32(scaled.keep),
+            factor=int32(scaled.factor),
+            right=int32(scaled.right),
+            reset=scaled.reset,
+            fires_first=neuron is not None and neuron.order == "fire_then_integrate",
+        ),
+        name=name,
+        stride=layer.stride if isinstance(layer, layers.Conv) else 1,
+        padding=layer.padding if isinstance(layer, layers.Conv) else "VALID",
+    )
+    report = judge(
+        name,
+        weights,
+        scaled,
+        choice,
+        timesteps=options.timesteps,
+        decay_off=float(np.abs(leaks[:, 0] - decay).max()),
+        rounds_more=name in options.normed or layer.dtype != jnp.float32,
+    )
+    one = float(weights.unit[0] / 2.0 ** choice.fraction_bits[0])
+    return _Converted(stage, report, int32(fixed.shortcut), 1.0 if neuron else one)
+
+
+def _weights(name: str, layer: layers.Synapse, grid: Grid, bits: int, *, apart: bool) -> Weights:
+    """Return the kernel of a layer in integers; a scale for all channels, unless `apart`."""
+    kernel = np.asarray(layer.kernel[...].astype(layer.dtype), np.float64)
+    rows = kernel.reshape(-1, kernel.shape[-1])
+    if not (np.isfinite(rows).all() and np.isfinite(_bias(layer)).all()):
+        raise UserError(f"{name!r} has weights that are no finite numbers")
+    least = np.abs(_bias(layer)) / grid.unit / COARSEST_BIAS
+    scale = find_scales(rows if apart else rows.reshape(-1, 1), bits)
+    scale = np.maximum(scale, least if apart else least.max())
+    scale = np.broadcast_to(scale, rows.shape[1:])
+    return Weights(rows, np.rint(rows / scale), scale, grid)
+
+
+def _bias(layer: layers.Synapse) -> np.ndarray:
+    bias = 0.0 if layer.bias is None else layer.bias[...]
+    return np.broadcast_to(np.asarray(bias, np.float64), layer.kernel.shape[-1:])
+
+
+def _decay(layer: layers.Synapse, neuron: LIF | None) -> np.ndarray:
+    """Return the decay of each channel; a read-out of currents forgets at once."""
+    silent = getattr(layer.neurons, "decay", None)
+    decay = neuron.decay if neuron else 0.0 if silent is None else silent[...]
+    return np.broadcast_to(np.asarray(decay, np.float64), layer.kernel.shape[-1:])
+
+
+def _in_units(
+    layer: layers.Synapse,
+    neuron: LIF | None,
+    weights: Weights,
+    leaks: np.ndarray,
+    shortcut: _Shortcut | None,
+) -> Scaled:
+    """Return a layer in its own units."""
+    unit, ends = weights.unit, np.array(weights.grid[1:]).reshape(2, 1, 1)
+    sums = weights.integers * ends
+    theta = np.asarray(neuron.threshold if neuron else 0.0, np.float64)
+    added = shortcut or _Shortcut(np.zeros_like(unit), SPIKES)
+    feedback = layer.feedback()
+    heard = np.zeros((0, unit.size)) if feedback is None else np.asarray(feedback, np.float64)
+    return Scaled(
+        low=sums.min(0).clip(max=0).sum(0),
+        high=sums.max(0).clip(min=0).sum(0),
+        bias=_bias(layer) / unit,
+        theta=np.broadcast_to(theta, unit.shape) / unit,
+        shortcut=added.weight * added.grid.unit / unit,
+        shortcut_range=(min(added.grid.low, 0), max(added.grid.high, 0)),
+        recurrent=heard / unit.reshape(1, -1),
+        keep=leaks[:, 1],
+        factor=leaks[:, 2],
+        right=leaks[:, 3],
+        reset=neuron.reset if neuron else None,
+        strict=neuron.strict if neuron else True,
+    )

@@ -1,0 +1,67 @@
+"""What weights and decays are as integers: the scale of a grid, a decay of shifts, digits."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+LARGEST = 255  # of the integers that are looked for: the levels of 8 bits are -255, -253, ..., 255
+FLOAT_ROUNDING = 2.0**-20  # relative; a few roundings of float32 that a quantized weight has seen
+
+
+def find_scales(rows: np.ndarray, weight_bits: int) -> np.ndarray:
+    """Return the scale of each column of weights `[m, O]`: found in them, or for rounding them.
+
+    Weights are on a grid if they are integers of at most 255 times a scale, each to within the
+    rounding of float32. The coarsest such grid is taken.
+    """
+    top = np.abs(rows).max(0)
+    scale = top / (2 ** (weight_bits - 1) - 1)
+    open_ = np.flatnonzero(top)
+    for steps in range(1, LARGEST + 1):
+        fitting = open_
+        for part in (rows[:16], rows):  # a few rows rule out nearly everything
+            trial, weights = top[fitting] / steps, part[:, fitting]
+            off = np.abs(weights - np.rint(weights / trial) * trial)
+            fitting = fitting[(off <= FLOAT_ROUNDING * np.abs(weights)).all(0)]
+        scale[fitting] = top[fitting] / steps
+        open_ = np.setdiff1d(open_, fitting)
+    return np.where(top == 0, scale.max() or 1.0, scale)
+
+
+def decays(way: str, bits: int) -> np.ndarray:
+    """Return the decays that can be had, `[N, 4]`: decay, keep, factor, right."""
+    rows = []
+    if way == "power_of_two":
+        rows = [(0, 0, 0), (1, 0, 0)]
+        for right in range(1, bits + 1):
+            rows += [(0, 1, right), (1, -1, right)]
+    else:
+        for share in range(2**bits + 1):
+            keep = int(2 * share > 2**bits)
+            factor, right = share - keep * 2**bits, bits
+            while right and factor % 2 == 0:
+                factor, right = factor // 2, right - 1
+            rows.append((keep, factor, right))
+    return np.array([(keep + k / 2**right, keep, k, right) for keep, k, right in rows])
+
+
+def odd_part(x: np.ndarray | float) -> np.ndarray:
+    """Return the odd integer that a float64 is, times a power of two."""
+    digits = (np.frexp(np.asarray(x))[0] * 2.0**53).astype(np.int64)
+    return digits / (digits & -digits)
+
+
+def signed_bits(magnitude: float) -> int:
+    """Return the bits of a signed integer of that magnitude."""
+    return int(magnitude).bit_length() + 1
+
+
+def narrowest(integers: np.ndarray) -> Array:
+    """Return whole numbers as int8, or int16 or int32 where they need it."""
+    bits = signed_bits(np.abs(integers).max())
+    return jnp.asarray(integers, jnp.int8 if bits <= 8 else jnp.int16 if bits <= 16 else jnp.int32)
+
+
+def int32(x: np.ndarray) -> Array:
+    """Return whole numbers as int32."""
+    return jnp.asarray(np.asarray(x).astype(np.int32))

@@ -1,0 +1,131 @@
+"""How faithful a layer of integers is to the float layer that it was made of.
+
+Letters in shapes: `m` inputs of one output, `O` output channels.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxsnn.export.integer.bounds import Choice, Scaled
+from jaxsnn.export.integer.inputs import Grid
+from jaxsnn.export.integer.units import FLOAT_ROUNDING, odd_part, signed_bits
+
+FLOAT_DIGITS = 24
+
+
+class LayerReport(NamedTuple):
+    """Say how faithful a layer of integers is to the float layer.
+
+    `verdict` is one of
+
+    - "exact": from the same input, every spike or read-out is the float layer's. Nothing is rounded
+      here, and float32 (products of full precision) is proved to round nothing either: units of
+      few binary digits, sums below `2**24` of them, no norm;
+    - "float": the same numbers, but float32 rounds on its side. Spikes differ only where that
+      carries a potential over its threshold;
+    - "rounded": what `rounded` lists is not the float layer's.
+    """
+
+    layer: str
+    verdict: str
+    # What is rounded, and by how much at most: "weights" as a share of the channel's largest,
+    # "decay" as it is, all else as a share of the threshold (of the largest output, if read-out).
+    rounded: tuple[tuple[str, float], ...]
+    weight_bits: int  # of a signed weight
+    fraction_bits: tuple[int, int]  # least and most over the channels
+    state_bits: int  # of a signed potential, in the worst case
+
+
+class Weights(NamedTuple):
+    """A kernel and its integers; float64."""
+
+    rows: np.ndarray  # [m, O]
+    integers: np.ndarray  # [m, O]
+    scale: np.ndarray  # [O]
+    grid: Grid  # of the input
+
+    @property
+    def unit(self) -> np.ndarray:
+        """Return the current that a weight of 1 makes of an input of 1, `[O]`."""
+        return self.scale * self.grid.unit
+
+
+def judge(
+    name: str,
+    weights: Weights,
+    layer: Scaled,
+    choice: Choice,
+    *,
+    timesteps: int,
+    decay_off: float,
+    rounds_more: bool,
+) -> LayerReport:
+    """Return the report of a layer.
+
+    Args:
+      name: of the layer.
+      weights: its kernel.
+      layer: the layer in its units.
+      choice: of the bits behind the point.
+      timesteps: T.
+      decay_off: how far the decay is from the float one.
+      rounds_more: whether the float layer has a norm or works in short floats.
+    """
+    rounded = _rounded(layer, choice, timesteps)
+    top = np.abs(weights.rows).max(0)
+    off = np.abs(weights.rows - weights.integers * weights.scale).max(0)
+    share = float((off / np.where(top == 0, 1.0, top)).max())
+    if share > FLOAT_ROUNDING:
+        rounded["weights"] = share
+    if decay_off > 0:
+        rounded["decay"] = decay_off
+    if rounded:
+        verdict = "rounded"
+    else:
+        verdict = (
+            "exact" if not rounds_more and _float_is_exact(weights, layer, choice) else "float"
+        )
+    bits = choice.fraction_bits
+    return LayerReport(
+        layer=name,
+        verdict=verdict,
+        rounded=tuple(sorted(rounded.items())),
+        weight_bits=signed_bits(np.abs(weights.integers).max()),
+        fraction_bits=(int(bits.min()), int(bits.max())),
+        state_bits=signed_bits(choice.largest.max()),
+    )
+
+
+def _rounded(layer: Scaled, choice: Choice, timesteps: int) -> dict[str, float]:
+    """Return what was rounded to the bits behind the point, and by how much at most."""
+    one, fixed = 2.0**choice.fraction_bits, choice.fixed
+    reference = layer.theta if layer.reset else np.maximum(choice.largest / one, 1.0)
+    off = {
+        "bias": layer.bias * one - fixed.bias,
+        "shortcut": layer.shortcut * one - fixed.shortcut,
+        "recurrent": np.abs(layer.recurrent * one - fixed.recurrent).max(0, initial=0.0),
+    }
+    if layer.reset in ("soft", "soft_undecayed"):
+        reached = choice.largest >= fixed.level
+        off["threshold"] = np.where(reached, layer.theta * one - fixed.theta, 0.0)
+    needed = np.minimum(choice.whole, choice.fraction_bits) + layer.right * (timesteps - 1)
+    drops = (layer.factor != 0) & (needed > choice.fraction_bits)
+    off["leak"] = np.where(drops, timesteps - 1.0, 0.0)  # at most one of the last bit a step
+    shares = {part: float((np.abs(x) / one / reference).max()) for part, x in off.items()}
+    return {part: share for part, share in shares.items() if share > 0}
+
+
+def _float_is_exact(weights: Weights, layer: Scaled, choice: Choice) -> bool:
+    """Tell whether float32 rounds nothing, given that nothing is rounded here.
+
+    All that it adds up are multiples of one unit's last bit; they must be short enough.
+    """
+    fixed, grid = choice.fixed, weights.grid
+    sums = np.abs(weights.integers).sum(0) * max(-grid.low, grid.high) * 2.0**choice.fraction_bits
+    added = np.abs(fixed.shortcut) * max(-layer.shortcut_range[0], layer.shortcut_range[1])
+    sums = sums + np.abs(fixed.bias) + added + np.abs(fixed.recurrent).sum(0)
+    digits = odd_part(weights.scale) * odd_part(grid.unit)
+    short = digits * np.maximum(sums, choice.largest) < 2.0**FLOAT_DIGITS
+    same = np.array_equal(weights.integers * weights.scale, weights.rows)
+    return bool(same and short.all())
