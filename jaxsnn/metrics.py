@@ -97,8 +97,9 @@ def no_counts(activity: Activity) -> Counts:
 def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = None) -> Counts:
     """Add the activity of a batch to the counts; pure, for use in a scan.
 
-    Counts are exact up to `2**31` for each neuron. The events of a synapse with real-valued input
-    are no counts: they are rounded towards zero here, and nothing reads them.
+    Counts are exact up to `2**31` for each neuron; signed events count by magnitude. The events of
+    a synapse with real-valued input are no counts: they are rounded towards zero here, and nothing
+    reads them.
 
     Args:
       counts: from `no_counts`, or of the batches before.
@@ -108,7 +109,7 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
     Returns:
       The new counts.
     """
-    size = next(iter(activity.spikes.values())).shape[0]
+    size = next(iter(activity.events.values())).shape[0]
     valid = jnp.ones(size, bool) if valid is None else valid
 
     def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
@@ -117,7 +118,7 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
 
     return Counts(
         jax.tree.map(add, counts.spikes, activity.spikes),
-        jax.tree.map(add, counts.events, activity.events),
+        jax.tree.map(add, counts.events, jax.tree.map(jnp.abs, activity.events)),
         counts.num_samples + jnp.sum(valid, dtype=jnp.int32),
     )
 

@@ -10,6 +10,9 @@ threshold. The distance is `z = u - theta`, or the normalised `z = u / theta - 1
     do/du = h(z)             do/dtheta = -h(z)              (plain)
     do/du = h(z) / theta     do/dtheta = -h(z) u / theta^2  (normalised)
 
+`stdb` alone looks at the time since the neuron's last spike in place of the distance, and so needs
+the whole time axis: `fire_over_time`.
+
 A `Surrogate` compares by value, so two equal ones share a compiled program.
 """
 
@@ -19,11 +22,15 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
+from jaxsnn import arrays
 from jaxsnn.arrays import check_range
+from jaxsnn.errors import UserError
 
 Derivative = Callable[[Array], Array]  # distance to the threshold in widths -> height, peak 1
+
+NEVER = 999.0  # steps since the last spike at the first step of all, before any spike
 
 
 @dataclass(frozen=True)
@@ -35,12 +42,14 @@ class Surrogate:
       width: its width in units of `z`, > 0.
       peak: its height at the threshold.
       normalized: whether `z = u / theta - 1` instead of `u - theta`.
+      timed: whether the steps since the last spike take the place of `z` in `h`.
     """
 
     shape: Derivative
     width: float = 1.0
     peak: float = 1.0
     normalized: bool = False
+    timed: bool = False
 
     def __post_init__(self):
         check_range("surrogate width", self.width, 0.0, float("inf"), open_low=True, open_high=True)
@@ -97,6 +106,20 @@ def straight_through() -> Surrogate:
     return Surrogate(jnp.ones_like)
 
 
+def stdb(peak: float = 0.3, rate: float = 0.01) -> Surrogate:
+    """Return `h = peak e^(-rate d)`, with `d` the steps since the neuron's last spike.
+
+    Spike timing dependent backpropagation: the distance to the threshold plays no part; before its
+    first spike a neuron learns next to nothing. By `u` it is `h / theta`. Needs neurons with a
+    detached reset, in a network (`layers.Neurons`). Its authors warn that it can diverge and
+    prefer `triangle(1.0, 0.3, normalized=True)`.
+
+    Rathi et al., "Enabling deep SNNs with hybrid conversion and STDB" (2020), their code: a spike
+    at the step before is `d = 1`, and a neuron that never spiked has `d = t + 999` (t from 0).
+    """
+    return Surrogate(_exponential, 1.0 / rate if rate else 0.0, peak, normalized=True, timed=True)
+
+
 def custom(derivative: Derivative, *, normalized: bool = False) -> Surrogate:
     """Return the surrogate with `h = derivative`, any elementwise function of the distance.
 
@@ -118,6 +141,49 @@ def fire(potential: Array, threshold: Array, surrogate: Surrogate, *, strict: bo
     return _fire(surrogate, strict, potential, threshold)
 
 
+def steps_since_spike(spikes: Array, before: Array) -> Array:
+    """Return how many steps ago each neuron's last spike was, before the present step.
+
+    Args:
+      spikes: `[T, ...]`.
+      before: the steps since the last spike at the first step, `[...]`, > 0.
+
+    Returns:
+      `[T + 1, ...]` in the dtype of `before`; the last entry is that of the step after these.
+    """
+    steps = jnp.arange(spikes.shape[0], dtype=before.dtype).reshape((-1,) + (1,) * before.ndim)
+    at = jnp.where(spikes > 0, jnp.broadcast_to(steps, spikes.shape), -before[None])
+    last = lax.cummax(jnp.concatenate([-before[None], at]))
+    return jnp.concatenate([steps, steps[-1:] + 1]) - last
+
+
+def fire_over_time(
+    potential: Array,
+    threshold: Array,
+    surrogate: Surrogate,
+    before: Array,
+    *,
+    strict: bool = True,
+) -> tuple[Array, Array]:
+    """Return the spikes of all steps with the derivative of a timed surrogate, `stdb`.
+
+    Args:
+      potential: membrane potential `u` at each step, `[T, ...]`.
+      threshold: `theta` > 0, of as many axes, broadcastable to `potential`.
+      surrogate: a timed one.
+      before: the steps since the last spike at the first step, `[...]`, > 0.
+      strict: as of `fire`.
+
+    Returns:
+      The spikes, `[T, ...]`, and the steps since the last spike at the step after them, `[...]`.
+    """
+    constants = lax.stop_gradient((potential, threshold))
+    spikes = fire(*constants, surrogate, strict=strict)
+    since = steps_since_spike(spikes, before)
+    height = surrogate(since[:-1])
+    return arrays.straight_through(spikes, height * (potential / threshold)), since[-1]
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
 def _fire(surrogate, strict, potential, threshold):
     crossed = potential > threshold if strict else potential >= threshold
@@ -128,6 +194,10 @@ def _fire(surrogate, strict, potential, threshold):
 def _fire_jvp(surrogate, strict, primals, tangents):
     potential, threshold = primals
     d_potential, d_threshold = tangents
+    if surrogate.timed:
+        raise UserError(
+            "surrogate stdb looks back in time: use it in layers.Neurons, or with fire_over_time"
+        )
     if surrogate.normalized:
         height = surrogate(potential / threshold - 1.0) / threshold
         d_distance = d_potential - d_threshold * potential / threshold
@@ -151,6 +221,10 @@ def _lorentzian(x):
 
 def _hyperbola(x):
     return 1.0 / jnp.square(1.0 + jnp.abs(x))
+
+
+def _exponential(x):
+    return jnp.exp(-x)
 
 
 def _logistic(x):

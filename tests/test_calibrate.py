@@ -84,6 +84,33 @@ def test_what_is_not_finite_is_named():
         calibration(statistic=lambda output: {"conv1": output.readout.sum() / 0})
 
 
+def each_batch(images=NUMBERED, statistic=lambda params, output: inputs(output), **options):
+    options = {"batches": 3, "batch_size": 10} | options
+    params = {"scale": jnp.float32(1)}
+    return calibrate.each_batch(show, prepare, params, {}, images, statistic, **options)
+
+
+def test_samples_come_batch_by_batch_prepared_as_in_evaluation_from_one_program():
+    traced = []
+
+    def statistic(params, output):
+        traced.append(output)
+        return {"twice": 2 * params["scale"] * inputs(output)}
+
+    found = [batch["twice"] / 2 for batch in each_batch(statistic=statistic)]
+    assert len(traced) == 1 and [type(batch) for batch in found] == 3 * [np.ndarray]
+    rows = np.floor(calibration().batches).astype(int) - 100  # the same images, not "trained" on
+    np.testing.assert_array_equal(np.floor(found).astype(int), rows)
+    assert len({round(float(batch[0] % 1), 3) for batch in found}) == 3
+
+
+def test_samples_are_refused_as_statistics_are():
+    with pytest.raises(UserError, match="calibration on 6 batches of 10 needs 60 images"):
+        next(each_batch(batches=6))
+    with pytest.raises(UserError, match="devices = 3 does not divide|there are"):
+        next(each_batch(devices=3))
+
+
 # --- A convolutional network with norms -----------------------------------------------------------
 
 

@@ -8,9 +8,10 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.encode import Signal, direct
+from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
 from jaxsnn.neurons import LIF, Membrane, unroll
-from jaxsnn.surrogate import triangle
+from jaxsnn.surrogate import stdb, triangle
 
 KEY = jax.random.key(0)
 
@@ -200,6 +201,78 @@ def test_an_integrator_reads_out_currents_or_potentials():
     np.testing.assert_array_equal(jnp.concatenate(halves), whole)
     # The accumulated potential T c of a constant current, divided by T, is the current again.
     assert Integrator()(signal, tape(), "out").value.mean(0).tolist() == [[0.5, 0.5]]
+
+
+def test_rectified_neurons_give_the_positive_part_and_record_it():
+    record, current = tape(), jnp.asarray([[-1.0, 2.0], [0.5, -3.0]])
+    out = layers.Rectified()(direct(current, 1), record, "layer")
+    assert out.constant and out.value.tolist() == [[0, 2], [0.5, 0]]
+    activity = record.activity
+    assert activity.spikes["layer"].tolist() == out.value.tolist()
+    assert activity.potential["layer"].tolist() == current.tolist()
+    assert activity.magnitude["layer"].tolist() == [[1, 2], [0.5, 3]]
+    assert jax.grad(lambda x: run(layers.Rectified(), x).value.sum())(current[None]).tolist() == [
+        [[0, 1], [1, 0]]
+    ]
+
+
+def test_watched_neurons_record_their_current_and_the_original_does_not():
+    chain = layers.Chain({"dense1": layers.Dense(2, 3, Neurons(LIF()), rngs=nnx.Rngs(0))})
+    watched, signal = layers.watch(chain), direct(jnp.ones((1, 2)), 4)
+    records = [tape(), tape()]
+    outputs = [net(signal, record) for net, record in zip((chain, watched), records, strict=True)]
+    np.testing.assert_array_equal(outputs[0].value, outputs[1].value)
+    assert records[0].activity.current == {}
+    current = np.asarray(chain.dense1.kernel[...]).sum(0) + np.asarray(chain.dense1.bias[...])
+    found = records[1].activity.current["dense1"]
+    np.testing.assert_allclose(found, np.broadcast_to(current, (4, 1, 3)), rtol=1e-5)
+
+
+def timed(order, detached=True):
+    return LIF(0.75, 0.5, reset="soft", order=order, detach_reset=detached, surrogate=stdb())
+
+
+@pytest.mark.parametrize("order", ["integrate_then_fire", "fire_then_integrate"])
+def test_stdb_gradients_know_when_the_neuron_last_fired_also_across_chunks(order):
+    """Sum of weighted spikes: d/dx[s] = sum_t weight[t] h[t] / v decay^(t - s) for s up to t."""
+    steps, late = 12, order == "fire_then_integrate"
+    rng = np.random.default_rng(0)
+    current = jnp.asarray(rng.uniform(0, 0.6, (steps, 1, 3)), jnp.float32)
+    weight = jnp.asarray(rng.normal(size=(steps, 1, 3)), jnp.float32)
+    neurons = Neurons(timed(order))
+
+    def loss(current, cut):
+        record, parts = tape(), (current[:cut], current[cut:]) if cut else (current,)
+        outputs = [neurons(Signal(part, len(part)), record, "layer").value for part in parts]
+        fired = jnp.concatenate(outputs)
+        return (weight * fired).sum(), fired
+
+    whole, fired = jax.grad(loss, has_aux=True)(current, 0)
+    plain = unroll(LIF(0.75, 0.5, reset="soft", order=order), current)[0]
+    np.testing.assert_array_equal(fired, plain)
+    assert 0.1 < fired.mean() < 0.6
+    expected = np.zeros((steps, 1, 3))
+    for n in range(3):
+        last = -999
+        for t in range(steps):
+            height = 0.3 * np.exp(-0.01 * (t - last)) / 0.5
+            last = t if fired[t, 0, n] else last
+            for s in range(t + 1 - late):
+                decayed = 0.75 ** (t - late - s)
+                expected[s, 0, n] += float(weight[t, 0, n]) * height * decayed
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(jax.grad(loss, has_aux=True)(current, 5)[0], whole, rtol=1e-5)
+
+
+def test_stdb_needs_a_detached_reset():
+    with pytest.raises(UserError, match="surrogate stdb needs neurons with detach_reset=True"):
+        Neurons(timed("integrate_then_fire", detached=False))
+
+
+def test_stdb_does_not_learn_through_recurrence():
+    neurons = Neurons(timed("integrate_then_fire"))
+    with pytest.raises(UserError, match="layer 'layer' is recurrent: surrogate stdb"):
+        run(layers.Recurrent(2, 3, neurons, rngs=nnx.Rngs(0)), jnp.ones((2, 1, 2)))
 
 
 # --- Pooling, reshaping, voting -------------------------------------------------------------------

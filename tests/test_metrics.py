@@ -244,3 +244,9 @@ def test_report_names_what_is_wrong():
         metrics.report("a", counts=counts._replace(num_samples=0), **fixed)
     with pytest.raises(UserError, match="no events were counted for out/kernel"):
         metrics.report("a", counts=counts._replace(events={"fc1/kernel": 0}), **fixed)
+
+
+def test_signed_events_count_by_magnitude():
+    activity = Activity({}, {}, {"dense1/kernel": jnp.asarray([[3.0], [-2.0]])})
+    counts = metrics.accumulate(metrics.no_counts(activity), activity)
+    assert counts.events["dense1/kernel"].tolist() == [5] and counts.num_samples == 2

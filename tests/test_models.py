@@ -130,6 +130,30 @@ def test_layers_are_named_by_kind_and_number():
     ]  # fmt: skip
 
 
+def test_an_ann_has_the_parameters_of_the_spiking_network_and_no_constants():
+    options = {"readout": "current", "use_bias": False}
+    for layout, shape in (("4C3-AP2-D0.5-6-3", (4, 4, 1)), ("2C3-3B3S2M4-3", (4, 4, 1))):
+        ann = split(
+            models.build(layout, shape, LIF(), activation="relu", rngs=nnx.Rngs(0), **options)
+        )
+        snn = split(models.build(layout, shape, LIF(), rngs=nnx.Rngs(0), **options))
+        jax.tree.map(np.testing.assert_array_equal, ann.params, snn.params)
+        assert ann.stats == {} and list(ann.synapses) == list(snn.synapses)
+    for wrong, message in (
+        ({"activation": "tanh"}, "activation 'tanh' is unknown; choose spikes or relu"),
+        ({"activation": "relu"}, "activation 'relu' needs a readout that does not spike: choose c"),
+        ({"readout": "relu"}, "readout 'relu' is unknown"),
+        (
+            {"activation": "relu", "readout": "current", "trained": ("decay",)},
+            "activation 'relu' has no constants to train, found decay",
+        ),
+    ):
+        with pytest.raises(UserError, match=message):
+            build("4-3", (2,), **wrong)
+    with pytest.raises(UserError, match="'4R' hears its spikes: readout spikes only, no relu"):
+        build("4R-3", (2,), activation="relu", readout="current")
+
+
 def test_norms_are_in_hidden_layers_only():
     chain = build("4C3-6-3", norm=True, use_bias=False)
     assert chain.conv1.norm is not None and chain.dense1.norm is not None

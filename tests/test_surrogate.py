@@ -127,6 +127,41 @@ def test_closed_forms_of_the_smooth_ones():
         np.testing.assert_allclose(h(jnp.asarray(z, jnp.float32)), curve, rtol=1e-5)
 
 
+def test_stdb_of_rathi():
+    """0.3 at once, 0.110364 after 100 steps, 1.4e-5 before the first spike: 0.3 e^-9.99."""
+    h = surrogate.stdb()
+    found = h(jnp.asarray([0.0, 100.0, surrogate.NEVER]))
+    np.testing.assert_allclose(found, [0.3, 0.110364, 1.37568e-5], rtol=1e-4)
+    assert h == surrogate.stdb(0.3, 0.01) != surrogate.stdb(0.3, 0.02)
+
+
+def test_steps_since_the_last_spike_are_counted_from_before_the_present_one():
+    spikes = jnp.asarray([[0, 1], [1, 0], [0, 0], [1, 0]])
+    found = surrogate.steps_since_spike(spikes, jnp.asarray([999.0, 3.0]))
+    assert found.T.tolist() == [[999, 1000, 1, 2, 1], [3, 1, 2, 3, 4]]
+
+
+def test_fire_over_time_is_exact_and_divides_by_the_threshold():
+    u, theta = jnp.asarray([0.4, 0.6, 0.7, 0.1]), jnp.asarray([0.5])
+    spikes, since = surrogate.fire_over_time(u, theta, surrogate.stdb(), jnp.asarray(2.0))
+    assert spikes.tolist() == [0, 1, 1, 0] and since == 2
+    by_u, by_theta = jax.grad(
+        lambda u, theta: surrogate.fire_over_time(u, theta, surrogate.stdb(), jnp.float32(2))[
+            0
+        ].sum(),
+        (0, 1),
+    )(u, theta)
+    height = 0.3 * np.exp(-0.01 * np.asarray([2, 3, 1, 1]))
+    np.testing.assert_allclose(by_u, height / 0.5, rtol=1e-5)
+    np.testing.assert_allclose(by_theta, [-(height * np.asarray(u)).sum() / 0.25], rtol=1e-5)
+
+
+def test_stdb_without_the_time_axis_is_an_error():
+    assert fire(jnp.ones(2), jnp.asarray(0.5), surrogate.stdb()).tolist() == [1, 1]
+    with pytest.raises(UserError, match="stdb looks back in time: use it in layers.Neurons"):
+        derivative(surrogate.stdb(), [1.0])
+
+
 def test_a_threshold_for_each_channel():
     u, theta = jnp.asarray([[0.4, 0.4], [0.6, 0.6]]), jnp.asarray([[0.5, 0.25]])
     assert fire(u, theta, surrogate.rectangle()).tolist() == [[0, 1], [1, 1]]
@@ -150,6 +185,7 @@ def test_equal_surrogates_share_a_compiled_program():
         lambda: surrogate.atan(0.0),
         lambda: surrogate.fast_sigmoid(-2.0),
         lambda: surrogate.sigmoid(0.0),
+        lambda: surrogate.stdb(rate=0.0),
         lambda: surrogate.Surrogate(cubic, float("inf")),
     ],
 )

@@ -1,6 +1,6 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import admm, masks, rescaled, schedules
+from jaxsnn.compress import admm, masks, principal, rescaled, rewiring, schedules, starting
 from jaxsnn.compress.grids import (
     Grid,
     binary_grid,
@@ -22,6 +22,7 @@ from jaxsnn.compress.projections import (
     project,
     restrict,
 )
+from jaxsnn.compress.rewiring import rewire, sparse
 from jaxsnn.compress.transforms import (
     confine,
     dual_step,
@@ -59,14 +60,19 @@ __all__ = [
     "pass_within",
     "percentile_keep",
     "pow2_grid",
+    "principal",
     "project",
     "pull",
     "rescaled",
     "residuals",
     "restrict",
+    "rewire",
+    "rewiring",
     "schedules",
     "set_penalty",
     "snap",
+    "starting",
+    "sparse",
     "symmetric_uniform",
     "ternary_grid",
     "uniform_grid",

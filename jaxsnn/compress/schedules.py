@@ -1,14 +1,22 @@
-"""Ramps and steps of hyperparameters, as optax schedules: count `[]` -> value `[]`.
+"""What changes in the course of training: ramps and steps of hyperparameters, and the timesteps.
 
-The values may be traced, so that a sweep can vary them; the counts are Python numbers.
+Ramps and steps are optax schedules, count `[]` -> value `[]`. The values may be traced, so that a
+sweep can vary them; the counts are Python numbers.
+
+The number of timesteps T falls in stages, for each T is a program of its own: a network trained at
+T0 is trained on at a smaller T, that one at a smaller one still, each starting from the weights of
+the one before, until accuracy on a validation split has fallen too far (Chowdhury et al. 2021,
+https://arxiv.org/abs/2104.12528; the idea is theirs, steps and stop rule are ours). `time_weights`
+makes one program of all: a network of T steps whose first `active` ones alone count.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import optax
 
-from jaxsnn.arrays import Array, Number, check_range
+from jaxsnn.arrays import Array, Number, check_range, check_whole
 from jaxsnn.errors import UserError
 
 
@@ -76,3 +84,168 @@ def _polynomial(
     if not 0 <= begin < end:
         raise UserError(f"a ramp needs 0 <= begin < end, found begin {begin} and end {end}")
     return optax.polynomial_schedule(initial, final, power, end - begin, begin)
+
+
+# ----------------------------------------------------------------------------------------------
+# timesteps
+
+Network = TypeVar("Network")
+
+TIMESTEPS = (75, 50, 40, 30, 25, 20, 15, 10)  # from 100 on; ours
+TOLERANCE = 0.01  # accuracy that may be lost against T0; ours
+ROUNDING = 1e-9  # far below one sample: 0.9 - 0.89 is above 0.01 in floats
+
+
+class Stage(NamedTuple):
+    """Name one stage of fewer timesteps, and how it ended."""
+
+    timesteps: int
+    accuracy: float  # on the validation split, in [0, 1]
+    accepted: bool
+
+
+def falling_timesteps(initial: int, timesteps: Sequence[int] = TIMESTEPS) -> tuple[int, ...]:
+    """Return a schedule of timesteps, checked: whole, falling from below `initial`, at least 1.
+
+    Raises:
+      UserError: if it rises, repeats a number or reaches 0.
+    """
+    check_whole("initial timesteps", initial, 1, float("inf"))
+    named = f"the schedule of timesteps {list(timesteps)} after {initial}"
+    for before, after in zip([initial, *timesteps], timesteps, strict=False):
+        if after % 1 or after < 1:
+            raise UserError(f"{named} has {after}: give whole numbers of at least 1")
+        if after >= before:
+            raise UserError(f"{named} must fall, found {after} after {before}")
+    return tuple(int(each) for each in timesteps)
+
+
+def is_accepted(initial: float, accuracy: float, tolerance: float = TOLERANCE) -> bool:
+    """Tell whether a stage lost at most `tolerance` of the accuracy at T0.
+
+    >>> is_accepted(0.90, 0.89), is_accepted(0.90, 0.8898)
+    (True, False)
+
+    Args:
+      initial: accuracy at T0 on the validation split, in [0, 1].
+      accuracy: of the stage on the same split, in [0, 1].
+      tolerance: share of the samples, in [0, 1].
+
+    Raises:
+      UserError: if a number is out of range or no number.
+    """
+    check_range("accuracy at the initial timesteps", initial, 0, 1)
+    check_range("accuracy", accuracy, 0, 1)
+    check_range("tolerance of lost accuracy", tolerance, 0, 1)
+    return initial - accuracy <= tolerance + ROUNDING
+
+
+def next_timesteps(
+    initial: int,
+    timesteps: Sequence[int],
+    accuracies: Sequence[float],
+    *,
+    tolerance: float = TOLERANCE,
+) -> int | None:
+    """Return the T of the next stage, or None if the reduction has ended.
+
+    It has when the last stage was not accepted, or the schedule is through. A function of what is
+    on record alone: a resumed run decides as an uninterrupted one.
+
+    Args:
+      initial: T0.
+      timesteps: the schedule, falling from below T0.
+      accuracies: on the validation split: at T0, then of each stage so far.
+      tolerance: accuracy that may be lost against T0, in [0, 1].
+
+    Raises:
+      UserError: if the schedule does not fall, there is no accuracy at T0 or there are more of them
+        than stages.
+    """
+    schedule = falling_timesteps(initial, timesteps)
+    if not 1 <= len(accuracies) <= len(schedule) + 1:
+        raise UserError(
+            f"{len(schedule)} stages after {initial} timesteps need 1 to {len(schedule) + 1} "
+            f"accuracies, found {len(accuracies)}"
+        )
+    first, *stages = accuracies
+    if not all(is_accepted(first, each, tolerance) for each in stages):
+        return None
+    return schedule[len(stages)] if len(stages) < len(schedule) else None
+
+
+def shorten(
+    train: Callable[[Network, int], tuple[Network, float]],
+    network: Network,
+    accuracy: float,
+    initial: int,
+    timesteps: Sequence[int] = TIMESTEPS,
+    *,
+    tolerance: float = TOLERANCE,
+) -> tuple[Network, int, list[Stage]]:
+    """Reduce the timesteps stage by stage, each from the weights of the one before.
+
+    Args:
+      train: `(network, T) -> (network, its accuracy on the validation split)`: one stage, with an
+        optimizer of its own.
+      network: the network trained at T0, whatever `train` takes.
+      accuracy: its own on the validation split, in [0, 1].
+      initial: T0.
+      timesteps: the schedule, falling from below T0.
+      tolerance: accuracy that may be lost against T0, in [0, 1].
+
+    Returns:
+      The network of the last accepted stage, its T, and all stages: only the last of them may not
+      be accepted. If already the first is not, network and T are those given.
+    """
+    stages: list[Stage] = []
+    kept = initial
+    while True:
+        accuracies = [accuracy, *(stage.accuracy for stage in stages)]
+        shorter = next_timesteps(initial, timesteps, accuracies, tolerance=tolerance)
+        if shorter is None:
+            return network, kept, stages
+        trained, found = train(network, shorter)
+        stages.append(Stage(shorter, found, is_accepted(accuracy, found, tolerance)))
+        if stages[-1].accepted:
+            network, kept = trained, shorter
+
+
+def time_mask(active: Number, timesteps: int) -> Array:
+    """Return 1 for the first `active` steps and 0 for the others, float32 `[T]`.
+
+    Multiplied with a layer's spikes `[T, B, ...]` and what is recorded of it, it silences a layer
+    from that step on: the sums over time are those of the truncated run, for no step hears a later
+    one.
+
+    Args:
+      active: how many steps count, whole, in [1, T], may be traced.
+      timesteps: T of the program.
+    """
+    check_whole("timesteps", timesteps, 1, float("inf"))
+    check_whole("active timesteps", active, 1, timesteps)
+    return (jnp.arange(timesteps) < active).astype(jnp.float32)
+
+
+def time_weights(active: Number, timesteps: int) -> Array:
+    """Return weights of the read-out whose mean over all steps is that over the first `active`.
+
+        (1/T) sum_t w[t] y[t] = (1/a) sum_{t < a} y[t]        w[t] = T / a for t < a, else 0
+
+    A loss of the mean over time of `over_time(weights, readout)` has the value and the gradient of
+    the truncated run, with `active` traced: one program for all T, which a sweep may map over. Only
+    batch normalisation in training would mix the steps.
+
+    Args:
+      active: how many steps count, whole, in [1, T], may be traced.
+      timesteps: T of the program.
+
+    Returns:
+      float32 `[T]`.
+    """
+    return time_mask(active, timesteps) * (timesteps / active)
+
+
+def over_time(weights: Array, values: Array) -> Array:
+    """Multiply every step with its weight: `[T]` and `[T, ...]` -> `[T, ...]`."""
+    return values * weights.reshape((-1,) + (1,) * (values.ndim - 1)).astype(values.dtype)

@@ -5,7 +5,15 @@ A layer takes a `Signal` and a `Tape` and returns a `Signal`. Weighted layers ac
 the neurons did is written on the tape. Channels last; the last axis of every weight is the output.
 """
 
-from jaxsnn.layers.firing import SMALLEST_THRESHOLD, Constant, Integrator, Neurons
+from jaxsnn.layers.firing import (
+    SMALLEST_THRESHOLD,
+    Constant,
+    Firing,
+    Integrator,
+    Neurons,
+    Rectified,
+    watch,
+)
 from jaxsnn.layers.joined import Chain, Residual
 from jaxsnn.layers.synapses import Conv, Dense, Recurrent, Synapse
 from jaxsnn.layers.tape import Activity, Tape
@@ -20,13 +28,16 @@ __all__ = [
     "Conv",
     "Dense",
     "Dropout",
+    "Firing",
     "Flatten",
     "Integrator",
     "MaxPool",
     "Neurons",
+    "Rectified",
     "Recurrent",
     "Residual",
     "Synapse",
     "Tape",
     "Vote",
+    "watch",
 ]

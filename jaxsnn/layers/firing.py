@@ -1,17 +1,23 @@
-"""What turns an input current into the output of a layer: spiking neurons, or a silent read-out."""
+"""What turns an input current into the output of a layer: spikes, activations or a read-out."""
 
 from dataclasses import replace
+from typing import TypeVar
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
 from jaxsnn.arrays import sum_over_time
 from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import LIF, Membrane, integrate, unroll
+from jaxsnn.surrogate import NEVER, fire_over_time, triangle
 
 SMALLEST_THRESHOLD = 1e-3  # a trained threshold is held above it, so that a neuron stays defined
+
+Network = TypeVar("Network", bound=nnx.Module)
 
 
 class Constant(nnx.Variable):
@@ -25,17 +31,23 @@ class Neurons(nnx.Module):
       neuron: the constants and options.
       trained: names of the constants that are parameters, of "decay" and "threshold". Trained ones
         are clipped into their range, decay to [0, 1] and threshold to at least 0.001.
+
+    Raises:
+      UserError: if the surrogate is a timed one (`stdb`) and the reset is not detached.
     """
 
     decay: nnx.Variable
     threshold: nnx.Variable
 
     def __init__(self, neuron: LIF, trained: tuple[str, ...] = ()):
+        if neuron.surrogate.timed and not neuron.detach_reset:
+            raise UserError("surrogate stdb needs neurons with detach_reset=True")
         for name in ("decay", "threshold"):
             kind = nnx.Param if name in trained else Constant
             setattr(self, name, kind(jnp.asarray(getattr(neuron, name), jnp.float32)))
         self.options = replace(neuron, decay=0.0, threshold=1.0)
         self.trained = trained
+        self.watched = False  # whether the input current is recorded: `watch`
 
     def constants(self) -> LIF:
         """Return the neuron with its present constants."""
@@ -50,20 +62,86 @@ class Neurons(nnx.Module):
         self, current: Signal, tape: Tape, name: str, feedback: Array | None = None
     ) -> Signal:
         """Return the spikes `[T, B, ...]` that a current causes, and record them."""
+        neuron, before = self.constants(), tape.membranes.get(name)
+        if self.watched:
+            if before is not None:
+                raise UserError(f"layer {name!r} is watched over the whole time axis: no remat")
+            tape.activity.current[name] = lax.stop_gradient(current.over_time())
+        # Behind a detached reset no potential depends on a surrogate: any will do.
+        timed = neuron.surrogate.timed
+        if timed and feedback is not None:
+            raise UserError(
+                f"layer {name!r} is recurrent: surrogate stdb does not learn through it"
+            )
         spikes, potential, membrane = unroll(
-            self.constants(),
+            replace(neuron, surrogate=triangle()) if timed else neuron,
             current.value,
             timesteps=current.timesteps if current.constant else None,
-            initial=tape.membranes.get(name),
+            initial=before,
             feedback=feedback,
         )
         tape.membranes[name] = membrane
+        if timed:
+            spikes = _fire_timed(neuron, potential, before, tape, f"{name}/last_spike")
         # What training makes of the spikes are sums over everything, which XLA merges with this.
         tape.activity.spikes[name] = spikes.sum(0) if tape.train else sum_over_time(spikes)
         potential = lax.stop_gradient(potential)
         tape.activity.potential[name] = sum_over_time(potential)
         tape.activity.magnitude[name] = sum_over_time(jnp.abs(potential))
         return Signal(spikes, current.timesteps)
+
+
+def _fire_timed(
+    neuron: LIF, potential: Array, before: Membrane | None, tape: Tape, memory: str
+) -> Array:
+    """Return the spikes of given potentials, with a derivative that knows when the last one was.
+
+    What the tape carries on is counted from `NEVER` down, so that a pass begins with 0.
+    """
+    rest = jnp.zeros_like(potential[0])
+    if neuron.order == "fire_then_integrate":
+        start = rest if before is None else before.potential
+        potential = jnp.concatenate([start[None], potential[:-1]])
+    threshold = jnp.broadcast_to(neuron.threshold, potential.shape)
+    last = tape.membranes[memory].potential if memory in tape.membranes else rest
+    spikes, since = fire_over_time(
+        potential, threshold, neuron.surrogate, NEVER - last, strict=neuron.strict
+    )
+    tape.membranes[memory] = Membrane(NEVER - since)
+    return spikes
+
+
+def watch(network: Network) -> Network:
+    """Return a copy of a network whose neurons record their input current at every step.
+
+    `Activity.current` then holds it, `[T, B, ...]`: what thresholds are read off. It is of the size
+    of all layers' spikes, so train and export the network itself, not this copy.
+    """
+    copy = nnx.clone(network)
+    for _, node in nnx.iter_modules(copy):
+        if isinstance(node, Neurons):
+            node.watched = True
+    return copy
+
+
+class Rectified(nnx.Module):
+    """The neurons of an ANN, `max(0, x)`: what the firing rates of IF neurons come near to.
+
+    It has no constants, so the parameters of an ANN are those of the spiking network of the same
+    layout; it runs for one step. Its outputs stand on the record in the place of spikes.
+    """
+
+    def __call__(
+        self, current: Signal, tape: Tape, name: str, feedback: Array | None = None
+    ) -> Signal:
+        """Return the rectified current, constant if the current is."""
+        del feedback
+        output = replace(current, value=jax.nn.relu(current.value))
+        tape.activity.spikes[name] = output.total()
+        tape.activity.potential[name] = lax.stop_gradient(current.total())
+        magnitude = replace(current, value=jnp.abs(current.value))
+        tape.activity.magnitude[name] = lax.stop_gradient(magnitude.total())
+        return output
 
 
 class Integrator(nnx.Module):
@@ -88,3 +166,6 @@ class Integrator(nnx.Module):
             value = integrate(value, self.decay[...], initial=initial)
             tape.membranes[name] = Membrane(value[-1])
         return Signal(value, current.timesteps)
+
+
+Firing = Neurons | Rectified | Integrator  # what stands behind a layer's weights

@@ -12,7 +12,7 @@ from jax import Array, lax
 from jaxsnn.arrays import sum_over_time
 from jaxsnn.convolution import convolve
 from jaxsnn.encode import Signal
-from jaxsnn.layers.firing import Integrator, Neurons
+from jaxsnn.layers.firing import Firing, Neurons
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import spikes_of
 
@@ -25,7 +25,7 @@ class Synapse(nnx.Module):
     Args:
       shape: of the kernel, outputs last.
       fan_in: number of inputs of one output.
-      neurons: what turns the current into spikes or a read-out.
+      neurons: what turns the current into spikes, activations or a read-out.
       use_bias: whether each output has a bias.
       norm: whether batch normalisation over time and batch follows the weights.
       dtype: of the inputs, the weights and their product; everything after it is float32.
@@ -36,7 +36,7 @@ class Synapse(nnx.Module):
         self,
         shape: tuple[int, ...],
         fan_in: int,
-        neurons: Neurons | Integrator,
+        neurons: Firing,
         *,
         use_bias: bool = True,
         norm: bool = False,
@@ -92,7 +92,7 @@ class Synapse(nnx.Module):
 class Dense(Synapse):
     """Connect every input with every output: `[N, I] @ [I, O]`."""
 
-    def __init__(self, inputs: int, outputs: int, neurons: Neurons | Integrator, **options: Any):
+    def __init__(self, inputs: int, outputs: int, neurons: Firing, **options: Any):
         super().__init__((inputs, outputs), inputs, neurons, **options)
 
     def weigh(self, x: Array, kernel: Array) -> Array:
@@ -107,7 +107,7 @@ class Conv(Synapse):
         self,
         inputs: int,
         outputs: int,
-        neurons: Neurons | Integrator,
+        neurons: Firing,
         *,
         size: int = 3,
         stride: int = 1,

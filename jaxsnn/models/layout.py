@@ -20,6 +20,7 @@ no weights.
 import math
 import re
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,11 +28,12 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
+from jaxsnn.layers import Firing
 from jaxsnn.neurons import LIF
 
 Word = dict[str, str]  # the parts of a word of a layout
 Options = dict[str, Any]
-Firing = layers.Neurons | layers.Integrator
+ACTIVATIONS = ("spikes", "relu")
 N = r"[1-9]\d*"
 WORD = re.compile(
     rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?(?P<valid>V?)"
@@ -48,6 +50,7 @@ def build(
     neuron: LIF,
     *,
     readout: str = "spikes",
+    activation: str = "spikes",
     trained: tuple[str, ...] = (),
     norm: bool = False,
     use_bias: bool | str = True,
@@ -63,6 +66,9 @@ def build(
       readout: what the last layer gives: its "spikes"; its "current", whose mean over time is the
         potential of a perfect integrator divided by T; or the potential of a "leaky" integrator
         with the neuron's decay.
+      activation: what hidden layers give: "spikes", or "relu" for the ANN of the same layout, whose
+        parameters have the same names and shapes. It needs a read-out that does not spike, and
+        runs for one step.
       trained: neuron constants that are parameters, one for each layer.
       norm: batch normalisation in every hidden layer.
       use_bias: biases in all weighted layers (True), in none (False), or in the last one only
@@ -79,6 +85,7 @@ def build(
         raise UserError(f"layout {layout!r} has no layer with weights")
     if use_bias not in (True, False, "readout"):
         raise UserError(f"use_bias {use_bias!r} is unknown; choose True, False or 'readout'")
+    _check_activation(activation, readout, trained)
     builder = _Builder(layout, tuple(input_shape))
     for i, (text, word) in enumerate(words):
         last = i == weighted[-1]
@@ -88,13 +95,14 @@ def build(
             "dtype": dtype,
             "rngs": rngs,
         }
-        firing = _firing(readout if last else "spikes", neuron, trained)
+        hidden = partial(_hidden, activation, neuron, trained)
+        firing = _readout(readout, neuron, trained) if last else hidden()
         if "conv" in word:
             builder.conv(text, word, firing, options)
         elif "block" in word and last:
             raise builder.error(text, "cannot add its input to its output")
         elif "block" in word:
-            builder.block(text, word, _firing("spikes", neuron, trained), firing, options)
+            builder.block(text, word, hidden(), firing, options)
         elif "pool" in word:
             builder.pool(text, word)
         elif "drop" in word:
@@ -169,7 +177,7 @@ class _Builder:
         elif isinstance(firing, layers.Neurons):
             self.add("dense", layers.Recurrent(inputs, outputs, firing, **options))
         else:
-            raise self.error(text, "hears its spikes: readout spikes only")
+            raise self.error(text, "hears its spikes: readout spikes only, no relu")
         self.shape = (outputs,)
 
     def _need_images(self, text: str) -> None:
@@ -197,7 +205,20 @@ def _parse(word: str, layout: str) -> Word:
     return {part: text for part, text in match.groupdict().items() if text is not None}
 
 
-def _firing(readout: str, neuron: LIF, trained: tuple[str, ...]) -> Firing:
+def _check_activation(activation: str, readout: str, trained: tuple[str, ...]) -> None:
+    if activation not in ACTIVATIONS:
+        raise UserError(f"activation {activation!r} is unknown; choose spikes or relu")
+    if activation == "relu" and readout == "spikes":
+        raise UserError("activation 'relu' needs a readout that does not spike: choose current")
+    if activation == "relu" and trained:
+        raise UserError(f"activation 'relu' has no constants to train, found {', '.join(trained)}")
+
+
+def _hidden(activation: str, neuron: LIF, trained: tuple[str, ...]) -> Firing:
+    return layers.Rectified() if activation == "relu" else layers.Neurons(neuron, trained)
+
+
+def _readout(readout: str, neuron: LIF, trained: tuple[str, ...]) -> Firing:
     if readout == "spikes":
         return layers.Neurons(neuron, trained)
     if readout not in ("current", "leaky"):

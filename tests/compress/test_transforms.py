@@ -1,4 +1,4 @@
-"""Pull, latent and confine: one contract for all, and the mathematics of each."""
+"""Pull, latent, confine and sparse: one contract for all, and the mathematics of each."""
 
 import equinox as eqx
 import flax.linen
@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxsnn import arrays, tree
-from jaxsnn.compress import grids, masks, rescaled, transforms
+from jaxsnn.compress import grids, masks, rescaled, rewiring, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 
@@ -39,6 +39,9 @@ CONTRACT = {
         optax.adam(rate), {"*/kernel": RESCALED}, straight_through=INV_GAMMA
     ),
     "confine": lambda rate=0.1: optax.chain(optax.scale(-rate), transforms.confine(MASKS)),
+    "sparse": lambda rate=0.1: rewiring.sparse(
+        optax.sgd(rate, momentum=0.9), MASKS, keep_gradient=True
+    ),
 }
 every_transform = pytest.mark.parametrize("make", CONTRACT.values(), ids=CONTRACT)
 
