@@ -31,7 +31,7 @@ CPU: dict[str, dict[str, Any]] = {
     "mnist": {"network": "16C3-32C3-MP2-32C3-64C3-MP2-64C3-AP7-10", "ratios": (0.5,),
               "limit": 20_000, "validation": 0.05, "train_epochs": 5, "tune_epochs": 3},
     "cifar10": {"network": "vgg16", "width": 0.25, "augment": "crop-flip", "limit": 20_000,
-                "validation": 0.05, "train_epochs": 10, "tune_epochs": 6, "ways": tuple(WAYS)},
+                "validation": 0.05, "train_epochs": 10, "tune_epochs": 6},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])
 CPU["nmnist"] = CPU["mnist"] | {"network": "16C3-32C3-MP2-32C3-64C3-MP2-64C3-AP8-10",

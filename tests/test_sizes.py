@@ -69,10 +69,19 @@ def test_the_uncompressed_sizes_are_the_published_ones(network, classes, megabyt
 def test_the_dense_networks_have_their_published_numbers_of_parameters():
     assert round(sizes.count(outline("resnet20", 10), "*/kernel") / 1e6, 3) == 17.038
     assert round(sizes.count(outline("vgg16", 10), "*/kernel") / 1e6, 3) == 14.716
+
+
+def test_the_connections_left_are_the_published_share():
+    # Table 6, to the last digit but one: of all kernels in VGG-16, of the quantized in ResNet-20.
     dense, small = outline("vgg16", 10), outline("vgg16", 10, "B")
-    names = qp_snn.quantized_leaves(dense)
-    connections = [sum(sizes.count(tree, name) for name in names) for tree in (small, dense)]
-    assert connections[0] / connections[1] == pytest.approx(0.0961, abs=1e-4)
+    share = sizes.count(small, "*/kernel") / sizes.count(dense, "*/kernel")
+    assert share == pytest.approx(0.0961, abs=2e-4)
+    dense, small = outline("resnet20", 100), outline("resnet20", 100, "B")
+    counts = [
+        sum(sizes.count(tree, name) for name in qp_snn.quantized_leaves(tree))
+        for tree in (small, dense)
+    ]
+    assert counts[0] / counts[1] == pytest.approx(0.2269, abs=2e-4)
 
 
 def test_bits_by_hand():
