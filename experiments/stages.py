@@ -134,8 +134,9 @@ class Stages:
                 lambda *layer: jnp.concatenate([jnp.zeros_like(layer[0]), *layer]), *spikes
             )
 
-        layers = sums(network.params, network.stats, image).items()
-        return {name: np.diff(spikes, axis=0) for name, spikes in layers}
+        found = sums(network.params, network.stats, image)  # sorted by name, as all of jit's dicts
+        order = [name for name in network.problem.module.synapses() if name in found]
+        return {name: np.diff(found[name], axis=0) for name in order}
 
 
 def _count_removed_channels(row: Row, dense: Row) -> None:
