@@ -13,7 +13,7 @@ def test_the_python_examples_run():
         names: dict = {}
         exec(compile(block, "README.md", "exec"), names)
         ran.append(names)
-    train, scale, shrink = ran
+    train, shrink, scale = ran
     assert set(train["params"]) == set(scale["params"]) == {"dense1", "dense2"}
     assert shrink["small"].params["conv2"]["kernel"].shape == (3, 3, 8, 16)
 

@@ -5,7 +5,9 @@ and become floats on the device, inside the compiled step. A recording of an eve
 such images, its frames of counted events: `[N, T, H, W, C]` where others are `[N, H, W, C]`.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -143,3 +145,20 @@ def check_split(what: str, split: Split, num_classes: int) -> Split:
     if low < 0 or high >= num_classes:
         raise UserError(f"{what}: labels {low} to {high} found, 0 to {num_classes - 1} expected")
     return split
+
+
+def not_installed(name: str, error: ImportError, how_to_get: str, install: str) -> UserError:
+    """Make the error for a package that reading a set needs and that is not there."""
+    return UserError(
+        f"{name}: {error.name} is not installed; either {how_to_get} and give their folder as "
+        f"data directory (option, or JAXSNN_DATA), or {install}"
+    )
+
+
+def folders_of(name: str, root: Path, folders: Sequence[str], known: Iterable[str]) -> list[Path]:
+    """Return where the files of a set may lie: in its folders, or in `root` itself.
+
+    Sets share file names, so a `root` that is called like another set is not searched.
+    """
+    found = [root / folder for folder in folders]
+    return found if root.name != name and root.name in known else [*found, root]

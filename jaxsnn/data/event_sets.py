@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxsnn.arrays import check_whole
 from jaxsnn.data import events
-from jaxsnn.data.base import Split, check_split
+from jaxsnn.data.base import Split, check_split, folders_of, not_installed
 from jaxsnn.data.cache import cached
 from jaxsnn.data.entries import Entry, entries, exists, fingerprint
 from jaxsnn.data.events import Events, Framing
@@ -108,10 +108,7 @@ def read_local(name: str, root: Path, frames: Framing) -> Found | None:
         UserError: if some files are there but not all, or one is damaged.
     """
     source = EVENT_SETS[name]
-    folders = [root / folder for folder in source.folders]
-    if root.name == name or root.name not in EVENT_SETS:
-        folders.append(root)
-    for folder in folders:
+    for folder in folders_of(name, root, source.folders, EVENT_SETS):
         here = [part for part in source.parts if exists(folder, part)]
         if not here:
             continue
@@ -170,10 +167,7 @@ def _download(name: str, root: Path) -> None:
     try:
         import tonic
     except ImportError as error:
-        raise UserError(
-            f"{name}: {error.name} is not installed; either {how_to_get(name)} and give their "
-            f"folder as data directory (option, or JAXSNN_DATA), or {INSTALL}"
-        ) from error
+        raise not_installed(name, error, how_to_get(name), INSTALL) from error
     make = getattr(tonic.datasets, EVENT_SETS[name].tonic)
     options: list[dict[str, Any]] = [{}]
     if name == "nmnist":

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jaxsnn.data import cifar, idx
-from jaxsnn.data.base import Split
+from jaxsnn.data.base import Split, folders_of
 from jaxsnn.data.packed import find
 from jaxsnn.errors import UserError
 
@@ -105,10 +105,7 @@ def read_local(name: str, root: Path) -> Found | None:
         UserError: if some files are there but not all, or one is damaged.
     """
     source = SOURCES[name]
-    folders = [root / folder for folder in source.folders]
-    if root.name == name or root.name not in SOURCES:
-        folders.append(root)
-    for folder in folders:
+    for folder in folders_of(name, root, source.folders, SOURCES):
         if name in cifar.LAYOUTS:
             found = cifar.read(folder, cifar.LAYOUTS[name], how_to_get(name))
             if found:

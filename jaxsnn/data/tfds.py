@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsnn.data.base import Split, check_split
+from jaxsnn.data.base import Split, check_split, not_installed
 from jaxsnn.data.sources import (
     SOURCES,
     Found,
@@ -140,10 +140,7 @@ def _import(name: str) -> Any:
         import PIL.Image  # noqa: F401  decodes the images
         import tensorflow_datasets
     except ImportError as error:
-        raise UserError(
-            f"{name}: {error.name} is not installed; either {how_to_get(name)} and give their "
-            f"folder as data directory (option, or JAXSNN_DATA), or {INSTALL}"
-        ) from error
+        raise not_installed(name, error, how_to_get(name), INSTALL) from error
     return tensorflow_datasets
 
 
