@@ -106,7 +106,8 @@ class Problem:
         """Turn uint8 images `[B, H, W, C]` or events `[B, T, H, W, C]` into the input."""
         augment_key, code_key = jax.random.split(key)
         if training:
-            images = data.augment.by_name(self.config.augment)(augment_key, images)
+            border = self.data.shape[0] // 8  # 4 pixels for CIFAR, 8 for Tiny-ImageNet
+            images = data.augment.by_name(self.config.augment, pad=border)(augment_key, images)
         return self.inputs.prepare(code_key, images)
 
     def task(self, spike_weight: float = 0.0) -> train.Task:

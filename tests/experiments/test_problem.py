@@ -1,5 +1,7 @@
 """What a network is given: normalised images, spikes, augmented in training alone."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -44,6 +46,21 @@ def test_bernoulli_input_is_spikes_at_the_rate_of_the_pixels():
     assert spikes.shape == (3, *images.shape)
     assert set(np.unique(spikes)) == {0, 1}
     assert float(spikes.mean()) == pytest.approx(images.mean() / 255, abs=0.02)
+
+
+def test_the_border_of_crops_grows_with_the_image(monkeypatch):
+    pads = []
+    monkeypatch.setattr(
+        data.augment, "by_name", lambda name, pad: pads.append(pad) or (lambda key, images: images)
+    )
+    for side in (32, 64):
+        problem, _ = problem_of("direct", 3)
+        images = np.zeros((50, side, side, 3), np.uint8)
+        split = problem.data.train._replace(images=images)
+        found = dataclasses.replace(problem.data, train=split)
+        problem = dataclasses.replace(problem, data=found)
+        problem.prepare(jax.random.key(0), jnp.asarray(images[:2]), True)
+    assert pads == [4, 8]
 
 
 def test_frames_of_events_are_counts_over_time():
