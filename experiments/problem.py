@@ -34,8 +34,9 @@ class TrainingConfig(CommonConfig):
     """Potential above which a neuron spikes."""
     timesteps: int = 4
     """Time steps T of one sample."""
-    encoding: Literal["direct", "bernoulli"] = "direct"
-    """How an image enters: direct (the real values at every step) or bernoulli (random spikes)."""
+    encoding: Literal["direct", "bernoulli", "poisson"] = "direct"
+    """How an image enters: direct (the real values at every step), bernoulli (random spikes), or
+    poisson (random spikes with a sign, of normalised values)."""
     loss: Literal["mse", "ce"] = "mse"
     """Loss of the read-out: mse on the firing rates, or ce."""
     augment: data.augment.Name = "none"
@@ -158,21 +159,32 @@ def load(
       surrogate: of the neurons.
       build: (shape of an image, number of classes, neuron, random numbers) -> network.
     """
+    found = read(config)
+    neuron = LIF(config.decay, config.threshold, surrogate=surrogate)
+    module = build(found.shape, found.num_classes, neuron, nnx.Rngs(config.seed))
+    problem = Problem(config, found, module)
+    check_scores(problem)
+    return problem
+
+
+def read(config: TrainingConfig) -> data.Dataset:
+    """Check the options and read the data."""
     config.check()
     found = data.load(
         config.dataset, config.data_dir, validation=config.validation, seed=0, limit=config.limit,
         **data.event_options(config.dataset, timesteps=config.timesteps),
     )  # fmt: skip
     check_whole("--batch-size", config.batch_size, 1, len(found.train.labels))
-    neuron = LIF(config.decay, config.threshold, surrogate=surrogate)
-    module = build(found.shape, found.num_classes, neuron, nnx.Rngs(config.seed))
-    problem = Problem(config, found, module)
+    return found
+
+
+def check_scores(problem: Problem) -> None:
+    """Refuse a network whose scores are not the classes of the data."""
+    found, net = problem.data, problem.net
     signal = encode.direct(jnp.zeros((1, *found.shape)), 1)
-    net = problem.net
     scores = jax.eval_shape(lambda: net.apply(net.params, net.stats, signal)).readout.shape[-1]
     if scores != found.num_classes:
         raise UserError(
-            f"--network {config.network!r} ends in {scores} scores, but {found.name} has "
+            f"--network {problem.config.network!r} ends in {scores} scores, but {found.name} has "
             f"{found.num_classes} classes"
         )
-    return problem

@@ -13,9 +13,8 @@ import optax
 
 from experiments.problem import Network, Problem, Tree
 from experiments.skeleton import Run
-from jaxsnn import encode, export, metrics, plots, train
+from jaxsnn import export, functional, layers, metrics, plots, train
 from jaxsnn.compress import masks
-from jaxsnn.encode import Signal
 
 Row = dict[str, Any]
 
@@ -33,7 +32,7 @@ class Stages:
 
     def add_row(self, name: str, network: Network, file: str | None = None) -> Row:
         """Evaluate a network on the test images, pack it to a file, and note its row."""
-        problem, c = network.problem, self.config
+        problem, c = network.problem, network.problem.config
         found = train.evaluate(
             problem.task(), network.params, network.stats, problem.data.test, batch_size=100
         )
@@ -43,28 +42,32 @@ class Stages:
             {"name": name, "accuracy": f"{found.accuracy:.6f}", "dataset": c.dataset},
             module=problem.module, inputs=problem.inputs,
         )  # fmt: skip
-        row = metrics.report(
-            name,
-            synapses=problem.net.synapses,
-            params=network.params,
-            counts=found.counts,
-            timesteps=c.timesteps,
-            accuracy=found.accuracy,
-            analog_input=(next(iter(problem.net.synapses)),) if c.encoding == "direct" else (),
-            cached_input=True,
-            seed=c.seed,
-            file_bytes=file_bytes,
-        )
+        row = self.describe(name, network, found) | {"file_bytes": file_bytes}
         starved = masks.starved_outputs(masks.of_nonzeros(network.params))
         row["starved_outputs"] = sum(starved.values())
         self.rows.append(row)
         _count_removed_channels(row, self.rows[0])
         self.over_time[name] = np.asarray(found.accuracy_over_time)
-        layers = row["layers"]
-        silent = [f"{x['silent']} in {x['name']}" for x in layers if x["silent"]]
+        silent = [f"{x['silent']} in {x['name']}" for x in row["layers"] if x["silent"]]
         note = f"; never fired: {', '.join(silent)}" if silent else ""
         self.run.say(f"{name}: {100 * found.accuracy:.2f} % on test{note}")
         return row
+
+    def describe(self, name: str, network: Network, found: train.Evaluation) -> Row:
+        """Return the row of a network that was evaluated on the test images."""
+        problem, c = network.problem, network.problem.config
+        kernels = problem.net.synapses
+        return metrics.report(
+            name,
+            synapses=kernels,
+            params=network.params,
+            counts=found.counts,
+            timesteps=c.timesteps,
+            accuracy=found.accuracy,
+            analog_input=(next(iter(kernels)),) if c.encoding == "direct" else (),
+            cached_input=True,
+            seed=c.seed,
+        )
 
     def time(self, before: Network, after: Network, rounds: int = 5) -> None:
         """Note in the first and the last row how long inference takes, in turns, milliseconds."""
@@ -108,6 +111,7 @@ class Stages:
         *,
         visible: Callable[[Tree], Tree] = lambda params: params,
         observe: Callable[[train.TrainState], Mapping[str, Any]] | None = None,
+        after_epoch: Callable[[train.TrainState], train.TrainState] | None = None,
     ) -> train.TrainState:
         """Train one phase, its randomness a function of the seed and the phase's name alone."""
         problem = start.problem
@@ -117,34 +121,29 @@ class Stages:
         return self.run.phase(
             name, problem.task(spike_weight), optimizer, state, problem.data.train,
             epochs=epochs, batch_size=self.config.batch_size,
-            validation=problem.data.validation, observe=observe,
+            validation=problem.data.validation, observe=observe, after_epoch=after_epoch,
         )  # fmt: skip
 
     def _spikes(self, network: Network, image: np.ndarray) -> dict[str, np.ndarray]:
-        """Return the spikes `[T, *neurons]` of each layer: differences of the sums up to each t."""
+        """Return the spikes `[T, *neurons]` of each layer on one image."""
+        problem = network.problem
+        watched = functional.split(layers.watch(problem.module))
 
         @jax.jit
-        def sums(params, stats, image):
-            x = network.problem.prepare(jax.random.key(0), image[None], False)
-            times = range(1, self.config.timesteps + 1)
-            starts = [encode.direct(x.value, t) if isinstance(x, Signal) else x[:t] for t in times]
-            outputs = [network.problem.net.apply(params, stats, start) for start in starts]
-            spikes = [output.activity.spikes for output in outputs]
-            return jax.tree.map(
-                lambda *layer: jnp.concatenate([jnp.zeros_like(layer[0]), *layer]), *spikes
-            )
+        def trains(params, stats, image):
+            x = problem.prepare(jax.random.key(0), image[None], False)
+            return watched.apply(params, stats, x).activity.trains
 
-        found = sums(network.params, network.stats, image)  # sorted by name, as all of jit's dicts
-        order = [name for name in network.problem.module.synapses() if name in found]
-        return {name: np.diff(found[name], axis=0) for name in order}
+        found = trains(network.params, network.stats, image)  # sorted by name, as jit's dicts are
+        names = [name for name in problem.module.synapses() if name in found]
+        return {name: np.asarray(found[name])[:, 0] for name in names}
 
 
 def _count_removed_channels(row: Row, dense: Row) -> None:
     """Turn the densities of a row, measured in its own network, into shares of the dense one's."""
-    own, whole = 0, 0
-    for layer, same in zip(row["layers"], dense["layers"], strict=True):
+    whole = {x["name"]: math.prod(x["shape"]) for x in dense["layers"] if x["shape"]}
+    own = {x["name"]: math.prod(x["shape"]) for x in row["layers"] if x["shape"]}
+    for layer in row["layers"]:
         if layer["shape"]:
-            sizes = math.prod(layer["shape"]), math.prod(same["shape"])
-            layer["density"] *= sizes[0] / sizes[1]
-            own, whole = own + sizes[0], whole + sizes[1]
-    row["density"] *= own / whole
+            layer["density"] *= own[layer["name"]] / whole[layer["name"]]
+    row["density"] *= sum(own.values()) / sum(whole.values())

@@ -85,13 +85,16 @@ class Counts(NamedTuple):
     spikes: dict[str, jax.Array]  # layer -> spikes of each neuron, int32 [*neurons]
     events: dict[str, jax.Array]  # kernel -> events at each input, int32 [*input]; see `accumulate`
     num_samples: jax.Array  # int32 []
+    # kernel behind an average pooling -> steps at which an input was not 0, int32 [*input]
+    arrivals: dict[str, jax.Array] = {}
 
 
 def no_counts(activity: Activity) -> Counts:
     """Return zeros for the layers of `activity`, which may be made of shapes (`jax.eval_shape`)."""
-    counted = activity.spikes, activity.events
-    spikes, events = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.int32), counted)
-    return Counts(spikes, events, jnp.zeros((), jnp.int32))
+    counted = activity.spikes, activity.events, activity.arrivals
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.int32), counted)
+    spikes, events, arrivals = zeros
+    return Counts(spikes, events, jnp.zeros((), jnp.int32), arrivals)
 
 
 def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = None) -> Counts:
@@ -120,6 +123,7 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
         jax.tree.map(add, counts.spikes, activity.spikes),
         jax.tree.map(add, counts.events, jax.tree.map(jnp.abs, activity.events)),
         counts.num_samples + jnp.sum(valid, dtype=jnp.int32),
+        jax.tree.map(add, counts.arrivals, activity.arrivals),
     )
 
 

@@ -230,6 +230,90 @@ def plot_accuracy_over_time(series: Mapping[str, Any], path: str | Path) -> None
         _legend(panel)
 
 
+def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Draw what each stage of a pipeline cost in accuracy, and by what factors it gained.
+
+    Args:
+      rows: a row for each stage, in order. `stage` is its name, `cost["accuracy"]` what it lost
+        against the stage before, `gain` measure -> factor against it, above 1 if it became less,
+        and `gain_in_all` the same against the first network.
+      path: the PNG to write.
+    """
+    measures = list(rows[0]["gain"])
+    places, names = range(len(rows)), [row["stage"] for row in rows]
+    colours = [COLOURS[i % len(COLOURS)] for i in places]
+    with _figure(path, 2.2 + 1.5 * (1 + len(measures)), 1.0 + 0.34 * len(rows)) as figure:
+        axes = figure.subplots(1, 1 + len(measures), sharey=True)
+        lost = [100 * row["cost"]["accuracy"] for row in rows]
+        axes[0].barh(places, [-x for x in lost], color=colours)
+        for place, x in zip(places, lost, strict=True):
+            _note(axes[0], f"{-x:+.2f}", (max(-x, 0.0), place), (3, 0), fontsize=7, va="center")
+        axes[0].set_title(f"accuracy, points\n{-sum(lost):+.2f} in all")
+        axes[0].margins(x=0.3)
+        for panel, measure in zip(axes[1:], measures, strict=True):
+            factors = [row["gain"][measure] or 1.0 for row in rows]
+            panel.barh(places, [x - 1 for x in factors], left=1, color=colours)
+            for place, x in zip(places, factors, strict=True):
+                text = f"÷{x:.3g}" if x >= 1 else f"×{1 / x:.3g}"
+                _note(panel, text, (max(x, 1.0), place), (3, 0), fontsize=7, va="center")
+            total = rows[-1]["gain_in_all"][measure]
+            panel.set_title(
+                f"{measure.replace('_', ' ')}\n" + (f"÷{total:.3g} in all" * bool(total))
+            )
+            panel.set_xscale("log", base=2)
+            panel.set_xlim(min(0.8, *factors), 2 * max(2.0, *factors))
+            panel.set_xticks([])
+        for panel in axes:
+            panel.grid(visible=False)
+            panel.tick_params(axis="y", length=0)
+        axes[0].set_yticks(places, names)
+        axes[0].invert_yaxis()
+
+
+def plot_dimensions(
+    explained: Mapping[str, Any], widths: Mapping[str, int], path: str | Path
+) -> None:
+    """Draw the variance that is left behind the first principal components of each layer.
+
+    Args:
+      explained: layer -> share of the variance in the first k components, `[C]`.
+      widths: layer -> the number of components that was taken.
+      path: the PNG to write.
+    """
+    with _figure(path, 6.6, 3.0) as figure:
+        panel = figure.subplots()
+        for i, (name, shares) in enumerate(explained.items()):
+            rest, colour = 1 - np.asarray(shares), COLOURS[i % len(COLOURS)]
+            counts = np.arange(1, len(rest) + 1)
+            kept = widths.get(name)
+            label = f"{name}: {kept} of {len(rest)}" if kept else f"{name}: left out"
+            panel.plot(counts, np.maximum(rest, 1e-6), color=colour, label=label)
+            if kept:
+                panel.plot(kept, max(rest[kept - 1], 1e-6), "o", color=colour, ms=4)
+        panel.set_yscale("log")
+        panel.set_xlabel("components")
+        panel.set_ylabel("share of variance left")
+        _legend(panel)
+
+
+def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any], path: str | Path) -> None:
+    """Draw the accuracy of networks on images with more and more noise.
+
+    Args:
+      sigmas: standard deviations of the noise, rising.
+      series: network -> accuracies in [0, 1], one for each sigma.
+      path: the PNG to write.
+    """
+    with _figure(path, 6.6, 3.0) as figure:
+        panel = figure.subplots()
+        for i, (name, values) in enumerate(series.items()):
+            colour = BASELINE if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
+            panel.plot(sigmas, np.asarray(values), color=colour, marker="o", ms=3.5, label=name)
+        panel.set_xlabel("standard deviation of the noise")
+        panel.set_ylabel("accuracy")
+        _legend(panel)
+
+
 @contextmanager
 def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """Lend a figure of some inches; write it to its file when the block ends."""

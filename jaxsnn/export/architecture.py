@@ -18,6 +18,7 @@ from jaxsnn import layers, surrogate
 from jaxsnn.convolution import PADDINGS
 from jaxsnn.errors import UserError
 from jaxsnn.export import fields
+from jaxsnn.layers import Firing
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 from jaxsnn.surrogate import Surrogate
 
@@ -26,7 +27,7 @@ CURVES = {
     make.__name__: make().shape
     for make in (
         *(surrogate.rectangle, surrogate.triangle, surrogate.atan, surrogate.fast_sigmoid),
-        *(surrogate.sigmoid, surrogate.straight_through),
+        *(surrogate.sigmoid, surrogate.straight_through, surrogate.stdb),
     )
 }
 
@@ -81,6 +82,7 @@ KINDS: dict[str, dict[str, fields.Field]] = {
     "dropout": {"rate": fields.NUMBER},
     "vote": {"classes": fields.whole(1)},
 }
+KINDS["projected_residual"] = KINDS["residual"] | {"projection": fields.OBJECT}
 CONV = {"conv": KINDS["conv"]}  # what a residual block consists of
 FIRING: dict[str, dict[str, fields.Field]] = {
     "lif": {
@@ -94,6 +96,7 @@ FIRING: dict[str, dict[str, fields.Field]] = {
         "threshold": fields.SHAPE,
     },
     "integrator": {"decay": fields.maybe(fields.SHAPE)},
+    "rectified": {},
 }
 
 
@@ -164,13 +167,17 @@ def _describe(name: str, layer: Any) -> dict[str, Any]:
             found = type(layer).__name__
             raise UserError(f"layer {name!r} is a {found}: a file describes layers of jaxsnn only")
         case "residual":
-            return {
+            block = {
                 "kind": kind,
                 "conv1": _describe(f"{name}/conv1", layer.conv1),
                 "conv2": _describe(f"{name}/conv2", layer.conv2),
                 "sources": None if layer.sources is None else list(layer.sources),
                 "weight": layer.weight is not None,
             }
+            if layer.projection is None:
+                return block
+            projection = _describe(f"{name}/projection", layer.projection)
+            return block | {"kind": "projected_residual", "projection": projection}
         case "average_pool" | "max_pool":
             return {"kind": kind, "size": layer.size}
         case "flatten":
@@ -199,6 +206,8 @@ def _describe_firing(name: str, neurons: Any) -> dict[str, Any]:
     if type(neurons) is layers.Integrator:
         shape = None if neurons.decay is None else list(neurons.decay.shape)
         return {"kind": "integrator", "decay": shape}
+    if type(neurons) is layers.Rectified:
+        return {"kind": "rectified"}
     if type(neurons) is not layers.Neurons:
         found = type(neurons).__name__
         raise UserError(f"layer {name!r} fires by a {found}: a file describes those of jaxsnn only")
@@ -234,13 +243,17 @@ def _describe_surrogate(name: str, function: Surrogate) -> dict[str, Any]:
 def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
     """Make a layer from its checked description."""
     match data["kind"]:
-        case "residual":
-            conv1, conv2 = (
-                _make_synapse(f"{where}, {part}", _checked(f"{where}, {part}", data[part], CONV))
-                for part in ("conv1", "conv2")
-            )
-            weight = jnp.ones(conv2.kernel.shape[-1:]) if data["weight"] else None
-            return layers.Residual(conv1, conv2, sources=data["sources"], weight=weight)
+        case "residual" | "projected_residual":
+            parts = {
+                part: _make_synapse(
+                    f"{where}, {part}", _checked(f"{where}, {part}", data[part], CONV)
+                )
+                for part in ("conv1", "conv2", "projection")
+                if part in data
+            }
+            outputs = parts["conv2"].kernel.shape[-1:]
+            weight = jnp.ones(outputs) if data["weight"] else None
+            return layers.Residual(**parts, sources=data["sources"], weight=weight)
         case "average_pool":
             return layers.AveragePool(data["size"])
         case "max_pool":
@@ -278,16 +291,19 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> Any:
     return layer
 
 
-def _make_firing(where: str, data: Any) -> layers.Neurons | layers.Integrator:
+def _make_firing(where: str, data: Any) -> Firing:
     data = _checked(where, data, FIRING)
+    if data["kind"] == "rectified":
+        return layers.Rectified()
     if data["kind"] == "integrator":
         return layers.Integrator(None if data["decay"] is None else jnp.ones(data["decay"]))
     curve = fields.check(f"architecture: {where}, surrogate", data["surrogate"], SURROGATE)
     shape, options = CURVES[curve["curve"]], ("reset", "strict", "detach_reset", "order")
+    timed = curve["curve"] == surrogate.stdb.__name__
     neuron = LIF(
         jnp.ones(data["decay"]),
         jnp.ones(data["threshold"]),
-        surrogate=Surrogate(shape, curve["width"], curve["peak"], curve["normalized"]),
+        surrogate=Surrogate(shape, curve["width"], curve["peak"], curve["normalized"], timed),
         **{name: data[name] for name in options},
     )
     return layers.Neurons(neuron, tuple(data["trained"]))

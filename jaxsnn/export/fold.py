@@ -64,8 +64,9 @@ def fold_norms(module: layers.Chain, params: Any, stats: Any, into: str = "kerne
             if divisor is not None:
                 weight = jnp.asarray(_values(layer.weight, 1.0) / divisor, jnp.float32)
                 block = layers.Residual(
-                    layer.conv1, layer.conv2, sources=layer.sources, weight=weight
-                )
+                    layer.conv1, layer.conv2, projection=layer.projection, sources=layer.sources,
+                    weight=weight,
+                )  # fmt: skip
                 setattr(net, name, block)
         elif isinstance(layer, layers.Synapse):
             _fold(layer, into)

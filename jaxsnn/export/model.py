@@ -17,7 +17,7 @@ from jaxsnn.evaluation import Evaluation, Task
 from jaxsnn.export import fields
 from jaxsnn.functional import Functional, Output
 
-ENCODINGS = ("direct", "bernoulli", "events")
+ENCODINGS = ("direct", "bernoulli", "poisson", "events")
 FIELDS = {
     "shape": fields.several(fields.whole(1)),
     "timesteps": fields.whole(1),
@@ -31,19 +31,20 @@ FIELDS = {
 class Inputs:
     """Say how samples of a data set become what enters a network.
 
-    Samples are uint8, `[B, *shape]`, and first of all divided by 255, then
+    Samples are uint8, `[B, *shape]`, first divided by 255 and normalised, `(x - mean) / std`, then
 
-    - "direct": `(x - mean) / std`, the same at every step;
-    - "bernoulli": random spikes of that probability at every step.
+    - "direct": the same values at every step;
+    - "bernoulli": random spikes of that probability at every step, without normalisation;
+    - "poisson": random spikes with the values' sign, of their magnitude's probability.
 
     - "events": samples are frames of counted events, `[B, T, *shape]`, taken as they are.
 
     Attributes:
       shape: of a sample at one step, `(H, W, C)` or `(features,)`.
       timesteps: T.
-      encoding: "direct", "bernoulli" or "events".
-      mean: for "direct", one number for each channel on the scale of [0, 1]; None for no
-        normalisation.
+      encoding: "direct", "bernoulli", "poisson" or "events".
+      mean: for "direct" and "poisson", one number for each channel on the scale of [0, 1]; None for
+        no normalisation.
       std: likewise, > 0.
 
     Raises:
@@ -65,8 +66,9 @@ class Inputs:
         if (self.mean is None) != (self.std is None):
             raise UserError("an input is normalised by mean and std together, found only one")
         if self.mean is not None and self.std is not None:
-            if self.encoding != "direct":
-                raise UserError(f"mean and std are for the encoding direct, not {self.encoding}")
+            if self.encoding not in ("direct", "poisson"):
+                allowed = "the encodings direct and poisson"
+                raise UserError(f"mean and std are for {allowed}, not {self.encoding}")
             channels = self.shape[-1:]
             if (len(self.mean),) != channels or (len(self.std),) != channels:
                 found = f"{len(self.mean)} and {len(self.std)}"
@@ -77,19 +79,27 @@ class Inputs:
         """Return the input of a network, `[T, B, *shape]` or a constant signal.
 
         Args:
-          key: random key; only "bernoulli" draws from it.
+          key: random key; only "bernoulli" and "poisson" draw from it.
           samples: uint8 `[B, *shape]`, or `[B, T, *shape]` for "events".
         """
         if self.encoding == "events":
             return jnp.moveaxis(samples, 1, 0).astype(jnp.float32)
+        return self.encode(key, self.normalise(samples))
+
+    def normalise(self, samples: Array) -> Array:
+        """Return the values that are encoded, float32 `[B, *shape]`, for uint8 samples."""
         values = samples.astype(jnp.float32) / 255.0
+        if self.mean is None:
+            return values
+        mean, std = (jnp.broadcast_to(jnp.asarray(x), values.shape) for x in (self.mean, self.std))
+        return (values - mean) / std
+
+    def encode(self, key: Array, values: Array) -> Array | Signal:
+        """Return the input that stands for normalised values `[B, *shape]`."""
         if self.encoding == "bernoulli":
             return encode.bernoulli(key, values, self.timesteps)
-        if self.mean is not None:
-            mean, std = (
-                jnp.broadcast_to(jnp.asarray(x), values.shape) for x in (self.mean, self.std)
-            )
-            values = (values - mean) / std
+        if self.encoding == "poisson":
+            return encode.signed_poisson(key, values, self.timesteps)
         return encode.direct(values, self.timesteps)
 
     @property

@@ -260,12 +260,15 @@ class _Writer:
         source, shape, scale = self.last, self.shape, self.scale
         inputs, outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
         self._weighted(f"{name}_conv1", block.conv1)
-        sources = by_position(inputs, outputs) if block.sources is None else block.sources
         weight = 1.0 if block.weight is None else np.asarray(block.weight[...], np.float64)
         pixels = np.zeros((inputs, outputs))
-        for channel, chosen in enumerate(sources):
-            if chosen != NOTHING:
-                pixels[chosen, channel] = 1.0
+        if block.projection is not None:
+            pixels = np.asarray(block.projection.kernel[...], np.float64)[0, 0]
+        else:
+            sources = by_position(inputs, outputs) if block.sources is None else block.sources
+            for channel, chosen in enumerate(sources):
+                if chosen != NOTHING:
+                    pixels[chosen, channel] = 1.0
         pixels, stride = pixels * weight * scale, block.conv1.stride
         shortcut = _Shortcut(f"{name}_shortcut", source, shape, pixels, stride)
         self._weighted(f"{name}_conv2", block.conv2, shortcut)

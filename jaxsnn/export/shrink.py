@@ -78,6 +78,8 @@ def shrink(
     for name in net.names:
         layer = getattr(net, name)
         if isinstance(layer, layers.Residual):
+            if layer.projection is not None:
+                raise UserError(f"{name!r} has a projected shortcut, which cannot be shrunk")
             setattr(net, name, _shrink_block(name, layer, flowing, masks, shortcuts))
             flowing = masks.get(f"{name}/conv2")
         elif isinstance(layer, SHRINKABLE):

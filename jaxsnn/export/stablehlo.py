@@ -8,6 +8,7 @@ batch of any size and returns the scores, the read-out's mean over time:
 | "direct"    | uint8 `[b, *shape]`                               | float32 `[b, classes]`  |
 | "events"    | uint8 `[b, T, *shape]`                            | float32 `[b, classes]`  |
 | "bernoulli" | float32 spikes `[T, b, *shape]`, the caller's own | float32 `[b, classes]`  |
+| "poisson"   | the same, signed                                  | float32 `[b, classes]`  |
 
 (a program has no source of random spikes). The file is that of `jaxsnn.export.container`; its
 tensor `program` is what `jax.export` serialises, so that without jaxsnn
@@ -48,14 +49,14 @@ def to_stablehlo(model: Model, platforms: Sequence[str] | None = None) -> export
     net = model.net
 
     def program(samples: Array) -> Array:
-        if inputs.encoding == "bernoulli":
+        if inputs.encoding in ("bernoulli", "poisson"):
             x: Any = samples
         else:
             x = inputs.prepare(jax.random.key(0), samples)
         return net.apply(net.params, net.stats, x).readout.mean(0)
 
     (batch,) = export.symbolic_shape("b")
-    if inputs.encoding == "bernoulli":
+    if inputs.encoding in ("bernoulli", "poisson"):
         shape, dtype = (inputs.timesteps, batch, *inputs.shape), jnp.float32
     else:
         shape, dtype = (batch, *inputs.sample_shape), jnp.uint8

@@ -47,7 +47,7 @@ class Neurons(nnx.Module):
             setattr(self, name, kind(jnp.asarray(getattr(neuron, name), jnp.float32)))
         self.options = replace(neuron, decay=0.0, threshold=1.0)
         self.trained = trained
-        self.watched = False  # whether the input current is recorded: `watch`
+        self.watched = False  # whether every step is recorded: `watch`
 
     def constants(self) -> LIF:
         """Return the neuron with its present constants."""
@@ -83,6 +83,8 @@ class Neurons(nnx.Module):
         tape.membranes[name] = membrane
         if timed:
             spikes = _fire_timed(neuron, potential, before, tape, f"{name}/last_spike")
+        if self.watched:
+            tape.activity.trains[name] = lax.stop_gradient(spikes)
         # What training makes of the spikes are sums over everything, which XLA merges with this.
         tape.activity.spikes[name] = spikes.sum(0) if tape.train else sum_over_time(spikes)
         potential = lax.stop_gradient(potential)
@@ -112,10 +114,10 @@ def _fire_timed(
 
 
 def watch(network: Network) -> Network:
-    """Return a copy of a network whose neurons record their input current at every step.
+    """Return a copy of a network whose neurons record each step: their input current, their spikes.
 
-    `Activity.current` then holds it, `[T, B, ...]`: what thresholds are read off. It is of the size
-    of all layers' spikes, so train and export the network itself, not this copy.
+    `Activity.current` then holds the current, `[T, B, ...]`, which thresholds are read off, and
+    `Activity.trains` the spikes. Train and export the network itself, not this copy.
     """
     copy = nnx.clone(network)
     for _, node in nnx.iter_modules(copy):

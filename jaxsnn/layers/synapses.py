@@ -79,6 +79,9 @@ class Synapse(nnx.Module):
         """Return spikes or read-out, `[T, B, ...]`; a shortcut is added to the current."""
         events = signal.total() * signal.events_per_unit
         tape.activity.events[f"{name}/kernel"] = lax.stop_gradient(events)
+        if signal.events_per_unit > 1:
+            there = replace(signal, value=(signal.value != 0).astype(jnp.float32))
+            tape.activity.arrivals[f"{name}/kernel"] = there.total()
         current = replace(signal.fold(lambda x: self.current(x, tape)), events_per_unit=1)
         if shortcut is not None:
             current = current.plus(shortcut)

@@ -21,9 +21,12 @@ class Activity(NamedTuple):
     events: dict[str, Array]  # kernel -> [B, ...] events at each input, counted before pooling
     magnitude: dict[str, Array]  # layer -> [B, ...] absolute value of the potential before reset
     pooled: dict[str, Array]  # max pooling -> [B, H', W', C] spikes that it lets through
-    # Of watched neurons only (`layers.watch`), not summed: layer -> [T, B, ...] input current. A
-    # tape brings its own; nobody writes on the default.
+    # Of watched neurons only (`layers.watch`), not summed: layer -> [T, B, ...] input current, and
+    # spikes. A tape brings its own; nobody writes on the defaults.
     current: dict[str, Array] = {}
+    trains: dict[str, Array] = {}
+    # Kernels behind an average pooling only: kernel -> [B, ...] steps at which an input is not 0.
+    arrivals: dict[str, Array] = {}
 
 
 class Tape:
@@ -47,7 +50,7 @@ class Tape:
         self.train = train
         self.axis = axis
         self.membranes = dict(membranes)
-        self.activity = Activity({}, {}, {}, {}, {}, {})
+        self.activity = Activity({}, {}, {}, {}, {}, {}, {}, {})
         self._key = key
         self._draws = 0
 

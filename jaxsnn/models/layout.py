@@ -7,7 +7,8 @@ A layout is a string such as `32C3-AP2-32C3-AP2-128-10`:
 | `32C3`     | convolution, 32 channels, 3 x 3, zeros around; `32C3S2` with stride 2;     |
 |            | `32C3V` without the zeros ("valid"), so that the image shrinks by 2       |
 | `128B3S2`  | residual block: two convolutions of 128 channels, the first with stride 2;  |
-|            | `128B3M51` with 51 channels between them, `128B3S2M51` both               |
+|            | `128B3M51` with 51 channels between them, `128B3S2M51` both; with a `P` at  |
+|            | the end the shortcut is a convolution of 1 x 1: `128B3S2P`                  |
 | `AP2` `MP2` | average or maximum over 2 x 2                                            |
 | `128`      | dense, 128 neurons; `128R` fully recurrent                                |
 | `D0.5`     | dropout, 50 %, held over time                                             |
@@ -19,7 +20,7 @@ no weights.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsnn import layers
+from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Firing
 from jaxsnn.neurons import LIF
@@ -37,7 +39,7 @@ ACTIVATIONS = ("spikes", "relu")
 N = r"[1-9]\d*"
 WORD = re.compile(
     rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?(?P<valid>V?)"
-    rf"|(?P<block>{N})B(?P<block_size>{N})(S(?P<block_stride>{N}))?(M(?P<middle>{N}))?"
+    rf"|(?P<block>{N})B(?P<block_size>{N})(S(?P<block_stride>{N}))?(M(?P<middle>{N}))?(?P<projected>P?)"
     rf"|(?P<pool>[AM])P(?P<window>{N})"
     rf"|D(?P<drop>0?\.\d+)|V(?P<vote>{N})|(?P<dense>{N})(?P<recurrent>R?)"
 )
@@ -148,11 +150,15 @@ class _Builder:
         self._need_images(text)
         size, outputs = int(word["block_size"]), int(word["block"])
         middle, stride = int(word.get("middle", outputs)), int(word.get("block_stride", 1))
-        if outputs < self.shape[2]:
+        projection = None
+        if word["projected"]:
+            plain = options | {"use_bias": False, "norm": False, "size": 1, "stride": stride}
+            projection = layers.Conv(self.shape[2], outputs, layers.Integrator(), **plain)
+        elif outputs < self.shape[2]:
             raise self.error(text, "cannot add its input to its output")
         conv1 = layers.Conv(self.shape[2], middle, hidden, size=size, stride=stride, **options)
         conv2 = layers.Conv(middle, outputs, firing, size=size, **options)
-        self.add("block", layers.Residual(conv1, conv2))
+        self.add("block", layers.Residual(conv1, conv2, projection=projection))
         self._stride(text, 0, stride, outputs)
 
     def pool(self, text: str, word: Word) -> None:
@@ -192,6 +198,38 @@ class _Builder:
         rows, columns = (-(-(side - lost) // stride) for side in self.shape[:2])
         self.shape = (rows, columns, outputs)
         self._need_rest(text)
+
+
+def with_widths(layout: str, widths: Mapping[str, int]) -> str:
+    """Return a layout whose convolutions have other widths; those that are not named are left out.
+
+    >>> with_widths("32C3-AP2-64C3-D0.2-64C3-10", {"conv1": 9, "conv2": 20})
+    '9C3-AP2-20C3-D0.2-10'
+
+    A convolution that is left out takes a dropout right behind it away; poolings stay.
+
+    Args:
+      layout: the layers, without residual blocks.
+      widths: name of a convolution -> its channels, at least 1.
+
+    Raises:
+      UserError: for a name that the layout does not have, or a width below 1.
+    """
+    found, count, left_out = [], 0, False
+    for text in layout.split("-"):
+        word = _parse(text, layout)
+        if "conv" in word:
+            count += 1
+            left_out = f"conv{count}" not in widths
+            if not left_out:
+                width = check_whole(f"width of conv{count}", widths[f"conv{count}"], 1, 1 << 20)
+                found.append(f"{width}{text[len(word['conv']) :]}")
+        elif not (left_out and "drop" in word):
+            left_out = False
+            found.append(text)
+    if unknown := [name for name in widths if name not in {f"conv{i + 1}" for i in range(count)}]:
+        raise UserError(f"layout {layout!r} has no layer {unknown[0]!r} to give a width")
+    return "-".join(found)
 
 
 def _parse(word: str, layout: str) -> Word:

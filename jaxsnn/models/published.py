@@ -104,21 +104,29 @@ QP_SNN = LIF(decay=0.5, threshold=1.0, surrogate=triangle())
 
 @dataclass(frozen=True)
 class Published:
-    """A network of QP-SNN (Wei et al., 2502.05905, tables 9 to 11) with free widths.
+    """A published network with free widths; call it to build it.
 
-    Call it to build it. Batch normalisation in every hidden layer and no biases there (the
-    released VGG code has one in front of the first norm, which takes it away again); a dense
-    read-out with a bias, whose current is averaged over time.
+    Unless its options say otherwise, those of QP-SNN (Wei et al., 2502.05905, tables 9 to 11):
+    batch normalisation in every hidden layer and no biases there (the released VGG code has one in
+    front of the first norm, which takes it away again); a dense read-out with a bias, whose current
+    is averaged over time.
 
     Attributes:
-      layout: the layers, each width a numbered gap; `{quarter}` is a quarter of the image's side.
+      layout: the layers, each width a numbered gap; `{quarter}` is a quarter of the image's side,
+        `{drop}` dropout or nothing.
       channels: the widths, one for each convolution in order, those of a block one by one.
       input_shape: `(H, W, C)` in the paper.
+      dropout: share dropped at each `{drop}`.
+      options: as of `build`, name and value.
     """
 
     layout: str
     channels: tuple[int, ...]
     input_shape: tuple[int, int, int]
+    dropout: float = 0.0
+    options: tuple[tuple[str, Any], ...] = (
+        ("norm", True), ("use_bias", "readout"), ("readout", "current"),
+    )  # fmt: skip
 
     def __call__(
         self,
@@ -146,19 +154,41 @@ class Published:
           UserError: for widths of the wrong number or below 1, and for what `build` refuses.
         """
         shape = tuple(input_shape or self.input_shape)
+        layout = self.words(shape, classes=classes, width=width, widths=widths)
+        return build(layout, shape, neuron, rngs=rngs, **dict(self.options) | options)
+
+    def words(
+        self,
+        input_shape: Sequence[int] | None = None,
+        *,
+        classes: int = 10,
+        width: float = 1.0,
+        widths: Sequence[int] | None = None,
+        dropout: float | None = None,
+    ) -> str:
+        """Return the network as a layout, as `build` reads it.
+
+        Args:
+          input_shape: `(H, W, C)`.
+          classes: number of classes.
+          width: factor on all widths.
+          widths: of each convolution, in place of `channels`.
+          dropout: in place of the network's own, in [0, 1).
+
+        Raises:
+          UserError: for a number out of range.
+        """
+        shape = tuple(input_shape or self.input_shape)
         found = self.channels if widths is None else tuple(widths)
         if len(found) != len(self.channels):
             raise UserError(f"widths must be {len(self.channels)} numbers, found {len(found)}")
         check_whole("widths", found, 1, float("inf"))
         check_range("width", width, 0, float("inf"), open_low=True, open_high=True)
         gaps = [max(1, round(n * width)) for n in found]
-        layout = self.layout.format(*gaps, quarter=shape[0] // 4)
-        settings: dict[str, Any] = {
-            "norm": True,
-            "use_bias": "readout",
-            "readout": "current",
-        } | options
-        return build(f"{layout}-{classes}", shape, neuron, rngs=rngs, **settings)
+        rate = self.dropout if dropout is None else dropout
+        check_range("dropout", rate, 0, 1, open_high=True)
+        drop = f"-D{rate:g}" if rate else ""
+        return f"{self.layout.format(*gaps, quarter=shape[0] // 4, drop=drop)}-{classes}"
 
 
 # 13 convolutions, maxima over the spikes of 2 x 2 neurons: 14.7 million weights for CIFAR-10,
@@ -183,6 +213,30 @@ vggsnn = Published(
     "{}C3-{}C3-MP2-{}C3-{}C3-MP2-{}C3-{}C3-MP2-{}C3-{}C3-AP2",
     (64, 128, 256, 256, 512, 512, 512, 512),
     (48, 48, 2),
+)
+
+
+# Networks that convert from ANNs: no norms, no biases, average pooling, dropout but in front of it.
+CONVERTED = (("norm", False), ("use_bias", False), ("readout", "current"))
+
+# Chowdhury et al. (2104.12528): 8 convolutions and one dense layer, 7.0 million weights for
+# CIFAR-10, T = 100. The text gives the widths (at second hand); where it pools is our choice, after
+# other networks of the group.
+vgg9 = Published(
+    "{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3-AP2",
+    (64, 128, 128, 256, 256, 512, 512, 512),
+    (32, 32, 3),
+    0.2,
+    CONVERTED,
+)
+
+# The group's VGG11 with one dense layer, for CIFAR-100: 11.2 million weights.
+vgg11 = Published(
+    "{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3-AP2",
+    (64, 128, 256, 512, 512, 512, 512, 512),
+    (32, 32, 3),
+    0.2,
+    CONVERTED,
 )
 
 

@@ -125,6 +125,8 @@ def to_integer(
     for name in net.names:
         layer = getattr(net, name)
         if isinstance(layer, layers.Residual):
+            if layer.projection is not None:
+                raise UserError(f"{name!r} has a projected shortcut, which has no integers yet")
             block, found = _join(name, layer, grid, options)
             stages.append(block)
             reports += found
