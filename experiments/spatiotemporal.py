@@ -31,7 +31,7 @@ COMMON: dict[str, Any] = {
 SHORT: dict[str, Any] = {
     "timesteps": 32, "order": "integrate_then_fire", "calibration_timesteps": 32,
     "schedule": "cosine", "ann_learning_rate": 0.05, "learning_rate": 5e-4, "dropout": 0.1,
-    "fewer": (24, 16, 12, 8, 6, 4), "tune_epochs": 2, "fewer_epochs": 2,
+    "fewer": (20, 12, 8, 6, 4), "tune_epochs": 2, "fewer_epochs": 1,
     "variances": (0.999, 0.995, 0.99, 0.98, 0.97, 0.95, 0.93, 0.9), "noise_images": 1000,
     "noise_seeds": 2, "validation": 0.1, "weight_decay": 1e-4,
 }  # fmt: skip

@@ -63,10 +63,11 @@ class SpatioTemporalConfig(HybridConfig):
             check_range("--variances", variance, 0.0, 1.0, open_low=True)
         check_range("--size", self.size, 0.0, 1.0, open_low=True)
         check_range("--tolerance", self.tolerance, 0.0, 1.0)
-        for name in ("multiple", "pca_images", "fewer_epochs", "noise_images", "noise_seeds"):
+        for name in ("multiple", "pca_images", "noise_images", "noise_seeds"):
             check_whole(option(name), getattr(self, name), 1, 1 << 20)
         check_range("--rows-per-channel", self.rows_per_channel, 0.0, 1e6)
-        check_whole("--qat-epochs", self.qat_epochs, 0, 1 << 20)
+        for name in ("fewer_epochs", "qat_epochs"):
+            check_whole(option(name), getattr(self, name), 0, 1 << 20)
         for bits in (self.bits, *self.bit_widths):
             check_whole("--bits and --bit-widths", bits, 2, 16)
         if self.clip is not None:

@@ -1,6 +1,8 @@
 """What all tests share, also in processes they start: two devices, no implicit rank promotion."""
 
 import os
+import shutil
+import tempfile
 
 # Before jax is imported: it reads the environment once.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
@@ -8,3 +10,16 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
 # Tests compile much and compute little: leave out what makes long runs fast.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+# A program that several tests or workers need is compiled once: the workers inherit the folder.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+OWNER = CACHE not in os.environ
+if OWNER:
+    os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxsnn-tests-")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+def pytest_unconfigure() -> None:
+    """Throw the compiled programs away."""
+    if OWNER:
+        shutil.rmtree(os.environ[CACHE], ignore_errors=True)

@@ -30,6 +30,32 @@ def run(layer, value, record=None, name="layer"):
     return layer(signal, record or tape(), name)
 
 
+# --- The record ---
+
+
+def test_behind_an_average_pooling_arrivals_are_the_steps_with_an_input():
+    chain = layers.Chain({
+        "pool1": layers.AveragePool(2), "flatten1": layers.Flatten(),
+        "dense1": layers.Dense(1, 2, Integrator(), rngs=nnx.Rngs(0)),
+    })  # fmt: skip
+    steps = jnp.asarray([[1, 1, 0, 0], [0, 0, 0, 0], [0, -1, 1, 1]], jnp.float32)
+    record = tape()
+    chain(Signal(steps.reshape(3, 1, 2, 2, 1), 3), record)
+    assert record.activity.arrivals["dense1/kernel"].tolist() == [[2.0]]
+    assert record.activity.events["dense1/kernel"].tolist() == [[3.0]]
+    plain = tape()
+    run(layers.Dense(4, 2, Integrator(), rngs=nnx.Rngs(0)), steps[:, None], plain)
+    assert plain.activity.arrivals == {}
+
+
+def test_watched_neurons_record_their_spikes():
+    chain = layers.Chain({"dense1": layers.Dense(3, 4, Neurons(LIF()), rngs=nnx.Rngs(0))})
+    record, x = tape(), spikes(5, 2, 3, rate=0.9)
+    out = layers.watch(chain)(Signal(4 * x, 5), record)
+    assert 0 < out.value.sum() < out.value.size
+    np.testing.assert_array_equal(record.activity.trains["dense1"], out.value)
+
+
 # --- Weighted layers ------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ class Activity(NamedTuple):
     spikes: dict
     potential: dict
     events: dict
+    arrivals: dict = {}
 
 
 def dense(x, kernel):

@@ -102,6 +102,47 @@ def test_the_nets_of_qp_snn_are_found_by_name():
     assert models.by_name("32C3-10") is None
 
 
+def test_vgg9_and_vgg11_have_the_sizes_of_the_spatio_temporal_paper():
+    sizes = [1728, 73728, 147456, 294912, 589824, 1179648, 2359296, 2359296, 20480]
+    assert kernels(models.vgg9) == sizes and sum(sizes) == 7_026_368
+    half = [864, *(size // 4 for size in sizes[1:-1]), 10_240]
+    assert kernels(models.vgg9, width=0.5) == half
+    assert sum(kernels(models.vgg9, classes=100)) == 7_210_688
+    assert sum(kernels(models.vgg11, classes=100)) == 11_192_000
+    assert all(name.endswith("/kernel") for name in outline(models.vgg9))  # no biases, no norms
+
+
+def test_vgg9_has_its_neurons_and_its_dropout():
+    module = nnx.eval_shape(lambda: models.vgg9(rngs=nnx.Rngs(0)))
+    net = split(module)
+    image = jax.ShapeDtypeStruct((1, 1, 32, 32, 3), jnp.float32)
+    spikes = jax.eval_shape(net.apply, net.params, net.stats, image).activity.spikes
+    assert sum(layer.size for layer in spikes.values()) == 188_416
+    # Pooling stands in the place of the dropout behind the other four.
+    assert [getattr(module, f"dropout{i}").rate for i in range(1, 5)] == [0.2] * 4
+    assert "D" not in models.vgg9.words(dropout=0.0)
+
+
+def test_a_layout_takes_other_widths_and_loses_the_convolutions_left_out():
+    layout = models.vgg9.words(width=0.125, dropout=0.5)
+    widths = {f"conv{i + 1}": i + 3 for i in range(8)}
+    assert models.with_widths(layout, widths) == (
+        "3C3-AP2-4C3-D0.5-5C3-AP2-6C3-D0.5-7C3-AP2-8C3-D0.5-9C3-D0.5-10C3-AP2-10"
+    )
+    short = models.with_widths(layout, {"conv1": 3, "conv2": 4, "conv3": 5})
+    assert short == "3C3-AP2-4C3-D0.5-5C3-AP2-AP2-AP2-10"
+    assert models.with_widths("6C3S2-5C5V-7", {"conv1": 1, "conv2": 2}) == "1C3S2-2C5V-7"
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [({"conv1": 1, "conv4": 2}, "no layer 'conv4'"), ({"conv1": 0}, "width of conv1")],
+)
+def test_widths_of_layers_that_are_not_there_are_errors(widths, message):
+    with pytest.raises(UserError, match=message):
+        models.with_widths("6C3-5C3-7", widths)
+
+
 def test_the_outputs_of_the_named_nets_are_classes():
     for make, shape in (
         (models.mlp, (784,)),

@@ -150,6 +150,13 @@ def test_the_inputs_are_made_as_by_hand():
         jax.random.key(0), jnp.full((1, 8, 8, 2), 255)
     )
     np.testing.assert_array_equal(white, np.ones((5, 1, 8, 8, 2)))
+    # Black, grey and white on [-1, 1] are spikes of -1, none, and spikes of +1.
+    grey = jnp.asarray([0, 255], jnp.uint8).reshape(1, 1, 1, 2)
+    signed = Inputs((1, 1, 2), 4, "poisson", (0.5, 0.5), (0.5, 0.5))
+    spikes = signed.prepare(jax.random.key(0), grey)
+    np.testing.assert_array_equal(spikes, np.broadcast_to([-1, 1], (4, 1, 1, 1, 2)))
+    draws = signed.encode(jax.random.key(1), jnp.full((2000, 1, 1, 2), -0.3))
+    assert set(np.unique(draws)) == {-1, 0} and abs(float(draws.mean()) + 0.3) < 0.02
 
 
 @pytest.mark.parametrize(
@@ -160,7 +167,7 @@ def test_the_inputs_are_made_as_by_hand():
         ({"mean": (0.5,)}, "mean and std together"),
         ({"mean": (0.5,), "std": (0.5,)}, "need one number a channel"),
         ({"mean": (0.5, 0), "std": (0.5, 0)}, "std of the input must be in"),
-        ({"mean": (0.5, 0), "std": (1, 1), "encoding": "events"}, "for the encoding direct"),
+        ({"mean": (0.5, 0), "std": (1, 1), "encoding": "events"}, "for the encodings direct"),
     ],
 )
 def test_inputs_out_of_range_are_named(fields, message):
