@@ -39,7 +39,7 @@ CPU: dict[str, dict[str, Any]] = {
     "digits": SHORT | {"network": "16C3-D0.1-32C3-AP2-32C3-D0.1-32C3-AP4-10", "batch_size": 32,
                        "ann_epochs": 40, "tune_epochs": 10, "fewer_epochs": 5, "pca_images": 1000,
                        "calibration_images": 256},
-    "mnist": SHORT | {"network": "16C3-D0.1-32C3-AP2-32C3-D0.1-64C3-AP2-64C3-AP7-10",
+    "mnist": SHORT | {"network": "16C3-AP2-32C3-D0.1-32C3-AP2-64C3-AP7-10",
                       "limit": 12_000, "ann_epochs": 10, "pca_images": 1500},
     "cifar10": SHORT | {"width": 0.25, "augment": "crop-flip", "limit": 20_000, "ann_epochs": 30,
                         "pca_images": 2000},

@@ -63,7 +63,7 @@ def plot_curves(log: Log, path: str | Path) -> None:
         "loss": {"loss": "training", "validation_loss": "validation"},
         "spike rate": {"spike_rate": "training"},
     }
-    with _figure(path, 7.6, 5.6) as figure:
+    with lend_figure(path, 7.6, 5.6) as figure:
         axes = figure.subplots(len(panels), 1, sharex=True)
         for panel, (label, curves) in zip(axes, panels.items(), strict=True):
             for colour, (field, name) in zip(COLOURS, curves.items(), strict=False):
@@ -91,7 +91,7 @@ def plot_residuals(log: Log, path: str | Path) -> None:
     if not leaves:
         raise UserError("no field primal/LEAF in the log: there are no residuals to plot")
     rows = [row for row in log if any(f"primal/{leaf}" in row for leaf in leaves)]
-    with _figure(path, 7.6, 4.4) as figure:
+    with lend_figure(path, 7.6, 4.4) as figure:
         axes = figure.subplots(2, 1, sharex=True)
         for panel, kind in zip(axes, ("primal", "dual"), strict=True):
             for i, leaf in enumerate(leaves):
@@ -116,7 +116,7 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     measures = {"density": "density", "bits": "bits per weight", "rate": "spikes / neuron / step"}
     layers = list(dict.fromkeys(layer["name"] for row in rows for layer in row["layers"]))
     height = 0.8 / len(rows)
-    with _figure(path, 8.6, 1.2 + len(layers) * max(0.42, 0.16 * len(rows))) as figure:
+    with lend_figure(path, 8.6, 1.2 + len(layers) * max(0.42, 0.16 * len(rows))) as figure:
         axes = figure.subplots(1, len(measures), sharey=True)
         for i, row in enumerate(rows):
             of = {layer["name"]: layer for layer in row["layers"]}
@@ -154,7 +154,7 @@ def plot_raster(
     """
     drawn = {name: _choose(np.asarray(each)) for name, each in spikes.items()}
     heights = [max(0.5, math.sqrt(each.shape[1]) / 8) for each in drawn.values()]
-    with _figure(path, 7.6, 0.9 + sum(heights)) as figure:
+    with lend_figure(path, 7.6, 0.9 + sum(heights)) as figure:
         parts = figure.add_gridspec(len(drawn), 2, width_ratios=[1, 3.2], height_ratios=heights)
         first = None
         for i, (name, each) in enumerate(drawn.items()):
@@ -191,7 +191,7 @@ def plot_histograms(before: Any, after: Any, path: str | Path, *, where: str = "
     """
     trees = [tree.named_leaves(each) for each in (before, after)]
     names = list(tree.match({where: True}, after))
-    with _figure(path, 7.6, 0.7 + 1.25 * len(names)) as figure:
+    with lend_figure(path, 7.6, 0.7 + 1.25 * len(names)) as figure:
         axes = figure.subplots(len(names), 2, sharex="row", squeeze=False)
         for name, panels in zip(names, axes, strict=True):
             pairs = zip(panels, trees, (BASELINE, COLOURS[0]), strict=True)
@@ -218,7 +218,7 @@ def plot_accuracy_over_time(series: Mapping[str, Any], path: str | Path) -> None
       series: network -> accuracies `[T]` in [0, 1], the baseline first.
       path: the PNG to write.
     """
-    with _figure(path, 6.6, 3.0) as figure:
+    with lend_figure(path, 6.6, 3.0) as figure:
         panel = figure.subplots()
         for i, (name, values) in enumerate(series.items()):
             colour = BASELINE if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
@@ -242,19 +242,19 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     measures = list(rows[0]["gain"])
     places, names = range(len(rows)), [row["stage"] for row in rows]
     colours = [COLOURS[i % len(COLOURS)] for i in places]
-    with _figure(path, 2.2 + 1.5 * (1 + len(measures)), 1.0 + 0.34 * len(rows)) as figure:
+    with lend_figure(path, 2.2 + 1.5 * (1 + len(measures)), 1.0 + 0.34 * len(rows)) as figure:
         axes = figure.subplots(1, 1 + len(measures), sharey=True)
-        lost = [100 * row["cost"]["accuracy"] for row in rows]
-        axes[0].barh(places, [-x for x in lost], color=colours)
-        for place, x in zip(places, lost, strict=True):
-            _note(axes[0], f"{-x:+.2f}", (max(-x, 0.0), place), (3, 0), fontsize=7, va="center")
-        axes[0].set_title(f"accuracy, points\n{-sum(lost):+.2f} in all")
+        points = [0.0 - 100 * row["cost"]["accuracy"] for row in rows]
+        axes[0].barh(places, points, color=colours)
+        for place, x in zip(places, points, strict=True):
+            _note(axes[0], f"{x:+.2f}", (max(x, 0.0), place), (3, 0), fontsize=7, va="center")
+        axes[0].set_title(f"accuracy, points\n{sum(points):+.2f} in all")
         axes[0].margins(x=0.3)
         for panel, measure in zip(axes[1:], measures, strict=True):
             factors = [row["gain"][measure] or 1.0 for row in rows]
             panel.barh(places, [x - 1 for x in factors], left=1, color=colours)
             for place, x in zip(places, factors, strict=True):
-                text = f"÷{x:.3g}" if x >= 1 else f"×{1 / x:.3g}"
+                text = "same" if x == 1 else f"÷{x:.3g}" if x > 1 else f"×{1 / x:.3g}"
                 _note(panel, text, (max(x, 1.0), place), (3, 0), fontsize=7, va="center")
             total = rows[-1]["gain_in_all"][measure]
             panel.set_title(
@@ -280,7 +280,7 @@ def plot_dimensions(
       widths: layer -> the number of components that was taken.
       path: the PNG to write.
     """
-    with _figure(path, 6.6, 3.0) as figure:
+    with lend_figure(path, 6.6, 3.0) as figure:
         panel = figure.subplots()
         for i, (name, shares) in enumerate(explained.items()):
             rest, colour = 1 - np.asarray(shares), COLOURS[i % len(COLOURS)]
@@ -304,7 +304,7 @@ def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any], path: str | P
       series: network -> accuracies in [0, 1], one for each sigma.
       path: the PNG to write.
     """
-    with _figure(path, 6.6, 3.0) as figure:
+    with lend_figure(path, 6.6, 3.0) as figure:
         panel = figure.subplots()
         for i, (name, values) in enumerate(series.items()):
             colour = BASELINE if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
@@ -315,7 +315,7 @@ def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any], path: str | P
 
 
 @contextmanager
-def _figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
+def lend_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
     """Lend a figure of some inches; write it to its file when the block ends."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure

@@ -35,6 +35,7 @@ ROW_FIELDS = (
 
 # What `write_html` says below the plots of these file names.
 CAPTIONS = {
+    "stages": "What each stage cost in accuracy, and by what factor it made each measure smaller.",
     "curves": "Accuracy, loss and spikes per neuron and time step over the epochs; grey marks "
     "every other phase.",
     "residuals": "Primal residual (weights to their set) and dual residual (how far the set's "
