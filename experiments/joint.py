@@ -31,7 +31,7 @@ CPU: dict[str, dict[str, Any]] = {
                "validation": 0.2, "dense_epochs": 40, "channels_epochs": 20, "sparsity": 0.8,
                "pull_epochs": 20, "connections_epochs": 20, "bits_epochs": 40,
                "timesteps_epochs": 20, "spikes_epochs": 60},
-    "mnist": {"validation": 0.05, "timesteps_schedule": (4, 2), "dense_epochs": 3,
+    "mnist": {"limit": 30_000, "validation": 0.05, "timesteps_schedule": (4, 2), "dense_epochs": 3,
               "channels_epochs": 2, "pull_epochs": 1, "connections_epochs": 1, "bits_epochs": 1,
               "timesteps_epochs": 2, "spike_weight": 0.5, "spikes_epochs": 8},
     "cifar10": {"network": "32C3-AP2-64C3-AP2-128-10", "timesteps": 4,

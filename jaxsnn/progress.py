@@ -13,16 +13,17 @@ class Bar:
       epochs: how many it has.
       steps: steps of one epoch.
       first: epochs done before.
+      unit: what an epoch is called.
 
     Attributes:
       live: whether there is a terminal to draw in; otherwise only the ends of epochs are printed.
     """
 
-    def __init__(self, phase: str, epochs: int, steps: int, first: int = 0):
+    def __init__(self, phase: str, epochs: int, steps: int, first: int = 0, *, unit: str = "epoch"):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-        self.phase, self.epochs, self.steps = phase, epochs, steps
+        self.phase, self.epochs, self.steps, self.unit = phase, epochs, steps, unit
         self.console = Console(stderr=True)
         self.live = self.console.is_terminal
         self.progress = Progress(
@@ -50,13 +51,14 @@ class Bar:
 
     def advance(self, steps: int, epoch: int, figures: Mapping[str, float]) -> None:
         """Show the figures of the running epoch after some more steps."""
-        text = f"epoch {epoch + 1}/{self.epochs} {_short(figures)}"
+        text = f"{self.unit} {epoch + 1}/{self.epochs} {_short(figures)}"
         self.progress.update(self.task, advance=steps, figures=text)
 
     def finish_epoch(self, record: Mapping[str, Any]) -> None:
         """Print the epoch's line where there is no live bar."""
         if not self.live:
-            text = f"{self.phase:<18} epoch {record['epoch']}/{self.epochs}  {_short(record)}"
+            place = f"{self.unit} {record['epoch']}/{self.epochs}"
+            text = f"{self.phase:<18} {place}  {_short(record)}"
             line = f"{text}  {record['seconds']:.1f} s"
             self.console.print(line, highlight=False, soft_wrap=True)
 
@@ -82,6 +84,8 @@ class Silence:
 
 
 def _short(figures: Mapping[str, Any]) -> str:
+    if "lanes" in figures:
+        return f"lanes done {figures['lanes']}"
     parts = [f"loss {figures['loss']:.4f}", f"train {100 * figures['accuracy']:.2f} %"]
     if figures.get("validation_accuracy") is not None:
         parts.append(f"validation {100 * figures['validation_accuracy']:.2f} %")

@@ -37,6 +37,7 @@ __all__ = [
     "no_sums",
     "predict",
     "run_steps",
+    "steps",
     "train_step",
 ]
 
@@ -168,6 +169,24 @@ def run_steps(
     return _run_steps(task, optimizer, batch_size, state, sums, split, order, stop)
 
 
+def steps(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    state: TrainState,
+    sums: Sums,
+    split: tuple[Array, Array],
+    stop: Array,
+) -> tuple[TrainState, Sums]:
+    """Do what `run_steps` does inside a compiled program: nothing is donated, nothing moved.
+
+    The optimizer and the task may hold traced numbers, so that a sweep can vary them.
+    """
+    size = split[1].shape[0]
+    order = _order(state.key, state.step, size // batch_size, size)
+    return _loop(task, optimizer, batch_size, state, sums, split, order, stop)
+
+
 @partial(jax.jit, static_argnums=(2, 3))
 def _order(key, step, steps, size):
     """Return the samples in the order of the epoch that `step` falls in; one program for all."""
@@ -175,8 +194,7 @@ def _order(key, step, steps, size):
     return jax.random.permutation(shuffle, size)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
-def _run_steps(task, optimizer, batch_size, state, sums, split, order, stop):
+def _loop(task, optimizer, batch_size, state, sums, split, order, stop):
     images, labels = split
     steps = images.shape[0] // batch_size
 
@@ -187,6 +205,9 @@ def _run_steps(task, optimizer, batch_size, state, sums, split, order, stop):
         return state, jax.tree.map(jnp.add, sums, new)
 
     return lax.fori_loop(state.step, stop, body, (state, sums))
+
+
+_run_steps = jax.jit(_loop, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 
 
 def fit(
@@ -202,6 +223,7 @@ def fit(
     checkpoints: Checkpoints | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
     observe: Callable[[TrainState], Mapping[str, Any]] | None = None,
+    after_epoch: Callable[[TrainState], TrainState] | None = None,
     show: bool = True,
 ) -> TrainState:
     """Train for some epochs.
@@ -218,6 +240,8 @@ def fit(
       checkpoints: where to save after each epoch, and to resume from what lies there.
       log: called with a record after each epoch: phase, epoch, loss, accuracy, ...
       observe: returns more to log, such as the residuals of ADMM.
+      after_epoch: changes the state at the end of each epoch, before it is evaluated and saved, as
+        what moves masks does. A function of the state alone, or a resumed training is another one.
       show: whether to show progress.
 
     Returns:
@@ -251,6 +275,7 @@ def fit(
                 if not jnp.isfinite(figures["loss"]):
                     raise Diverged(_what_happened(phase, epoch, "the loss", checkpoints))
                 bar.advance(last - first, epoch, figures)
+            state = after_epoch(state) if after_epoch else state
             if not _is_finite(state.params):
                 raise Diverged(_what_happened(phase, epoch, "a weight", checkpoints))
             record = {"phase": phase, "epoch": epoch + 1, **_means(sums, batch_size)}

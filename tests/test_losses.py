@@ -28,9 +28,15 @@ def test_cross_entropy_is_that_of_the_softmax_of_rates():
     assert float(losses.cross_entropy(READOUT, LABELS)) == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_summed_cross_entropy_sees_scores_t_times_as_large():
+    expected = losses.cross_entropy(2 * READOUT, LABELS)
+    assert losses.summed_cross_entropy(READOUT, LABELS) == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_losses_by_name():
     assert losses.by_name("mse") is losses.mean_squared_error
     assert losses.by_name("ce") is losses.cross_entropy
+    assert losses.by_name("ce_sum") is losses.summed_cross_entropy
     with pytest.raises(UserError, match="loss 'hinge' is unknown; choose one of mse, ce"):
         losses.by_name("hinge")
 

@@ -69,6 +69,13 @@ def test_rates_are_those_of_what_feeds_a_kernel():
         operations.chain_rates(kernels, {"conv1": spikes["conv1"]}, events, samples=4)
 
 
+def test_a_projection_hears_what_its_block_does():
+    kernels = [f"{x}/kernel" for x in ("conv1", "b/conv1", "b/conv2", "b/projection", "dense1")]
+    spikes = {"conv1": np.full(4, 3), "b/conv1": np.full(8, 5), "b/conv2": np.full(2, 7)}
+    rates = operations.chain_rates(kernels, spikes, {"conv1/kernel": np.full(2, 9)}, samples=1)
+    assert list(rates.values()) == [9, 3, 5, 3, 7]
+
+
 def test_three_ways_to_count_spikes_behind_an_average_pooling():
     rng = np.random.default_rng(0)
     spikes = rng.random((5, 4, 4, 3)) < 0.4  # [T, H, W, C]

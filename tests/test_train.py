@@ -226,6 +226,30 @@ def test_a_resumed_training_repeats_the_uninterrupted_one(fit, uninterrupted, tm
     second.close()
 
 
+def test_a_state_changed_after_each_epoch_is_what_is_logged_saved_and_resumed(tmp_path):
+    """The change adds the steps so far to the one weight, which is the loss: 0, 6, 6 + 12, ..."""
+
+    def add_steps(state):
+        weight = state.params["weight"] + state.step
+        return state._replace(params={"weight": weight})
+
+    def run(epochs, folder, log):
+        checkpoints = Checkpoints(folder)
+        found = train.fit(
+            DIARY, FREEZE, diary_start(FREEZE), NUMBERED, epochs=epochs, batch_size=BATCH,
+            checkpoints=checkpoints, log=log.append, after_epoch=add_steps, show=False,
+            observe=lambda state: {"weight": float(state.params["weight"])},
+        )  # fmt: skip
+        checkpoints.close()
+        return found
+
+    log: list = []
+    whole = run(4, tmp_path / "whole", log)
+    assert [(r["loss"], r["weight"]) for r in log] == [(0, 6), (6, 18), (18, 36), (36, 60)]
+    run(2, tmp_path / "parts", [])
+    assert_same_bits(run(4, tmp_path / "parts", []), whole)
+
+
 def exploding(step):
     """Return an optimizer whose step number `step`, counted from 0, is infinite."""
     return optax.sgd(lambda count: jnp.where(count == step, jnp.inf, 0.01))

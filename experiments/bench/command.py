@@ -61,7 +61,9 @@ PeerName = Literal[
     "spyx",
     "snnax",
 ]
-StudyName = Literal["time-memory", "sweep", "shrunk", "quickstart", "qp-snn"]
+StudyName = Literal[
+    "time-memory", "sweep", "lanes", "shrunk", "quickstart", "qp-snn", "spike-thrift"
+]
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Config:
     workloads: tuple[WorkloadName, ...] = USUAL
     """What is computed; with nothing after it, none."""
     studies: tuple[StudyName, ...] = ()
-    """More: time and memory against T, a sweep, a shrunk network, the quickstart, QP-SNN."""
+    """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
+    shrunk network, the quickstart, QP-SNN, Spike-Thrift."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0

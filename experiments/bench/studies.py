@@ -15,10 +15,12 @@ from rich.console import Console
 
 from experiments.bench.channels import channels
 from experiments.bench.contenders import PEERS_FOLDER, Contender
+from experiments.bench.lanes import lanes
 from experiments.bench.limits import multiply_adds
 from experiments.bench.problems import W1, W2, Workload, make_problem
 from experiments.bench.rounds import Effort, Entries, measure_all
 from experiments.bench.tables import is_same, new_table
+from experiments.bench.thrift import thrift
 from jaxsnn.errors import UserError
 
 Peers = dict[str, Contender]
@@ -174,7 +176,9 @@ def quickstart(console: Console, peers: Peers, effort: Effort, seed: int) -> Row
 STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "time-memory": time_memory,
     "sweep": sweep,
+    "lanes": lanes,
     "shrunk": shrunk,
     "quickstart": quickstart,
     "qp-snn": channels,
+    "spike-thrift": thrift,
 }

@@ -77,8 +77,8 @@ def keep_global(
 
 
 def spread(
-    sparsity: float, params: Any, *, where: str = "*/kernel", exponent: float = 0.5
-) -> dict[str, float]:
+    sparsity: Number, params: Any, *, where: str = "*/kernel", exponent: float = 0.5
+) -> dict[str, Any]:
     """Spread one sparsity over layers of unequal size: the kept weights grow as `size ** exponent`.
 
     With the exponent 1 every layer loses the same share, which ruins small layers first. With 0.5
@@ -87,7 +87,7 @@ def spread(
     A layer that would have to keep more than all leaves the rest to the others.
 
     Args:
-      sparsity: share of all selected weights to remove, in [0, 1).
+      sparsity: share of all selected weights to remove, in [0, 1), may be traced.
       params: tree of the weights.
       where: pattern of the leaves.
       exponent: in [0, 1].
@@ -102,6 +102,8 @@ def spread(
     check_range("exponent", exponent, 0, 1)
     selected = tree.match({where: True}, params)
     sizes = {n: leaf.size for n, leaf in tree.named_leaves(params).items() if n in selected}
+    if is_traced(sparsity):
+        return _spread_traced(jnp.asarray(sparsity), sizes, exponent)
     left, open_layers, densities = (1 - sparsity) * sum(sizes.values()), dict(sizes), {}
     while open_layers:
         unit = left / sum(size**exponent for size in open_layers.values())
@@ -113,6 +115,19 @@ def spread(
             densities |= {n: unit * size**exponent / size for n, size in open_layers.items()}
             break
     return {name: 1.0 - densities[name] for name in sizes}
+
+
+def _spread_traced(sparsity: Array, sizes: Mapping[str, int], exponent: float) -> dict[str, Array]:
+    """Do as `spread`, in as many rounds as there are layers: in each more may turn out full."""
+    size = jnp.asarray(list(sizes.values()), jnp.float32)
+    weight, kept = size**exponent, (1 - sparsity) * jnp.sum(size)
+    full = jnp.zeros(size.shape, bool)
+    for _ in sizes:
+        left = kept - jnp.sum(size, where=full)
+        share = safe_divide(left, jnp.sum(weight, where=~full)) * weight
+        full = full | (share >= size)
+    density = jnp.where(full, 1.0, share / size)
+    return {name: 1.0 - density[i] for i, name in enumerate(sizes)}
 
 
 def expand_channels(channels: Mapping[str, Array], params: Any) -> Any:

@@ -161,3 +161,13 @@ def test_spread_at_the_authors_density_resembles_their_choice():
 def test_spread_refuses_to_remove_everything():
     with pytest.raises(UserError, match="sparsity must be in"):
         masks.spread(1.0, {"a": {"kernel": jnp.zeros(3)}})
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0])
+def test_a_traced_sparsity_is_spread_as_a_number_is(exponent):
+    params = {"a": {"kernel": jnp.zeros(12)}, "b": {"kernel": jnp.zeros((40, 5))},
+              "c": {"kernel": jnp.zeros(3000)}}  # fmt: skip
+    traced = jax.jit(lambda s: masks.spread(s, params, exponent=exponent))
+    for sparsity in (0.0, 0.1, 0.5, 0.93, 0.999):
+        found, expected = traced(sparsity), masks.spread(sparsity, params, exponent=exponent)
+        assert {n: float(x) for n, x in found.items()} == pytest.approx(expected, abs=2e-6)

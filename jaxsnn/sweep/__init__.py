@@ -1,0 +1,35 @@
+"""Sweeps: whole trainings over a grid of numbers, as one compiled program."""
+
+from jaxsnn.sweep.chunks import Mode
+from jaxsnn.sweep.fronts import hypervolume, pareto
+from jaxsnn.sweep.points import AXES, Axis, Grid, points
+from jaxsnn.sweep.running import Run, Swept, run
+from jaxsnn.sweep.training import (
+    Method,
+    constants_of,
+    fit,
+    shortened,
+    straight_through,
+    training,
+    with_constants,
+)
+
+__all__ = [
+    "AXES",
+    "Axis",
+    "Grid",
+    "Method",
+    "Mode",
+    "Run",
+    "Swept",
+    "constants_of",
+    "fit",
+    "hypervolume",
+    "pareto",
+    "points",
+    "run",
+    "shortened",
+    "straight_through",
+    "training",
+    "with_constants",
+]
