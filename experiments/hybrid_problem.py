@@ -132,10 +132,17 @@ class HybridProblem(Problem):
         return super().task(spike_weight)._replace(remat=self.config.remat)
 
 
-def load(config: HybridConfig) -> HybridProblem:
-    """Read the data and build the spiking network; every mistake of the user's shows here."""
+def load(
+    config: HybridConfig, networks: Mapping[str, models.Published] = NETWORKS
+) -> HybridProblem:
+    """Read the data and build the spiking network; every mistake of the user's shows here.
+
+    Args:
+      config: the options.
+      networks: those that have a name.
+    """
     found = problems.read(config)
-    named = NETWORKS.get(config.network)
+    named = networks.get(config.network)
     layout = config.network
     if named is not None:
         layout = named.words(

@@ -37,8 +37,8 @@ class TrainingConfig(CommonConfig):
     encoding: Literal["direct", "bernoulli", "poisson"] = "direct"
     """How an image enters: direct (the real values at every step), bernoulli (random spikes), or
     poisson (random spikes with a sign, of normalised values)."""
-    loss: Literal["mse", "ce"] = "mse"
-    """Loss of the read-out: mse on the firing rates, or ce."""
+    loss: Literal["mse", "ce", "ce_sum"] = "mse"
+    """Loss of the read-out: mse on the firing rates, ce, or ce_sum on the sum over time."""
     augment: data.augment.Name = "none"
     """Changes of the training images: none, crop-flip, autoaugment (with cutout), or events."""
     limit: int | None = None

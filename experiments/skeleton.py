@@ -135,6 +135,7 @@ class Run:
         batch_size: int,
         validation: Split | None = None,
         observe: Callable[[train.TrainState], Mapping[str, Any]] | None = None,
+        after_epoch: Callable[[train.TrainState], train.TrainState] | None = None,
     ) -> train.TrainState:
         """Train one phase; after an interruption it continues where its checkpoint stands."""
         checkpoints = Checkpoints(self.directory / "checkpoints" / name.replace(" ", "-"))
@@ -143,6 +144,7 @@ class Run:
                 task, optimizer, state, split,
                 epochs=epochs, batch_size=batch_size, validation=validation, phase=name,
                 checkpoints=checkpoints, log=self._record, observe=observe,
+                after_epoch=after_epoch,
             )  # fmt: skip
         finally:
             checkpoints.close()

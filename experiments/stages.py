@@ -109,6 +109,7 @@ class Stages:
         epochs: int,
         spike_weight: float = 0.0,
         *,
+        task: train.Task | None = None,
         visible: Callable[[Tree], Tree] = lambda params: params,
         observe: Callable[[train.TrainState], Mapping[str, Any]] | None = None,
         after_epoch: Callable[[train.TrainState], train.TrainState] | None = None,
@@ -119,7 +120,7 @@ class Stages:
         state = train.init(start.params, start.stats, optimizer, key)
         state = state._replace(params=visible(state.params))
         return self.run.phase(
-            name, problem.task(spike_weight), optimizer, state, problem.data.train,
+            name, task or problem.task(spike_weight), optimizer, state, problem.data.train,
             epochs=epochs, batch_size=self.config.batch_size,
             validation=problem.data.validation, observe=observe, after_epoch=after_epoch,
         )  # fmt: skip

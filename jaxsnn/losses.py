@@ -36,11 +36,19 @@ def cross_entropy(readout: Array, labels: Array) -> Array:
     return optax.softmax_cross_entropy_with_integer_labels(rate(readout), labels).mean()
 
 
-READOUT = {"mse": mean_squared_error, "ce": cross_entropy}
+def summed_cross_entropy(readout: Array, labels: Array) -> Array:
+    """Return the softmax cross-entropy of the read-out's sum over time, its mean over the batch.
+
+    The loss of Rathi et al. 2020 for converted networks, whose scores a step are small.
+    """
+    return optax.softmax_cross_entropy_with_integer_labels(readout.sum(0), labels).mean()
+
+
+READOUT = {"mse": mean_squared_error, "ce": cross_entropy, "ce_sum": summed_cross_entropy}
 
 
 def by_name(name: str) -> Callable[[Array, Array], Array]:
-    """Return the read-out loss of that name, "mse" or "ce"."""
+    """Return the read-out loss of that name, "mse", "ce" or "ce_sum"."""
     if name not in READOUT:
         raise UserError(f"loss {name!r} is unknown; choose one of {', '.join(READOUT)}")
     return READOUT[name]

@@ -181,7 +181,8 @@ def chain_rates(
 
     Args:
       kernels: names of the kernels of a chain of layers, in its order (`Functional.synapses`). The
-        first one hears the input, every other one the neurons of the layer before it.
+        first one hears the input, every other one the neurons of the layer before it; but the
+        projection of a block's shortcut hears what the block does, as its first convolution.
       spikes: layer -> spikes of each neuron, summed over samples, `[*neurons]` of `Counts`.
       events: the same of the events at the first kernel's input, kernel name -> `[*input]`. Signed
         spikes must have been counted by magnitude.
@@ -193,13 +194,19 @@ def chain_rates(
     Raises:
       UserError: if no spikes were counted for a layer that feeds another.
     """
-    rates = {}
-    for before, name in zip([None, *kernels], kernels, strict=False):
-        layer = None if before is None else before.rpartition("/")[0]
+    rates: dict[str, float] = {}
+    layer = None
+    for name in kernels:
+        here = name.rpartition("/")[0]
+        block, _, part = here.rpartition("/")
+        if block and part == "projection":
+            rates[name] = rates[f"{block}/conv1/kernel"]
+            continue
         if layer is not None and layer not in spikes:
             raise UserError(f"{name} is fed by {layer!r}, whose spikes were not counted")
         total = np.asarray(events[name] if layer is None else spikes[layer], np.float64)
         rates[name] = float(total.sum()) / (total.size * samples)
+        layer = here
     return rates
 
 

@@ -19,7 +19,8 @@ Where the sources differ:
   step whose largest current exceeds it, and rounds it to two decimals. Ours is the equation above.
 - Rathi's code gives the neurons in residual blocks the threshold 1, so that the rates on both
   ways into the sum have one unit. Here those have thresholds too, and the second kernel of a block
-  is multiplied by the first one's: `v W2 o` is in the unit of the shortcut again.
+  is multiplied by the first one's: `v W2 o` is in the unit of the shortcut again, be that the
+  spikes before the block or a projection of them.
 
 Letters in shapes: `T` time, `...` batch and neurons.
 """
@@ -241,7 +242,8 @@ def rescale(params: Tree, stats: Tree, factors: Mapping[str, Number]) -> tuple[T
 
     Raises:
       UserError: for a layer that is not there, that has a norm (fold it first), or that ends a
-        residual block whose shortcut has no factor of its own; the message names it.
+        residual block whose shortcut has no factor of its own, or is a projection; the message
+        names it.
     """
     leaves, new = _named(params, stats), {}
     for layer, factor in factors.items():
@@ -251,14 +253,18 @@ def rescale(params: Tree, stats: Tree, factors: Mapping[str, Number]) -> tuple[T
             raise UserError(f"layer {layer!r} has no weights to rescale")
         if any(name.startswith(f"{layer}/norm/") for name in own):
             raise UserError(f"layer {layer!r} has a norm, which undoes a factor: fold it first")
+        block, _, part = layer.rpartition("/")
+        if block and part == "projection":
+            raise UserError(f"layer {layer!r} has no threshold: give the factor to '{block}/conv2'")
         if _first_of_block(f"{layer}/kernel"):
-            shortcut = layer.rpartition("/")[0] + "/weight"
-            if shortcut not in leaves:
+            shortcuts = [f"{block}/{x}" for x in ("projection/kernel", "weight")]
+            shortcuts = [name for name in shortcuts if name in leaves]
+            if not shortcuts:
                 raise UserError(
                     f"layer {layer!r} adds a shortcut that has no factor: build the block with "
                     "weight=, or leave the layer out"
                 )
-            own.append(shortcut)
+            own.append(shortcuts[0])
         for name in own:
             if not name.endswith("/neurons/decay"):
                 new[name] = leaves[name] * factor
