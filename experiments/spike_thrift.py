@@ -44,7 +44,7 @@ CPU: dict[str, dict[str, Any]] = {
                       "ann_epochs": 10, "sparse_epochs": 20, "tune_epochs": 2},
     "cifar10": SHORT | {"network": "16C3-AP2-32C3-D0.1-32C3-AP2-64C3-D0.1-64C3-AP2-128C3-AP4-10",
                         "augment": "crop-flip", "limit": 10_000, "timesteps": 16,
-                        "calibration_timesteps": 16, "ann_epochs": 20, "sparse_epochs": 25,
+                        "calibration_timesteps": 16, "ann_epochs": 16, "sparse_epochs": 16,
                         "tune_epochs": 2, "density": 0.1},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])
