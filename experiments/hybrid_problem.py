@@ -52,6 +52,8 @@ class HybridConfig(TrainingConfig):
     """Quantile of a layer's input current that becomes its threshold; 1 is the maximum."""
     threshold_scale: float = 1.0
     """Factor on all thresholds, below 1 for more spikes."""
+    scores: Literal["spikes", "ann"] = "spikes"
+    """Unit of the converted network's scores before it is tuned: spikes, as published, or ann."""
     calibration_images: int = 512
     """Training images on which thresholds are found."""
     calibration_timesteps: int = 100

@@ -62,12 +62,14 @@ class HybridStages(Stages):
 
     def convert(self, name: str, ann: Network, problem: HybridProblem) -> Network:
         """Return the spiking network that an ANN becomes, not yet tuned."""
-        found = self.thresholds(name, ann, problem)
+        found, scale = self.thresholds(name, ann, problem), self.config.threshold_scale
         start = problem.start()
-        params, stats = conversion.convert(
-            ann.params, start.params, start.stats, found, scale=self.config.threshold_scale
-        )
-        return Network(problem, params, stats)
+        network = conversion.convert(ann.params, start.params, start.stats, found, scale=scale)
+        if self.config.scores == "ann":
+            last = list(problem.net.synapses)[-1].rpartition("/")[0]
+            unit = conversion.score_unit(found, scale=scale)
+            network = conversion.rescale(*network, {last: unit})
+        return Network(problem, *network)
 
     def tune(self, name: str, start: Network, epochs: int) -> Network:
         """Train a spiking network on, its thresholds and leaks constant."""

@@ -28,6 +28,7 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 
 # T0 is a third of the paper's, widths a quarter; neurons integrate first, which suits few steps.
+# Where the thresholds' product is large, tuning must begin with the scores in the ANN's unit.
 SHORT: dict[str, Any] = {
     "timesteps": 32, "order": "integrate_then_fire", "calibration_timesteps": 32,
     "schedule": "cosine", "ann_learning_rate": 0.05, "learning_rate": 5e-4, "dropout": 0.1,
@@ -38,9 +39,10 @@ SHORT: dict[str, Any] = {
 CPU: dict[str, dict[str, Any]] = {
     "digits": SHORT | {"network": "16C3-D0.1-32C3-AP2-32C3-D0.1-32C3-AP4-10", "batch_size": 32,
                        "ann_epochs": 40, "tune_epochs": 10, "fewer_epochs": 5, "pca_images": 1000,
-                       "calibration_images": 256},
+                       "calibration_images": 256, "scores": "ann", "threshold_scale": 0.7},
     "mnist": SHORT | {"network": "16C3-AP2-32C3-D0.1-32C3-AP2-64C3-AP7-10",
-                      "limit": 12_000, "ann_epochs": 10, "pca_images": 1500},
+                      "limit": 12_000, "ann_epochs": 10, "pca_images": 1500, "scores": "ann",
+                      "threshold_scale": 0.7},
     "cifar10": SHORT | {"width": 0.25, "augment": "crop-flip", "limit": 20_000, "ann_epochs": 30,
                         "pca_images": 2000},
 }  # fmt: skip

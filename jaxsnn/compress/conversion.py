@@ -27,6 +27,7 @@ Letters in shapes: `T` time, `...` batch and neurons.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import jax.numpy as jnp
@@ -179,8 +180,8 @@ def convert(
     """Return the parameters and statistics of the spiking network that an ANN becomes.
 
     Weights are the ANN's, but for the second kernel of a residual block, which is multiplied by the
-    first one's threshold (see the module). Scores come out divided by the product of all
-    thresholds before the read-out, which changes no class.
+    first one's threshold (see the module). Scores come out divided by `score_unit`, which changes
+    no class.
 
     Args:
       ann_params: of the ANN: kernels only.
@@ -223,6 +224,23 @@ def convert(
         # The unit of a block's hidden spikes, one or one for each input of the second kernel.
         new[name] = kernel if unit is None else kernel * jnp.reshape(unit, (1, 1, -1, 1))
     return tree.substitute(params, new), tree.substitute(stats, new)
+
+
+def score_unit(thresholds: Mapping[str, Number], *, scale: Number = 1.0) -> Number:
+    """Return what one unit of a converted network's scores was in the ANN: a product.
+
+        1 = v_1 v_2 ... v_n        over the thresholds, but those of the first neurons of blocks
+
+    A read-out whose weights are multiplied by it gives the ANN's scores as they were. No spike and
+    no class depends on it, but a loss does: on scores that are 60 times too small a cross-entropy
+    sees chance, and tuning begins by tearing the weights apart.
+
+    Args:
+      thresholds: layer -> threshold, those given to `convert`.
+      scale: as given to `convert`.
+    """
+    counted = [v for layer, v in thresholds.items() if not layer.endswith("/conv1")]
+    return prod(v * scale for v in counted)
 
 
 def rescale(params: Tree, stats: Tree, factors: Mapping[str, Number]) -> tuple[Tree, Tree]:

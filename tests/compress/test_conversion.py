@@ -160,6 +160,13 @@ def test_rates_come_near_to_activations(order):
         late = 1 + (order == "fire_then_integrate")
         assert error < (late * unit / timesteps * 1.001 if i == 0 else 1e-2 * unit)
     np.testing.assert_allclose(out.readout.mean(0) * unit, exact.readout[0], atol=1e-2)
+    assert conversion.score_unit(found) == pytest.approx(unit)
+    assert conversion.score_unit(found, scale=0.7) == pytest.approx(unit * 0.7**2)
+
+
+def test_the_first_neurons_of_a_block_are_not_in_the_unit_of_the_scores():
+    found = {"conv1": 2.0, "block1/conv1": 5.0, "block1/conv2": 3.0}
+    assert conversion.score_unit(found) == 6.0
 
 
 def test_a_residual_network_comes_near_to_its_ann_with_all_thresholds_estimated():
