@@ -68,7 +68,7 @@ SMOKE: dict[str, Any] = SHORT | {
     "timesteps": 8, "calibration_timesteps": 8, "calibration_images": 64, "tune_epochs": 1,
     "fewer": (6, 4), "fewer_epochs": 1, "tolerance": 1.0, "variances": (0.99, 0.9),
     "pca_images": 200, "rows_per_channel": 20.0, "draws": 2, "bit_widths": (8, 5, 2),
-    "sigmas": (0.0, 0.5), "noise_images": 100,
+    "sigmas": (0.0, 0.5), "noise_images": 100, "scores": "ann",
 }  # fmt: skip
 
 

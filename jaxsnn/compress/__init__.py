@@ -1,6 +1,15 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import admm, masks, principal, rescaled, rewiring, schedules, starting
+from jaxsnn.compress import (
+    admm,
+    conversion,
+    masks,
+    principal,
+    rescaled,
+    rewiring,
+    schedules,
+    starting,
+)
 from jaxsnn.compress.grids import (
     Grid,
     binary_grid,
@@ -46,6 +55,7 @@ __all__ = [
     "binary_grid",
     "compose",
     "confine",
+    "conversion",
     "dual_step",
     "find",
     "fit",
