@@ -42,7 +42,7 @@ CPU: dict[str, dict[str, Any]] = {
                        "calibration_images": 256, "scores": "ann", "threshold_scale": 0.7},
     "mnist": SHORT | {"network": "16C3-AP2-32C3-D0.1-32C3-AP2-64C3-AP7-10",
                       "limit": 12_000, "ann_epochs": 10, "pca_images": 1500, "scores": "ann",
-                      "threshold_scale": 0.7},
+                      "threshold_scale": 0.7, "size": 0.14, "qat_epochs": 1},
     "cifar10": SHORT | {"width": 0.25, "augment": "crop-flip", "limit": 20_000, "ann_epochs": 30,
                         "pca_images": 2000},
 }  # fmt: skip
