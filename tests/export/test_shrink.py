@@ -177,10 +177,10 @@ def test_padded_shortcuts_join_by_position():
     follow = shrink(module, params, stats, keep)
     assert small.block1.sources is None and follow.block1.sources == (-1, -1)
     # By hand: one input, two outputs, so that the only channel is added to the first.
-    x = image(1, 1, 1, 1)
-    shortcut = small.block1.shortcut(direct(x, 1)).value
-    np.testing.assert_array_equal(shortcut.ravel(), [x.item(), 0])
-    np.testing.assert_array_equal(follow.block1.shortcut(direct(x, 1)).value.ravel(), [0, 0])
+    x, tape = image(1, 1, 1, 1), layers.Tape(train=False, key=None, membranes={})
+    shortcuts = [net.block1.shortcut(direct(x, 1), tape, "block1").value for net in (small, follow)]
+    np.testing.assert_array_equal(shortcuts[0].ravel(), [x.item(), 0])
+    np.testing.assert_array_equal(shortcuts[1].ravel(), [0, 0])
     jax.tree.map(np.testing.assert_array_equal, split(small)[:2], split(follow)[:2])
 
 
