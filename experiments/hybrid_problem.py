@@ -77,8 +77,17 @@ class HybridConfig(TrainingConfig):
         check_whole("--tune-epochs", self.tune_epochs, 0, 1 << 20)
         if self.encoding == "bernoulli":
             raise UserError("--encoding bernoulli has no negative spikes: choose poisson or direct")
-        if self.remat is not None:
-            check_whole("--remat", self.remat, 1, 1 << 20)
+        check_remat(self.remat, self.timesteps)
+
+
+def check_remat(remat: int | None, *timesteps: int) -> None:
+    """Refuse chunks of time that do not fill up one of the numbers of steps."""
+    if remat is None:
+        return
+    check_whole("--remat", remat, 1, 1 << 20)
+    for each in timesteps:
+        if remat < each and each % remat:
+            raise UserError(f"--remat {remat} does not divide {each} timesteps: choose a divisor")
 
 
 @dataclass(frozen=True, eq=False)

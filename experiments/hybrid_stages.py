@@ -112,7 +112,7 @@ class HybridStages(Stages):
         That count takes every weight and tap, and the rates of the neurons before a pooling
         (`operations`); an ANN multiplies, a spiking network adds.
         """
-        if network.problem.config.timesteps == 1:
+        if not conversion.spiking_layers(network.problem.net.synapses, network.stats):
             row = self._describe_ann(name, network, found)
         else:
             row = super().describe(name, network, found) | self._spiking_costs(network, found)

@@ -54,7 +54,7 @@ CPU["cifar100"] = CPU["cifar10"] | {"network": "vgg11"}
 PAPER: dict[str, Any] = {
     "timesteps": 100, "augment": "crop-flip", "validation": 0.1, "batch_size": 64,
     "ann_epochs": 300, "ann_learning_rate": 0.1, "tune_epochs": 20, "learning_rate": 1e-4,
-    "remat": 10,
+    "remat": 5,
 }  # fmt: skip
 PAPERS: dict[str, dict[str, Any]] = {
     "digits": CPU["digits"] | {"timesteps": 100, "fewer": (75, 50, 40, 30, 25, 20, 15, 10)},

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments import hybrid_problem
-from experiments.hybrid_problem import HybridConfig, HybridProblem
+from experiments.hybrid_problem import HybridConfig, HybridProblem, check_remat
 from experiments.problem import option
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.compress import conversion, principal, schedules
@@ -75,6 +75,7 @@ class SpatioTemporalConfig(HybridConfig):
         for sigma in self.sigmas:
             check_range("--sigmas", sigma, 0.0, 10.0)
         schedules.falling_timesteps(self.timesteps, self.fewer)
+        check_remat(self.remat, *self.fewer)
 
 
 def load(config: SpatioTemporalConfig) -> HybridProblem:

@@ -177,6 +177,14 @@ def test_noise_of_zero_is_the_clean_accuracy_and_much_noise_costs():
     assert found.shape == (2, 2) and np.all(found[:, 0] == 1.0) and np.all(found[:, 1] < 1.0)
 
 
+def test_a_spiking_network_of_one_step_is_no_ann(tmp_path):
+    config = config_of("--encoding=direct", f"--out={tmp_path / 'run'}")
+    problem = load(config)
+    stages = SpatioTemporalStages(skeleton.Run("spatiotemporal", config), problem)
+    row = stages.add_row("dense", problem.at(1).start())
+    assert row["timesteps"] == 1 and "rate_operations" in row and row["spike_rate"] is not None
+
+
 @pytest.mark.parametrize("preset", skeleton.PRESETS)
 @pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "cifar100"])
 def test_every_preset_is_in_range(preset, dataset):
@@ -197,6 +205,8 @@ MISTAKES = {
     "no convolution": (["--network=20-10"], "no convolution"),
     "classes": (["--network=4C3-AP4-7"], "7 scores"),
     "quantile": (["--quantile=0"], "--quantile"),
+    "chunks of T": (["--remat=4"], "--remat 4 does not divide 6"),
+    "chunks of a later T": (["--remat=3"], "--remat 3 does not divide 4"),
 }
 
 
