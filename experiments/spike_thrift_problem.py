@@ -85,8 +85,6 @@ class SpikeThriftConfig(HybridConfig):
             raise UserError(f"--ways {unknown[0]!r} is unknown; choose from {', '.join(WAYS)}")
         if not self.ways or len(set(self.ways)) < len(self.ways):
             raise UserError("--ways needs at least one, none of them twice")
-        if self.remat is not None and self.timesteps % self.remat:
-            raise UserError(f"--remat {self.remat} does not divide --timesteps {self.timesteps}")
 
 
 @dataclass(frozen=True, eq=False)

@@ -272,7 +272,7 @@ MISTAKES = {
     "delay": (["--order=fire_then_integrate", "--timesteps=2"], "layer 'conv2' cannot spike"),
     "delay of thresholds": (["--order=fire_then_integrate", "--calibration-timesteps=1"],
                             "layer 'conv1' cannot spike within 1 timesteps"),
-    "remat": (["--remat=3"], "--remat 3 does not divide --timesteps 8"),
+    "remat": (["--remat=3"], "--remat 3 does not divide 8 timesteps"),
     "wide": (["--fc=wide"], "--fc wide is for vgg16 and vgg11"),
     "no images": (["--network=20-10"], "no convolution whose attention maps"),
     "temperature": (["--temperature=0"], "--temperature must be in (0.0, inf)"),
