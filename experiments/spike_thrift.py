@@ -44,10 +44,11 @@ CPU: dict[str, dict[str, Any]] = {
                        "calibration_images": 256, "ways": tuple(WAYS), "validation": 0.1},
     "mnist": SHORT | {"network": "32C3-AP2-32C3-AP2-128-10", "limit": 10_000, "density": 0.045,
                       "ann_epochs": 10, "sparse_epochs": 20, "tune_epochs": 2},
-    "cifar10": SHORT | {"network": "16C3-AP2-32C3-D0.1-32C3-AP2-64C3-D0.1-64C3-AP2-128C3-AP4-10",
-                        "augment": "crop-flip", "limit": 10_000, "timesteps": 16,
-                        "calibration_timesteps": 16, "ann_epochs": 16, "sparse_epochs": 16,
-                        "tune_epochs": 1, "learning_rate": 2e-4, "density": 0.1, "loss": "ce",
+    "cifar10": SHORT | {"network": "16C3-AP2-32C3-32C3-AP2-64C3-64C3-AP2-128C3-AP4-10",
+                        "augment": "crop-flip", "limit": 30_000, "timesteps": 8,
+                        "calibration_timesteps": 8, "quantile": 0.99, "threshold_scale": 1.0,
+                        "ann_epochs": 24, "sparse_epochs": 30, "tune_epochs": 4,
+                        "learning_rate": 3e-3, "spread": "uniform", "loss": "ce",
                         "scores": "ann"},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])

@@ -26,7 +26,7 @@ class Config(SweepConfig):
 CPU: dict[str, dict[str, Any]] = {
     "digits": {"network": "16C3-AP2-32C3-64-10", "batch_size": 32, "learning_rate": 2e-3,
                "dense_epochs": 40, "tune_epochs": 20},
-    "mnist": {"network": "16C3-AP2-32C3-AP2-64-10", "limit": 12_000, "dense_epochs": 6,
+    "mnist": {"network": "16C3-AP2-32C3-AP2-64-10", "limit": 12_000, "dense_epochs": 12,
               "tune_epochs": 4},
 }  # fmt: skip
 CPU |= dict.fromkeys(("fashion_mnist", "kmnist"), CPU["mnist"])

@@ -69,7 +69,20 @@ def ratio(field: str, row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
         return f"{100 * (value - reference):+.2f}"
     if not value or not reference or value == reference:
         return ""
-    return f"÷{reference / value:.3g}" if value <= reference else f"×{value / reference:.3g}"
+    return factor(reference / value)
+
+
+def factor(times: float) -> str:
+    """Write by what factor a measure became smaller, or larger.
+
+    >>> factor(8), factor(0.5), factor(1032.6)
+    ('÷8', '×2', '÷1,033')
+
+    Args:
+      times: old value over new, > 0.
+    """
+    sign, size = ("÷", times) if times >= 1 else ("×", 1 / times)
+    return sign + (f"{size:,.0f}" if size >= 1000 else f"{size:.3g}")
 
 
 def _short(value: float) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxsnn import tree
+from jaxsnn.columns import factor
 from jaxsnn.errors import UserError
 
 if TYPE_CHECKING:
@@ -214,14 +215,20 @@ def plot_histograms(before: Any, after: Any, path: str | Path, *, where: str = "
 def plot_accuracy_over_time(series: Mapping[str, Any], path: str | Path) -> None:
     """Draw the accuracy of a decision after 1, 2, ..., T time steps.
 
+    A network of one step beside longer ones, such as an ANN, is a line across.
+
     Args:
       series: network -> accuracies `[T]` in [0, 1], the baseline first.
       path: the PNG to write.
     """
+    longest = max(map(len, series.values()))
     with lend_figure(path, 6.6, 3.0) as figure:
         panel = figure.subplots()
         for i, (name, values) in enumerate(series.items()):
             colour = BASELINE if i == 0 else COLOURS[(i - 1) % len(COLOURS)]
+            if len(values) == 1 < longest:
+                panel.axhline(float(values[0]), color=colour, ls="--", label=name)
+                continue
             steps = np.arange(1, len(values) + 1)
             panel.plot(steps, np.asarray(values), color=colour, marker="o", ms=3.5, label=name)
         panel.set_xlabel("time steps")
@@ -254,11 +261,11 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
             factors = [row["gain"][measure] or 1.0 for row in rows]
             panel.barh(places, [x - 1 for x in factors], left=1, color=colours)
             for place, x in zip(places, factors, strict=True):
-                text = "same" if x == 1 else f"÷{x:.3g}" if x > 1 else f"×{1 / x:.3g}"
+                text = "same" if x == 1 else factor(x)
                 _note(panel, text, (max(x, 1.0), place), (3, 0), fontsize=7, va="center")
             total = rows[-1]["gain_in_all"][measure]
             panel.set_title(
-                f"{measure.replace('_', ' ')}\n" + (f"÷{total:.3g} in all" * bool(total))
+                f"{measure.replace('_', ' ')}\n" + (f"{factor(total)} in all" if total else "")
             )
             panel.set_xscale("log", base=2)
             panel.set_xlim(min(0.8, *factors), 2 * max(2.0, *factors))
@@ -372,7 +379,7 @@ def _name_phases(panel: Axes, log: Log) -> None:
 def _epoch_axis(panel: Axes, length: int) -> None:
     panel.set_xlim(0.5, length + 0.5)
     panel.set_xlabel("epoch")
-    panel.locator_params(axis="x", integer=True)
+    panel.locator_params(axis="x", integer=True, min_n_ticks=1)
 
 
 def _choose(spikes: np.ndarray) -> np.ndarray:

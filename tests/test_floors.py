@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[1]
 # named whole (`data`) keeps its own files in order; there must only be no circle.
 FLOORS = """
 errors
-tree arrays files
-host surrogate encode convolution bitstream operations columns plots progress sizes
+tree arrays files columns
+host surrogate encode convolution bitstream operations plots progress sizes
 coding neurons parallel
 layers
 models functional

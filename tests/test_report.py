@@ -140,8 +140,9 @@ def weights(seed):
         lambda path: plots.plot_histograms(weights(0), weights(1), path),
         lambda path: plots.plot_histograms(weights(0), {"a": {"kernel": np.zeros(3)}}, path),
         lambda path: plots.plot_accuracy_over_time({"dense": [0.5, 0.9], "b": [0.4, 0.8]}, path),
+        lambda path: plots.plot_accuracy_over_time({"dense": [0.5, 0.9], "ann": [0.95]}, path),
     ],
-    ids="curves one_epoch residuals layers raster image histograms emptied time".split(),
+    ids="curves one_epoch residuals layers raster image histograms emptied time one_step".split(),
 )
 def test_every_plot_is_a_picture(draw, tmp_path):
     path = tmp_path / "plots" / "picture.png"

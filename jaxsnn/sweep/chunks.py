@@ -15,10 +15,12 @@ each, against one compiled program that is called for each lane:
 | 64-32-10  | 0.39 | **0.30**     | 0.46         | 5 MB           |
 | 64-128-10 | 0.82 | **0.37**     | 0.57         | 16 MB          |
 
-Where a pass touches more, only processor time was measured, on a machine with other work: mapped
-lanes took 0.87 of the loop's at 42 MB, 0.92 at 64 MB and 0.96 for a convolutional network (356 MB),
-and they need the memory of all. `SMALL` lies between; it was chosen after these measurements.
-Whole sweeps: `python -m experiments.bench --workloads --studies lanes`.
+Where a pass touches more, mapping gains less and needs the memory of all lanes. Processor time of
+mapped lanes, on a machine with other work: 0.87 of the loop's at 42 MB, 0.92 at 64 MB and 0.96 for
+a convolutional network (356 MB). Wall time of whole sweeps of 8 to 32 lanes on a quiet machine
+(`python -m experiments.bench --workloads --studies lanes`): a dense network is 2.5 to 2.9 times as
+fast as its singles if mapped and 1.6 if in turn, a small convolutional one 1.15 to 1.2 either way.
+`SMALL` lies between.
 """
 
 import math

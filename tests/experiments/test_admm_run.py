@@ -37,13 +37,6 @@ def arguments(out, options):
     return ["--out", str(out), *words]
 
 
-def run_in_process(module, argv):
-    """Run an experiment as its command line would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [module.__name__, *argv])
-        skeleton.main(module.main)
-
-
 def log_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
@@ -52,7 +45,7 @@ def log_of(folder):
 
 
 @pytest.fixture(scope="module")
-def ways(tmp_path_factory):
+def ways(tmp_path_factory, run_in_process):
     """Return the directory of a run of `experiments.admm` that went every way."""
     folder = tmp_path_factory.mktemp("admm") / "run"
     run_in_process(admm, arguments(folder, WAYS))
@@ -62,11 +55,6 @@ def ways(tmp_path_factory):
 @pytest.fixture(scope="module")
 def results(ways):
     return json.loads((ways / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def rows(results):
-    return {row["name"]: row for row in results["rows"]}
 
 
 def test_the_results_keep_the_contract(results):
@@ -188,7 +176,7 @@ def test_the_report_is_one_page_with_all_plots(ways):
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
+def quick(tmp_path_factory, run_in_process):
     """Return the directory of an uninterrupted run of `experiments.quickstart`."""
     folder = tmp_path_factory.mktemp("quick") / "run"
     run_in_process(quickstart, arguments(folder, QUICK))
@@ -204,7 +192,7 @@ def test_the_quickstart_prunes_and_quantizes_together(quick):
     assert {record["phase"] for record in log_of(quick)} == {"dense", "joint pull", "joint retrain"}
 
 
-def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path, run_in_process):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.quickstart", *arguments(folder, QUICK)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -268,28 +256,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(mistake, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
     options, culprit = MISTAKES[mistake]
-    options = [*options, "--out", str(tmp_path / "run")]
-    assert culprit in mistake_of(options, tmp_path, capsys)
+    assert culprit in mistake_of(admm, options)
 
 
-def test_a_damaged_file_is_one_line_and_writes_nothing(damaged, tmp_path, capsys):
-    options = ["--dataset", "mnist", "--data-dir", str(damaged), "--out", str(tmp_path / "run")]
-    assert "train-images-idx3-ubyte.gz" in mistake_of(options, tmp_path, capsys)
-
-
-def mistake_of(argv, folder, capsys):
-    """Return the one line with which a run stops that leaves nothing behind."""
-    with pytest.raises(SystemExit) as stop:
-        run_in_process(admm, argv)
-    assert stop.value.code == 2
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert not list(folder.iterdir())
-    return err
+def test_a_damaged_file_is_one_line_and_writes_nothing(damaged, mistake_of):
+    options = ["--dataset", "mnist", "--data-dir", str(damaged)]
+    assert "train-images-idx3-ubyte.gz" in mistake_of(admm, options)
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
@@ -304,7 +278,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 
 # When one array fails, Orbax closes its event loop; threads that read the others then complain.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_stops_the_resumed_run(quick, tmp_path, capsys):
+def test_a_damaged_checkpoint_stops_the_resumed_run(quick, tmp_path, capsys, run_in_process):
     folder = tmp_path / "run"
     subprocess.run(["cp", "-r", quick, folder], check=True)
     newest = max((folder / "checkpoints" / "dense").iterdir())

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -24,34 +23,20 @@ TINY = {
 OTHER = ("bits", "connections", "channels")
 
 
-def arguments(out, *more):
-    return ["--out", str(out), *(f"--{name}={value}" for name, value in TINY.items()), *more]
-
-
-def run_in_process(argv):
-    """Run the experiment as its command line would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [experiment.__name__, *argv])
-        skeleton.main(experiment.main)
+def arguments(*more):
+    return [*(f"--{name}={value}" for name, value in TINY.items()), *more]
 
 
 def config_of(*options):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["joint"])
-        return skeleton.parse(experiment.defaults, "joint", arguments("unused", *options))
+    return skeleton.parse(experiment.defaults, "joint", arguments(*options))
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, run_in_process):
     """Return the directory of an uninterrupted run of all stages, in the default order."""
     folder = tmp_path_factory.mktemp("joint") / "run"
-    run_in_process(arguments(folder, "--pruning=magnitude"))
+    run_in_process(experiment, arguments(f"--out={folder}", "--pruning=magnitude"))
     return folder
-
-
-@pytest.fixture(scope="module")
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +160,9 @@ def test_the_packed_product_scores_what_its_row_says(folder, rows):
     assert (found.accuracy, path.stat().st_size) == (row["accuracy"], row["file_bytes"])
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(folder, results, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(
+    folder, results, tmp_path, monkeypatch, run_in_process
+):
     again = tmp_path / "run"
     shutil.copytree(folder, again)
     for left in ("timesteps-2", "spikes"):  # as if killed after the stage bits
@@ -186,7 +173,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(folder, results, tmp_path, 
     (again / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in done))
     for unneeded in ("time", "draw"):
         monkeypatch.setattr(JointStages, unneeded, lambda *_, **__: None)
-    run_in_process([*arguments(again, "--pruning=magnitude"), "--resume"])
+    run_in_process(experiment, [*arguments(f"--out={again}", "--pruning=magnitude"), "--resume"])
     found = json.loads((again / "results.json").read_text())["rows"]
     for row, same in zip(found, results["rows"], strict=True):
         assert (row["accuracy"], row["gain"]) == (same["accuracy"], same["gain"])
@@ -284,11 +271,6 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(mistake, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
     options, culprit = MISTAKES[mistake]
-    with pytest.raises(SystemExit) as stop:
-        run_in_process(arguments(tmp_path / "run", *options))
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and culprit in error
-    assert not list(tmp_path.iterdir())
+    assert culprit in mistake_of(experiment, arguments(*options))

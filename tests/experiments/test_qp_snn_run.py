@@ -1,8 +1,6 @@
 """A run of `experiments.qp_snn`, end to end on small networks, and what it refuses."""
 
 import dataclasses
-import json
-import sys
 
 import jax
 import numpy as np
@@ -21,33 +19,16 @@ TINY = {
 NAMES = ("dense", "quantized vanilla", "baseline", "quantized rescaled", "compressed")
 
 
-def arguments(out, *more):
-    return ["--out", str(out), *(f"--{name}={value}" for name, value in TINY.items()), *more]
-
-
-def run_in_process(argv):
-    """Run the experiment as its command line would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [experiment.__name__, *argv])
-        skeleton.main(experiment.main)
+def arguments(*more):
+    return [*(f"--{name}={value}" for name, value in TINY.items()), *more]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, run_in_process):
     """Return the directory of an uninterrupted run."""
     folder = tmp_path_factory.mktemp("qp_snn") / "run"
-    run_in_process(arguments(folder))
+    run_in_process(experiment, arguments(f"--out={folder}"))
     return folder
-
-
-@pytest.fixture(scope="module")
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def rows(results):
-    return {row["name"]: row for row in results["rows"]}
 
 
 def kernels(folder, name):
@@ -91,7 +72,7 @@ def test_rows_say_what_the_paper_measures(rows):
     assert rows["dense"]["ms_per_sample"] > 0 and rows["compressed"]["ms_per_sample"] > 0
 
 
-def test_an_interrupted_run_resumes_to_the_same_bits(folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_to_the_same_bits(folder, tmp_path, monkeypatch, run_in_process):
     again = tmp_path / "run"
     record = skeleton.Run._record
 
@@ -103,20 +84,18 @@ def test_an_interrupted_run_resumes_to_the_same_bits(folder, tmp_path, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(skeleton.Run, "_record", stop_in_the_last_phase)
         with pytest.raises(SystemExit) as stop:
-            run_in_process(arguments(again))
+            run_in_process(experiment, arguments(f"--out={again}"))
     assert stop.value.code == 130 and not (again / "results.json").exists()
     scores = again / "checkpoints" / "full-scores.npz"
     written = scores.stat().st_mtime_ns
-    run_in_process([*arguments(again), "--resume"])
+    run_in_process(experiment, [*arguments(f"--out={again}"), "--resume"])
     assert scores.stat().st_mtime_ns == written
     for name in NAMES:
         jax.tree.map(np.testing.assert_array_equal, kernels(again, name), kernels(folder, name))
 
 
 def config_of(*options):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["qp_snn"])
-        return skeleton.parse(experiment.defaults, "qp_snn", arguments("unused", *options))
+    return skeleton.parse(experiment.defaults, "qp_snn", arguments(*options))
 
 
 def test_a_pruned_network_is_the_muted_one(tmp_path):
@@ -155,11 +134,6 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(mistake, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
     options, culprit = MISTAKES[mistake]
-    with pytest.raises(SystemExit) as stop:
-        run_in_process(arguments(tmp_path / "run", *options))
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and culprit in error
-    assert not list(tmp_path.iterdir())
+    assert culprit in mistake_of(experiment, arguments(*options))

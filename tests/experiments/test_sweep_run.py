@@ -1,8 +1,6 @@
 """A run of `experiments.sweep`, end to end on small networks, and what it refuses."""
 
 import itertools
-import json
-import sys
 
 import numpy as np
 import pytest
@@ -21,21 +19,12 @@ NAMES = [
 ]
 
 
-def run_in_process(*argv):
-    """Run the experiment as its command line would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [experiment.__name__, *argv])
-        skeleton.main(experiment.main)
-
-
 def config_of(*options):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["sweep"])
-        return skeleton.parse(experiment.defaults, "sweep", ["--preset=smoke", *options])
+    return skeleton.parse(experiment.defaults, "sweep", ["--preset=smoke", *options])
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, run_in_process):
     """Return the directory of a run that was killed in its second chunk and resumed."""
     folder = tmp_path_factory.mktemp("sweep") / "run"
     arguments = ["--out", str(folder), *TINY, *GRID]
@@ -55,21 +44,11 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chunks, "build", counting)
         with pytest.raises(SystemExit) as stop:
-            run_in_process(*arguments)
+            run_in_process(experiment, arguments)
         assert stop.value.code == 130
-        run_in_process(*arguments, "--resume")
+        run_in_process(experiment, [*arguments, "--resume"])
     assert len(calls) == 5  # four chunks, one of them begun twice
     return folder
-
-
-@pytest.fixture(scope="module")
-def results(folder):
-    return json.loads((folder / "results.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def rows(results):
-    return {row["name"]: row for row in results["rows"]}
 
 
 def test_the_dense_network_comes_first_and_the_product_last(results):
@@ -169,14 +148,9 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_one_line_and_writes_nothing(mistake, tmp_path, capsys):
+def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
     options, culprit = MISTAKES[mistake]
-    with pytest.raises(SystemExit) as stop:
-        run_in_process("--out", str(tmp_path / "run"), "--preset=smoke", *options)
-    assert stop.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: ") and error.count("\n") == 1 and culprit in error
-    assert not list(tmp_path.iterdir())
+    assert culprit in mistake_of(experiment, ["--preset=smoke", *options])
 
 
 def test_a_network_with_batch_norm_has_no_axis_of_timesteps():
