@@ -22,7 +22,7 @@ from experiments.spike_thrift_problem import (
 )
 from experiments.spike_thrift_stages import ThriftStages
 from jaxsnn import cli, export, losses, models, train, tree
-from jaxsnn.compress import masks, rewiring
+from jaxsnn.compress import conversion, masks, rewiring
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF
 
@@ -70,8 +70,10 @@ def test_the_number_of_weights_stays_while_they_move(folder):
 
 def test_tuning_leaves_the_masks_and_changes_the_weights(folder, rows):
     ann, converted, product = (kernels(folder, x) for x in ("all ann", "converted", "compressed"))
+    thresholds = dict(np.load(folder / "checkpoints" / "all-thresholds.npz"))
+    unit = {"dense1/kernel": conversion.score_unit(thresholds)}  # scores are those of the ANN
     for name in SIZES:
-        np.testing.assert_array_equal(converted[name], ann[name])
+        np.testing.assert_allclose(converted[name], unit.get(name, 1) * ann[name], rtol=1e-6)
         assert not np.any(product[name][ann[name] == 0] * 1.0)
         assert np.any(product[name] != ann[name])
     nonzeros = sum(np.count_nonzero(leaf) for leaf in product.values())
