@@ -11,9 +11,9 @@ number of epochs. Every network is evaluated on the test images and packed to a 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import skeleton
 from experiments.admm_stages import AdmmConfig, AdmmStages, load
-from experiments.problem import Network
+from experiments.common import skeleton
+from experiments.common.problem import Network
 from jaxsnn.errors import UserError
 
 WAYS = ("prune", "one-shot", "quantize", "activity", "joint")

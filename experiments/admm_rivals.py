@@ -10,8 +10,9 @@ network, keep the same number of weights in each layer, and train for the same n
 from dataclasses import dataclass, replace
 from statistics import mean
 
-from experiments import admm, skeleton
+from experiments import admm
 from experiments.admm_stages import AdmmConfig, AdmmStages, load
+from experiments.common import skeleton
 from jaxsnn.errors import UserError
 
 

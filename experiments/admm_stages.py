@@ -8,14 +8,22 @@ import jax
 import numpy as np
 import optax
 
-from experiments import problem as problems
-from experiments.problem import Network, Problem, TrainingConfig, Tree, check_positive, option
-from experiments.stages import Stages
+from experiments.common import problem as problems
+from experiments.common.problem import (
+    Network,
+    Problem,
+    TrainingConfig,
+    Tree,
+    check_positive,
+    option,
+)
+from experiments.common.stages import Stages
 from jaxsnn import models, train
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.compress import admm, masks, transforms
-from jaxsnn.compress.admm import Levels
+from jaxsnn.compress import masks, transforms
 from jaxsnn.compress.projections import Recipe
+from jaxsnn.methods import admm
+from jaxsnn.methods.admm import Levels
 from jaxsnn.surrogate import rectangle
 
 

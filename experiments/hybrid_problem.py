@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 from flax import nnx
 
-from experiments import problem as problems
-from experiments.problem import Problem, TrainingConfig, check_positive, option
+from experiments.common import problem as problems
+from experiments.common.problem import Problem, TrainingConfig, check_positive, option
 from jaxsnn import export, layers, models, train
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.compress import conversion
-from jaxsnn.compress.conversion import LINEAR
 from jaxsnn.errors import UserError
+from jaxsnn.methods import conversion
+from jaxsnn.methods.conversion import LINEAR
 from jaxsnn.surrogate import Surrogate, stdb
 
 HALF = 0.5  # mean and deviation of a colour on the scale of [0, 1]: values in [-1, 1]

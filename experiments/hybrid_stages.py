@@ -8,11 +8,14 @@ import jax
 import numpy as np
 import optax
 
+from experiments.common.problem import Network
+from experiments.common.stages import Row, Stages
 from experiments.hybrid_problem import HybridConfig, HybridProblem
-from experiments.problem import Network
-from experiments.stages import Row, Stages
-from jaxsnn import calibrate, data, functional, layers, metrics, models, operations, train, tree
-from jaxsnn.compress import conversion
+from jaxsnn import data, layers, metrics, models, train, tree
+from jaxsnn import network as functional
+from jaxsnn.methods import conversion
+from jaxsnn.metrics import operations
+from jaxsnn.train import calibrate
 
 ENERGY_TABLES = {"": operations.ENERGY_45NM_FLOAT32, "_int32": operations.ENERGY_45NM_INT32}
 CALIBRATION_BATCH = 64  # images whose currents are in memory at once

@@ -13,10 +13,10 @@ the report.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.joint_problem import JointConfig, load
 from experiments.joint_stages import JointStages
-from jaxsnn import plots
+from jaxsnn.report import plots
 
 
 @dataclass(frozen=True)

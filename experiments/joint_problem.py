@@ -7,9 +7,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from experiments import problem as problems
 from experiments.admm_stages import sparsities
-from experiments.problem import Problem, TrainingConfig, check_positive, option
+from experiments.common import problem as problems
+from experiments.common.problem import Problem, TrainingConfig, check_positive, option
 from jaxsnn import export, models
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.compress import masks, schedules, singular

@@ -14,14 +14,16 @@ import numpy as np
 import optax
 
 from experiments.admm_stages import sparsities
+from experiments.common.problem import Network, Problem, Tree
+from experiments.common.skeleton import Run
+from experiments.common.stages import Row, Stages
 from experiments.joint_problem import JointConfig, groups, ratios_of
-from experiments.problem import Network, Problem, Tree
-from experiments.skeleton import Run
-from experiments.stages import Row, Stages
-from jaxsnn import calibrate, export, train, tree
-from jaxsnn.compress import admm, rescaled, schedules, singular, transforms
+from jaxsnn import export, train, tree
+from jaxsnn.compress import rescaling as rescaled, schedules, singular, transforms
 from jaxsnn.compress.projections import Projection
-from jaxsnn.functional import Output
+from jaxsnn.methods import admm
+from jaxsnn.network import Output
+from jaxsnn.train import calibrate
 
 MEASURES = ("weight_bytes", "synops", "bit_ops", "timesteps", "spikes_per_sample")
 

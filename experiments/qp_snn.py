@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from statistics import mean
 from typing import Any
 
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.qp_snn_problem import WAYS, QpConfig, load
 from experiments.qp_snn_stages import QpStages
 

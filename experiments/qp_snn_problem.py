@@ -5,12 +5,13 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from experiments import problem as problems
-from experiments.problem import Problem, TrainingConfig, check_positive, option
+from experiments.common import problem as problems
+from experiments.common.problem import Problem, TrainingConfig, check_positive, option
 from jaxsnn import models
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.compress import qp_snn, singular
+from jaxsnn.compress import singular
 from jaxsnn.errors import UserError
+from jaxsnn.methods import qp_snn
 from jaxsnn.surrogate import triangle
 
 Quantizer = Literal["rescaled", "vanilla"]

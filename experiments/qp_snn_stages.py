@@ -8,13 +8,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.problem import Network, Problem, Tree
+from experiments.common.problem import Network, Problem, Tree
+from experiments.common.skeleton import Run
+from experiments.common.stages import Row, Stages
 from experiments.qp_snn_problem import WAYS, QpConfig, Quantizer, Score, Way, ratios_of
-from experiments.skeleton import Run
-from experiments.stages import Row, Stages
-from jaxsnn import calibrate, export, train, tree
-from jaxsnn.compress import qp_snn, rescaled, singular, transforms
-from jaxsnn.functional import Output
+from jaxsnn import export, train, tree
+from jaxsnn.compress import rescaling as rescaled, singular, transforms
+from jaxsnn.methods import qp_snn
+from jaxsnn.network import Output
+from jaxsnn.train import calibrate
 
 Scores = dict[str, Any]  # layer -> score of each channel on each calibration batch, [n, C]
 

@@ -8,8 +8,8 @@ connections, few bits, few spikes. No download; some minutes on a laptop.
 
 from dataclasses import dataclass, replace
 
-from experiments import skeleton
 from experiments.admm_stages import AdmmConfig, AdmmStages, load
+from experiments.common import skeleton
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from experiments.problem import Network
+from experiments.common.problem import Network
 from jaxsnn import data, train
 from jaxsnn.encode import Signal
-from jaxsnn.parallel import most_devices
+from jaxsnn.train.parallel import most_devices
 
 BATCH_SIZE = 100
 

@@ -12,10 +12,10 @@ before; at last its weights are rounded. The energies are compared with the ANN 
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.spatiotemporal_problem import SpatioTemporalConfig, load
 from experiments.spatiotemporal_stages import SpatioTemporalStages
-from jaxsnn import plots
+from jaxsnn.report import plots
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from experiments import hybrid_problem
+from experiments.common.problem import option
 from experiments.hybrid_problem import HybridConfig, HybridProblem, check_remat
-from experiments.problem import option
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.compress import conversion, principal, schedules
+from jaxsnn.compress import principal, schedules
 from jaxsnn.errors import UserError
+from jaxsnn.methods import conversion
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,20 @@ from typing import Any, cast
 import numpy as np
 import optax
 
+from experiments.common.problem import Network, Tree
+from experiments.common.skeleton import Run
+from experiments.common.stages import Row
 from experiments.hybrid_problem import HybridProblem
 from experiments.hybrid_stages import HybridStages
-from experiments.problem import Network, Tree
 from experiments.robustness import noise_sweep
-from experiments.skeleton import Run
 from experiments.spatiotemporal_problem import SpatioTemporalConfig, convolutions
-from experiments.stages import Row
-from jaxsnn import calibrate, data, tree
-from jaxsnn.compress import conversion, grids, principal, schedules, transforms
+from jaxsnn import data, tree
+from jaxsnn.compress import grids, principal, schedules, transforms
 from jaxsnn.compress.principal import Moments
 from jaxsnn.compress.schedules import Stage
-from jaxsnn.functional import Output
+from jaxsnn.methods import conversion
+from jaxsnn.network import Output
+from jaxsnn.train import calibrate
 
 ANALYSIS_BATCH = 50  # images whose potentials are on the host at once
 

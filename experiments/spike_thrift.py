@@ -14,7 +14,7 @@ is a reproduction of a published one.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.spike_thrift_problem import WAYS, SpikeThriftConfig, load
 from experiments.spike_thrift_stages import ThriftStages
 

@@ -9,16 +9,18 @@ import numpy as np
 from jax import Array
 
 from experiments import hybrid_problem
+from experiments.common.problem import Tree, check_positive
 from experiments.hybrid_problem import HybridConfig, HybridProblem
-from experiments.problem import Tree, check_positive
-from jaxsnn import export, layers, losses, parallel, train, tree
+from jaxsnn import export, layers, losses, train, tree
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.compress import conversion, starting
+from jaxsnn.compress import starting
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.functional import Output
 from jaxsnn.layers import Activity
+from jaxsnn.methods import conversion
 from jaxsnn.models import spike_thrift
+from jaxsnn.network import Output
+from jaxsnn.train import parallel
 
 
 class Way(NamedTuple):

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import optax
 
+from experiments.common.problem import Network, Tree
+from experiments.common.skeleton import Run
+from experiments.common.stages import Row
 from experiments.hybrid_stages import ENERGY_TABLES, HybridStages
-from experiments.problem import Network, Tree
-from experiments.skeleton import Run
 from experiments.spike_thrift_problem import (
     WAYS,
     SpikeThriftConfig,
@@ -19,9 +20,9 @@ from experiments.spike_thrift_problem import (
     guided_task,
     sparse_start,
 )
-from experiments.stages import Row
-from jaxsnn import metrics, models, operations, train, tree
+from jaxsnn import metrics, models, train, tree
 from jaxsnn.compress import rewiring, transforms
+from jaxsnn.metrics import operations
 
 GROWTH = {
     "momentum": rewiring.by_momentum,

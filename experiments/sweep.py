@@ -13,7 +13,7 @@ within a tolerance on held-out images is the product.
 from dataclasses import dataclass, replace
 from typing import Any
 
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.sweep_problem import SweepConfig, load
 from experiments.sweep_stages import SweepStages
 

@@ -10,16 +10,17 @@ import optax
 import tyro
 from jax import Array
 
-from experiments import problem as problems
-from experiments.problem import Problem, TrainingConfig, Tree, check_positive, option
+from experiments.common import problem as problems
+from experiments.common.problem import Problem, TrainingConfig, Tree, check_positive, option
 from jaxsnn import losses, models, sweep, train
 from jaxsnn.arrays import Number, check_range, check_whole
-from jaxsnn.compress import admm, masks
+from jaxsnn.compress import masks
 from jaxsnn.errors import UserError
-from jaxsnn.functional import has_norms
+from jaxsnn.methods import admm
+from jaxsnn.network import has_norms
 from jaxsnn.surrogate import rectangle
 from jaxsnn.sweep import AXES, Axis
-from jaxsnn.sweep.training import Data, Point
+from jaxsnn.sweep.lane import Data, Point
 
 
 @dataclass(frozen=True)

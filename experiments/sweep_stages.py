@@ -7,15 +7,15 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from experiments.problem import Network, Problem
-from experiments.skeleton import Run
-from experiments.stages import Row, Stages
+from experiments.common.problem import Network, Problem
+from experiments.common.skeleton import Run
+from experiments.common.stages import Row, Stages
 from experiments.sweep_problem import SweepConfig, lane
 from jaxsnn import sweep, train
 from jaxsnn.compress import schedules
 from jaxsnn.errors import UserError
-from jaxsnn.sweep.pictures import plot_front, plot_heat
-from jaxsnn.sweep.points import describe
+from jaxsnn.report.sweep_plots import plot_front, plot_heat
+from jaxsnn.sweep.grid import describe
 
 COSTS = {"weight_bytes": "bytes of weights", "synops": "SynOps of one image"}
 

@@ -1,18 +1,77 @@
-"""jaxsnn: train spiking neural networks and make them small, as pure functions over pytrees."""
+"""jaxsnn: train spiking neural networks and make them small, as pure functions over pytrees.
 
-from jaxsnn import compress, encode, functional, losses, metrics, models, neurons, surrogate
+`import jaxsnn` is light: a submodule is loaded when it is touched first.
+
+| module     | what is in it                                                             |
+|------------|---------------------------------------------------------------------------|
+| `models`   | networks from a layout such as "32C3-AP2-10", and those of the papers      |
+| `layers`   | the modules that a network of your own is made of                          |
+| `neurons`  | the LIF recurrence; `surrogate`, its gradients; `encode`, what enters       |
+| `data`     | data sets; `inputs`, how samples become the input of a network             |
+| `train`    | `Task`, `fit`, `evaluate`; `losses`, what is minimised                      |
+| `compress` | sets to stay in, and the optax transformations that hold weights there     |
+| `methods`  | whole methods, one page a paper                                            |
+| `metrics`  | what a network is worth and what it costs                                  |
+| `sweep`    | many trainings as one compiled program                                     |
+| `export`   | smaller networks, and files for other programs; `report`, tables and plots |
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from jaxsnn.errors import UserError
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from jaxsnn import (
+        compress,
+        data,
+        encode,
+        export,
+        inputs,
+        layers,
+        losses,
+        methods,
+        metrics,
+        models,
+        neurons,
+        report,
+        surrogate,
+        sweep,
+        train,
+    )
+    from jaxsnn.network import Network
+
+__version__ = "0.2.0"
 
 __all__ = [
+    "Network",
     "UserError",
     "compress",
+    "data",
     "encode",
-    "functional",
+    "export",
+    "inputs",
+    "layers",
     "losses",
+    "methods",
     "metrics",
     "models",
     "neurons",
+    "report",
     "surrogate",
+    "sweep",
+    "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a submodule, or the class `Network`, when it is touched first (PEP 562)."""
+    if name == "Network":
+        return importlib.import_module("jaxsnn.network").Network
+    if name in __all__:
+        return importlib.import_module(f"jaxsnn.{name}")
+    raise AttributeError(f"module 'jaxsnn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

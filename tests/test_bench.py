@@ -12,19 +12,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.bench import (
-    channels,
-    command,
-    comparison,
-    contenders,
-    limits,
-    problems,
-    studies,
-    tables,
-)
+from experiments.bench import command, comparison, contenders, limits, problems, tables
+from experiments.bench.peers import jaxsnn_step, jaxsnn_sweep, measure
 from experiments.bench.problems import WORKLOADS, Workload
 from experiments.bench.rounds import Effort, measure_all
-from experiments.peers import jaxsnn_step, jaxsnn_sweep, measure
+from experiments.bench.studies import channels
+from experiments.bench.studies import registry as studies
 from jaxsnn.errors import UserError
 
 # As small as networks with every kind of layer can be, and firing.

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import calibrate, encode, functional, models
+from jaxsnn import encode, models
+from jaxsnn import network as functional
 from jaxsnn.compress.singular import singular_scores
 from jaxsnn.errors import UserError
-from jaxsnn.functional import Output
 from jaxsnn.layers import Activity
+from jaxsnn.network import Output
 from jaxsnn.neurons import LIF
+from jaxsnn.train import calibrate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 1), dtype=np.uint8)
 NUMBERED = np.arange(50, dtype=np.uint8)

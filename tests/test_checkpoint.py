@@ -9,8 +9,8 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsnn.checkpoint import Checkpoints
 from jaxsnn.errors import UserError
+from jaxsnn.train.checkpoint import Checkpoints
 
 
 class Inner(NamedTuple):

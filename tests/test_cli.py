@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 from safetensors.numpy import load_file
 
-from jaxsnn import coding, data, functional, models, tree
+from jaxsnn import coding, data, network as functional, models, tree
 from jaxsnn.cli import main
 from jaxsnn.export.model import Inputs, Model
 from jaxsnn.export.modules import filled

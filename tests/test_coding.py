@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn import bitstream, coding
-from jaxsnn.compress.rescaled import rescaled
+from jaxsnn import coding
+from jaxsnn.coding import bitstream
+from jaxsnn.compress.rescaling import rescaled
 
 DRAW = np.random.default_rng(0).normal(size=600).astype(np.float32)
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxsnn import convolution
-from jaxsnn.convolution import convolve
 from jaxsnn.errors import UserError
+from jaxsnn.layers import convolution
+from jaxsnn.layers.convolution import convolve
 
 # Strides that divide the image and that leave rows over; an even kernel beside the odd ones.
 CASES = [*itertools.product((1, 2, 3), (1, 3, 5), ("SAME", "VALID")), (2, 2, "SAME")]

@@ -27,7 +27,7 @@ losses
 compress.projections
 compress.grids compress.masks compress.schedules compress.starting
 compress.transforms
-compress.admm compress.qp_snn compress.rescaled compress.singular
+compress.admm compress.qp_snn compress.rescaling compress.singular
 compress.principal compress.rewiring
 compress.conversion
 compress

@@ -12,8 +12,8 @@ from jax import lax
 from jaxsnn import models
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
-from jaxsnn.functional import split
 from jaxsnn.losses import cross_entropy
+from jaxsnn.network import split
 from jaxsnn.neurons import LIF, Membrane, lif_step
 from jaxsnn.surrogate import triangle
 

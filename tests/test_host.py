@@ -6,8 +6,8 @@ import sys
 import jax
 import pytest
 
-from jaxsnn import host
 from jaxsnn.errors import UserError
+from jaxsnn.train import host
 
 ALONE = {"JAX_PLATFORMS": "cpu", "PATH": ""}  # an environment without $JAX_NUM_CPU_DEVICES
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsnn import metrics, operations
+from jaxsnn import metrics
 from jaxsnn.errors import UserError
+from jaxsnn.metrics import operations
 
 
 class Activity(NamedTuple):

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxsnn import layers, models
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
-from jaxsnn.functional import split
+from jaxsnn.network import split
 from jaxsnn.neurons import LIF
 
 

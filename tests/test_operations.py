@@ -6,8 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from jaxsnn import operations
 from jaxsnn.errors import UserError
+from jaxsnn.metrics import operations
 
 # The VGG9 of Chowdhury et al. 2021 with pooling behind the convolutions 1, 3, 5 and 8.
 WIDTHS = (64, 128, 128, 256, 256, 512, 512, 512)

@@ -9,10 +9,12 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import encode, functional, losses, models, parallel, train
+from jaxsnn import encode, losses, models, train
+from jaxsnn import network as functional
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF
+from jaxsnn.train import parallel
 
 BATCH, TIMESTEPS = 8, 3
 KEY = jax.random.key(3)
@@ -96,7 +98,7 @@ def fit(split):
 
 
 def test_what_two_devices_trained_lies_on_one_and_can_be_resumed(fit, tmp_path):
-    from jaxsnn.checkpoint import Checkpoints
+    from jaxsnn.train.checkpoint import Checkpoints
 
     whole = fit(2, 2)
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from jaxsnn.progress import Bar, Silence
+from jaxsnn.train.progress import Bar, Silence
 
 RECORD = {
     "phase": "prune pull", "epoch": 2, "loss": 0.0625, "accuracy": 0.975, "spike_rate": 0.125,

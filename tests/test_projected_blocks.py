@@ -8,14 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import calibrate, encode, export, functional, layers, models
-from jaxsnn.compress import conversion
+from jaxsnn import encode, export, layers, models
+from jaxsnn import network as functional
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.export.architecture import describe, rebuild
 from jaxsnn.export.modules import filled
 from jaxsnn.layers import Neurons, Tape
+from jaxsnn.methods import conversion
 from jaxsnn.neurons import LIF
+from jaxsnn.train import calibrate
 
 OPTIONS = {"readout": "current", "use_bias": False}
 

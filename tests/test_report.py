@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from jaxsnn import plots, report
+from jaxsnn import report
 from jaxsnn.errors import UserError
+from jaxsnn.report import plots
 
 PNG = b"\x89PNG\r\n\x1a\n"
 

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from jaxsnn import models, sizes
-from jaxsnn.compress import qp_snn
+from jaxsnn import models
 from jaxsnn.errors import UserError
-from jaxsnn.functional import split
+from jaxsnn.methods import qp_snn
+from jaxsnn.metrics import sizes
+from jaxsnn.network import split
 
 SHAPES = {10: (32, 32, 3), 100: (32, 32, 3), 200: (64, 64, 3)}  # CIFAR-10, -100, Tiny-ImageNet
 

@@ -17,7 +17,7 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn import encode, functional, losses, models, sweep, train
+from jaxsnn import encode, network as functional, losses, models, sweep, train
 from jaxsnn.arrays import keep_count
 from jaxsnn.compress import masks, pull, restrict, uniform_grid
 from jaxsnn.compress.projections import keep_largest

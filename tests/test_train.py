@@ -9,14 +9,16 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import encode, functional, losses, models, progress, train
-from jaxsnn.checkpoint import Checkpoints
+from jaxsnn import encode, losses, models, train
+from jaxsnn import network as functional
 from jaxsnn.compress import grids, masks, projections, transforms
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
-from jaxsnn.functional import Output
 from jaxsnn.layers import Activity
+from jaxsnn.network import Output
 from jaxsnn.neurons import LIF
+from jaxsnn.train import progress
+from jaxsnn.train.checkpoint import Checkpoints
 
 SIZE, BATCH, TIMESTEPS = 203, 32, 3
 STEPS = SIZE // BATCH  # 6, and 11 samples wait for the next shuffling

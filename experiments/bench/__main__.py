@@ -1,7 +1,7 @@
 """`python -m experiments.bench`."""
 
-from experiments import skeleton
 from experiments.bench.command import main
+from experiments.common import skeleton
 
 if __name__ == "__main__":
     skeleton.main(main)

@@ -39,14 +39,14 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from experiments import skeleton
 from experiments.bench.comparison import compare, our_rows
 from experiments.bench.contenders import Contender, Interpreters, choose, note_of
 from experiments.bench.limits import estimate, measure_rates
 from experiments.bench.problems import USUAL, WORKLOADS, WorkloadName
 from experiments.bench.rounds import Effort
-from experiments.bench.studies import STUDIES
+from experiments.bench.studies.registry import STUDIES
 from experiments.bench.tables import WIDTH, describe, draw, show
+from experiments.common import skeleton
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 

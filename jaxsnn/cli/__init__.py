@@ -11,10 +11,10 @@ Tables for people, `--json` for programs. A mistake is one line on stderr and ex
 import sys
 from collections.abc import Sequence
 
-from jaxsnn import host
 from jaxsnn.cli.arguments import parse
 from jaxsnn.cli.commands import Command
 from jaxsnn.errors import UserError
+from jaxsnn.train import host
 
 
 def main(argv: Sequence[str] | None = None) -> int:

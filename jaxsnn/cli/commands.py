@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tyro import conf
 
-from jaxsnn import data, functional
+from jaxsnn import data, network as functional
 from jaxsnn.cli import facts, tables
 from jaxsnn.errors import UserError
 from jaxsnn.export import pack
@@ -132,7 +132,7 @@ class Export:
     def _nir(self) -> tuple[int, str]:
         """Write a NIR file; return its size, and what there is to say of it."""
         from jaxsnn.export.nir import to_nir
-        from jaxsnn.export.nir_files import write_nir
+        from jaxsnn.export.nir.files import write_nir
 
         model = _with_inputs(self.file)
         inputs, net = model.known_inputs(), model.net

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsnn.columns import number
+from jaxsnn.metrics.columns import number
 from jaxsnn.report import to_json
 
 COLUMNS = {

@@ -1,15 +1,6 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import (
-    admm,
-    conversion,
-    masks,
-    principal,
-    rescaled,
-    rewiring,
-    schedules,
-    starting,
-)
+from jaxsnn.compress import masks, principal, rescaling, rewiring, schedules, starting
 from jaxsnn.compress.grids import (
     Grid,
     binary_grid,
@@ -46,16 +37,15 @@ from jaxsnn.compress.transforms import (
     snap,
     visible,
 )
+from jaxsnn.methods import admm, conversion
 
 __all__ = [
     "Grid",
     "Projection",
     "Recipe",
-    "admm",
     "binary_grid",
     "compose",
     "confine",
-    "conversion",
     "dual_step",
     "find",
     "fit",
@@ -73,7 +63,7 @@ __all__ = [
     "principal",
     "project",
     "pull",
-    "rescaled",
+    "rescaling",
     "residuals",
     "restrict",
     "rewire",

@@ -4,11 +4,11 @@ from jaxsnn.export.fold import fold_norms
 from jaxsnn.export.integer import run_integer, to_integer
 from jaxsnn.export.model import Inputs, Model
 from jaxsnn.export.nir import to_nir
-from jaxsnn.export.nir_files import read_nir, write_nir
-from jaxsnn.export.nir_reader import from_nir
+from jaxsnn.export.nir.files import read_nir, write_nir
+from jaxsnn.export.nir.reader import from_nir
 from jaxsnn.export.npz import save_npz
 from jaxsnn.export.pack import load, load_model, save
-from jaxsnn.export.shrink import shrink, silence
+from jaxsnn.export.shrinking import shrink, silence
 from jaxsnn.export.stablehlo import load_stablehlo, save_stablehlo, to_stablehlo
 from jaxsnn.export.ties import count_ties
 

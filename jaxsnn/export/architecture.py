@@ -14,11 +14,10 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsnn import layers, surrogate
-from jaxsnn.convolution import PADDINGS
+from jaxsnn import fields, layers, surrogate
 from jaxsnn.errors import UserError
-from jaxsnn.export import fields
 from jaxsnn.layers import Firing
+from jaxsnn.layers.convolution import PADDINGS
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 from jaxsnn.surrogate import Surrogate
 

@@ -27,8 +27,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from jaxsnn import fields
 from jaxsnn.errors import UserError
-from jaxsnn.export import fields
 from jaxsnn.files import write_atomic
 
 VERSION = 2

@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsnn import encode, evaluation, functional, layers, parallel
+from jaxsnn import encode, fields, layers
+from jaxsnn import network as functional
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.evaluation import Evaluation, Task
-from jaxsnn.export import fields
-from jaxsnn.functional import Functional, Output
+from jaxsnn.network import Functional, Output
+from jaxsnn.train import evaluation, parallel
+from jaxsnn.train.evaluation import Evaluation, Task
 
 ENCODINGS = ("direct", "bernoulli", "poisson", "events")
 FIELDS = {

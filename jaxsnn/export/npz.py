@@ -7,7 +7,7 @@ and beside each leaf that needs few bits
     params/NAME#integers         int16, of the leaf's shape
     params/NAME#scale            float32 [O]: leaf = integers * scale, up to rounding of float32
 
-for weights on the grid of each channel's own scale (`compress.rescaled`; the integers are odd
+for weights on the grid of each channel's own scale (`compress.rescaling`; the integers are odd
 numbers, and 0 where a weight was pruned), or
 
     params/NAME#codes            uint8, of the leaf's shape

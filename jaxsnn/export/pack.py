@@ -24,9 +24,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsnn import coding, layers
+from jaxsnn import coding, fields, layers
 from jaxsnn.errors import UserError
-from jaxsnn.export import architecture, container, fields
+from jaxsnn.export import architecture, container
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Inputs, Model
 from jaxsnn.export.modules import filled

@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
+from jaxsnn import fields
 from jaxsnn.errors import UserError
-from jaxsnn.export import container, fields
+from jaxsnn.export import container
 from jaxsnn.export.model import Inputs, Model
 
 HEADER = {"inputs": fields.OBJECT, "platforms": fields.several(fields.TEXT)}

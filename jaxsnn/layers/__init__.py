@@ -5,7 +5,8 @@ A layer takes a `Signal` and a `Tape` and returns a `Signal`. Weighted layers ac
 the neurons did is written on the tape. Channels last; the last axis of every weight is the output.
 """
 
-from jaxsnn.layers.firing import (
+from jaxsnn.layers.chain import Chain, Residual
+from jaxsnn.layers.neurons import (
     SMALLEST_THRESHOLD,
     Constant,
     Firing,
@@ -14,10 +15,9 @@ from jaxsnn.layers.firing import (
     Rectified,
     watch,
 )
-from jaxsnn.layers.joined import Chain, Residual
+from jaxsnn.layers.pooling import AveragePool, Dropout, Flatten, MaxPool, Vote
 from jaxsnn.layers.synapses import Conv, Dense, Recurrent, Synapse
 from jaxsnn.layers.tape import Activity, Tape
-from jaxsnn.layers.weightless import AveragePool, Dropout, Flatten, MaxPool, Vote
 
 __all__ = [
     "SMALLEST_THRESHOLD",

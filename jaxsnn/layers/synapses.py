@@ -10,9 +10,9 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxsnn.arrays import sum_over_time
-from jaxsnn.convolution import convolve
 from jaxsnn.encode import Signal
-from jaxsnn.layers.firing import Firing, Neurons
+from jaxsnn.layers.convolution import convolve
+from jaxsnn.layers.neurons import Firing, Neurons
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import spikes_of
 

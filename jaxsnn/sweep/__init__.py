@@ -2,9 +2,8 @@
 
 from jaxsnn.sweep.chunks import Mode
 from jaxsnn.sweep.fronts import hypervolume, pareto
-from jaxsnn.sweep.points import AXES, Axis, Grid, points
-from jaxsnn.sweep.running import Run, Swept, run
-from jaxsnn.sweep.training import (
+from jaxsnn.sweep.grid import AXES, Axis, Grid, points
+from jaxsnn.sweep.lane import (
     Method,
     constants_of,
     fit,
@@ -13,6 +12,7 @@ from jaxsnn.sweep.training import (
     training,
     with_constants,
 )
+from jaxsnn.sweep.lanes import Run, Swept, run
 
 __all__ = [
     "AXES",

@@ -32,9 +32,9 @@ import jax
 from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxsnn import parallel
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
+from jaxsnn.train import parallel
 
 Tree = Any
 Mode = Literal["auto", "vmap", "loop"]

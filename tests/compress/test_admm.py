@@ -7,9 +7,10 @@ import optax
 import pytest
 
 from jaxsnn import tree
-from jaxsnn.compress import admm, find, fit, transforms
+from jaxsnn.compress import find, fit, transforms
 from jaxsnn.compress.masks import density
 from jaxsnn.errors import UserError
+from jaxsnn.methods import admm
 
 # Inputs with correlations: which weights are small in the dense optimum does not tell which can go.
 MIXED = np.random.default_rng(0).normal(size=(64, 8)) @ (

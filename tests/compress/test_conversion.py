@@ -9,13 +9,16 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import calibrate, encode, functional, layers, models
+from jaxsnn import encode, layers, models
+from jaxsnn import network as functional
 from jaxsnn.arrays import at_least_float32
-from jaxsnn.compress import conversion, symmetric_uniform
+from jaxsnn.compress import symmetric_uniform
 from jaxsnn.data import load
 from jaxsnn.errors import UserError
 from jaxsnn.losses import cross_entropy
+from jaxsnn.methods import conversion
 from jaxsnn.neurons import unroll
+from jaxsnn.train import calibrate
 
 
 def pair(layout, shape, order="fire_then_integrate", **options):

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import calibrate, encode, functional, models, tree
+from jaxsnn import encode, models, tree
+from jaxsnn import network as functional
 from jaxsnn.compress import principal
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF, unroll
+from jaxsnn.train import calibrate
 
 RNG = np.random.default_rng
 

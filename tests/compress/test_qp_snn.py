@@ -7,10 +7,11 @@ import optax
 import pytest
 from flax import nnx
 
-from jaxsnn import models, operations
-from jaxsnn.compress import qp_snn
+from jaxsnn import models
 from jaxsnn.errors import UserError
-from jaxsnn.functional import split
+from jaxsnn.methods import qp_snn
+from jaxsnn.metrics import operations
+from jaxsnn.network import split
 from jaxsnn.neurons import LIF
 
 

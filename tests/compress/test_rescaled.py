@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn.compress import rescaled as rs
+from jaxsnn.compress import rescaling as rs
 from jaxsnn.compress import transforms
 from jaxsnn.compress.projections import resolve
 from jaxsnn.errors import UserError

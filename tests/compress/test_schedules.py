@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import encode, functional, losses, models, neurons
+from jaxsnn import encode, network as functional, losses, models, neurons
 from jaxsnn.compress import schedules
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from jaxsnn import arrays, tree
-from jaxsnn.compress import grids, masks, rescaled, rewiring, transforms
+from jaxsnn.compress import grids, masks, rescaling as rescaled, rewiring, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 

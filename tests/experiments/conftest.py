@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from experiments import skeleton
+from experiments.common import skeleton
 
 
 @pytest.fixture(scope="session")

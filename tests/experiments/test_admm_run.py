@@ -15,8 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import admm, quickstart, skeleton
+from experiments import admm, quickstart
 from experiments.admm_stages import load
+from experiments.common import skeleton
 from jaxsnn import export, metrics, train
 from jaxsnn.report import ROW_FIELDS
 

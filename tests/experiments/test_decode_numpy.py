@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments import decode_numpy
 from jaxsnn import coding, tree
-from jaxsnn.compress.rescaled import rescaled
+from jaxsnn.compress.rescaling import rescaled
 from jaxsnn.export.pack import load, save
+from tools import decode_numpy
 
 SOURCE = Path(decode_numpy.__file__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import joint as experiment
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.joint_problem import STAGES, groups, load
 from experiments.joint_stages import MEASURES, Held, JointStages
 from jaxsnn import export, train

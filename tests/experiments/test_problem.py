@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.problem import Problem, TrainingConfig
+from experiments.common.problem import Problem, TrainingConfig
 from jaxsnn import data, models
 from jaxsnn.neurons import LIF
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experiments import qp_snn as experiment
-from experiments import skeleton
+from experiments.common import skeleton
 from experiments.qp_snn_problem import load, ratios_of
 from experiments.qp_snn_stages import QpStages, Trained
 from jaxsnn import export

@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from experiments import admm, quickstart, skeleton
+from experiments import admm, quickstart
+from experiments.common import skeleton
 from jaxsnn.errors import UserError
 
 # --- The command line -----------------------------------------------------------------------------

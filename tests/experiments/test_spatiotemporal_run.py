@@ -7,8 +7,8 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import skeleton
 from experiments import spatiotemporal as experiment
+from experiments.common import skeleton
 from experiments.robustness import noise_sweep
 from experiments.spatiotemporal_problem import load
 from experiments.spatiotemporal_stages import SpatioTemporalStages

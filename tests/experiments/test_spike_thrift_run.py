@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import skeleton
 from experiments import spike_thrift as experiment
-from experiments.problem import Network
+from experiments.common import skeleton
+from experiments.common.problem import Network
 from experiments.spike_thrift_problem import (
     WAYS,
     guided_stats,
@@ -22,8 +22,9 @@ from experiments.spike_thrift_problem import (
 )
 from experiments.spike_thrift_stages import ThriftStages
 from jaxsnn import cli, export, losses, models, train, tree
-from jaxsnn.compress import conversion, masks, rewiring
+from jaxsnn.compress import masks, rewiring
 from jaxsnn.errors import UserError
+from jaxsnn.methods import conversion
 from jaxsnn.neurons import LIF
 
 TINY = ["--preset=smoke", "--network=4C3-AP2-6C3-AP4-10", "--density=0.4", "--sparse-epochs=3"]

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from experiments import skeleton
 from experiments import sweep as experiment
+from experiments.common import skeleton
 from experiments.sweep_problem import lane, load
 from jaxsnn import export, sweep
 from jaxsnn.sweep import chunks

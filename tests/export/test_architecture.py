@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import functional, layers, models, surrogate, tree
+from jaxsnn import network as functional, layers, models, surrogate, tree
 from jaxsnn.errors import UserError
 from jaxsnn.export.architecture import describe, rebuild
 from jaxsnn.export.modules import filled

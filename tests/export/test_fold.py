@@ -10,7 +10,7 @@ from jaxsnn import layers, models
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import fold_norms, shrink
-from jaxsnn.functional import has_norms, split
+from jaxsnn.network import has_norms, split
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 
 NEURON = LIF(0.75, 0.5)

@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsnn import layers, models, tree
-from jaxsnn.compress import qp_snn, rescaled
+from jaxsnn.compress import rescaling as rescaled
 from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import fold_norms, run_integer, shrink, to_integer
 from jaxsnn.export.integer import PIXELS, Grid, cut, pixel_table
 from jaxsnn.export.integer.units import decays, find_scales
-from jaxsnn.functional import split
-from jaxsnn.layers.firing import Rectified
+from jaxsnn.layers.neurons import Rectified
+from jaxsnn.methods import qp_snn
+from jaxsnn.network import split
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 
 SHAPE, STEPS, BATCH = (6, 6, 2), 4, 3

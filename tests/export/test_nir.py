@@ -14,13 +14,13 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn import functional, layers, models
+from jaxsnn import network as functional, layers, models
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.export.modules import filled
 from jaxsnn.export.nir import to_nir
-from jaxsnn.export.nir_files import write_nir
-from jaxsnn.export.nir_reader import from_nir
+from jaxsnn.export.nir.files import write_nir
+from jaxsnn.export.nir.reader import from_nir
 from jaxsnn.export.ties import count_ties
 from jaxsnn.neurons import LIF
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from jaxsnn import coding, functional, layers, models, tree
+from jaxsnn import coding, network as functional, layers, models, tree
 from jaxsnn.errors import UserError
 from jaxsnn.export.container import VERSION
 from jaxsnn.export.fold import fold_norms

@@ -14,7 +14,7 @@ from jaxsnn import layers, models
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import shrink, silence
-from jaxsnn.functional import split
+from jaxsnn.network import split
 from jaxsnn.neurons import LIF
 
 SOFT = LIF(0.5, 0.4, reset="soft", order="fire_then_integrate")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import encode, functional, models
+from jaxsnn import encode, network as functional, models
 from jaxsnn.neurons import LIF
 
 

@@ -47,7 +47,7 @@ from jaxsnn.export.integer.network import (
 )
 from jaxsnn.export.integer.units import decays, find_scales, int32, narrowest
 from jaxsnn.export.integer.verdict import LayerReport, Weights, judge
-from jaxsnn.layers.joined import NOTHING, by_position
+from jaxsnn.layers.chain import NOTHING, by_position
 from jaxsnn.neurons import LIF
 
 FIRING = layers.Neurons | layers.Integrator

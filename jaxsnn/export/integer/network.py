@@ -36,7 +36,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.export.integer.inputs import Grid
 from jaxsnn.export.integer.verdict import LayerReport
-from jaxsnn.layers.weightless import windows
+from jaxsnn.layers.pooling import windows
 
 STATIC = {"static": True}
 

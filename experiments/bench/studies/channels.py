@@ -1,0 +1,147 @@
+"""What QP-SNN costs and gains in time: a quantized step, the scores, a shrunk network."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from rich.console import Console
+
+from experiments.bench.contenders import Contender
+from experiments.bench.rounds import Effort
+from experiments.bench.tables import new_table
+from jaxsnn import encode, export, losses, models, train
+from jaxsnn import network as functional
+from jaxsnn.compress import latent, rescaling as rescaled, singular
+from jaxsnn.methods import qp_snn
+from jaxsnn.train import calibrate, parallel
+
+WIDTH, TIMESTEPS, BATCH, BITS = 0.25, 2, 100, 4
+STEPS = 4  # in one call of the compiled epoch
+BATCHES, CALIBRATION_BATCH = 5, 128
+TRAINING_IMAGES = 50_000  # of CIFAR-10: the epoch that scores are compared with
+
+
+def in_turns(calls: dict[str, Callable[[], Any]], effort: Effort) -> dict[str, float]:
+    """Return the median seconds of each call, taken in turns after two calls to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+        call()
+    start = time.perf_counter()
+    while time.perf_counter() - start < effort.seconds * effort.rounds * len(calls):
+        for name, call in calls.items():
+            before = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - before)
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+def channels(
+    console: Console, peers: dict[str, Contender], effort: Effort, seed: int
+) -> list[dict[str, Any]]:
+    """Time QP-SNN on a quarter-width VGG-16, T = 2, 4 bits, setting A, on noise."""
+    del peers
+    effort.say("qp-snn")
+    module = models.vgg16(width=WIDTH, rngs=nnx.Rngs(seed))
+    net = functional.split(module)
+    draw = np.random.default_rng(seed)
+    shape = (max(STEPS * BATCH, BATCHES * CALIBRATION_BATCH), 32, 32, 3)
+    images = draw.integers(0, 256, shape, dtype=np.uint8)
+    labels = jnp.asarray(draw.integers(0, 10, len(images)).astype(np.int32))
+
+    def prepare(key, images, training):
+        del key, training
+        return encode.direct(images.astype(jnp.float32) / 128.0 - 1.0, TIMESTEPS)
+
+    def task_of(apply):
+        cross_entropy = losses.by_name("ce")
+        return train.Task(
+            apply,
+            prepare,
+            lambda output, labels: cross_entropy(output.readout, labels),
+            devices=parallel.most_devices(BATCH),
+        )
+
+    task = task_of(net.apply)
+
+    def epoch_of(optimizer):
+        state = [train.init(net.params, net.stats, optimizer, jax.random.key(seed))]
+        split = jnp.asarray(images[: STEPS * BATCH]), labels[: STEPS * BATCH]
+
+        def run():
+            stop = state[0].step + STEPS
+            state[0], _ = train.run_steps(
+                task, optimizer, BATCH, state[0], train.no_sums(), split, stop
+            )
+            jax.block_until_ready(state[0])
+
+        return run
+
+    quantizer = rescaled.rescaled(BITS)
+    recipe = dict.fromkeys(qp_snn.quantized_leaves(net.params), quantizer)
+    rule = rescaled.gradient_rule("inv_gamma", quantizer)
+    steps = in_turns(
+        {
+            "float": epoch_of(optax.adam(1e-3)),
+            "quantized": epoch_of(latent(optax.adam(1e-3), recipe, straight_through=rule)),
+        },
+        effort,
+    )
+
+    ratios = qp_snn.ratios("vgg16", "A", 10)
+
+    def statistic(output):
+        spikes = output.activity.spikes
+        return {name: singular.singular_scores(spikes[name], TIMESTEPS) for name in ratios}
+
+    def score():
+        return calibrate.over_batches(
+            net.apply, prepare, net.params, net.stats, images, statistic,
+            batches=BATCHES, batch_size=CALIBRATION_BATCH,
+        )  # fmt: skip
+
+    kept = singular.kept_channels(score().mean, ratios)
+    small = functional.split(export.shrink(module, net.params, net.stats, kept))
+
+    def predict(net):
+        task, some = task_of(net.apply), jnp.asarray(images[: STEPS * BATCH])
+        return lambda: train.predict(task, net.params, net.stats, some).block_until_ready()
+
+    times = in_turns({"dense": predict(net), "shrunk": predict(small), "score": score}, effort)
+    epoch = steps["float"] * TRAINING_IMAGES / (STEPS * BATCH)
+    operations = [_multiply_adds(x) for x in (net, small)]
+    rows = [
+        ("a training step, float", 1e3 * steps["float"] / STEPS, None),
+        ("a training step, 4 bits", 1e3 * steps["quantized"] / STEPS,
+         steps["quantized"] / steps["float"]),
+        ("scores on 640 images, of an epoch", 1e3 * times["score"], times["score"] / epoch),
+        (f"{len(images[: STEPS * BATCH])} images, dense", 1e3 * times["dense"], None),
+        (f"the same, shrunk to {operations[1] / operations[0]:.2f} of the operations",
+         1e3 * times["shrunk"], times["shrunk"] / times["dense"]),
+    ]  # fmt: skip
+    table = new_table("QP-SNN on VGG-16 at a quarter of its width, T = 2", "", "ms", "ratio")
+    for name, milliseconds, ratio in rows:
+        table.add_row(name, f"{milliseconds:.4g}", "" if ratio is None else f"{ratio:.3f}")
+    console.print(table)
+    return [{"what": what, "median_ms": ms, "ratio": ratio} for what, ms, ratio in rows]
+
+
+def _multiply_adds(net: functional.Functional) -> int:
+    """Count the multiply-adds of one image at one step, from the shapes that layers see."""
+    image = encode.direct(jnp.zeros((1, 32, 32, 3)), 1)
+    output = jax.eval_shape(lambda: net.apply(net.params, net.stats, image))
+    inputs = {name: x.shape[1:] for name, x in output.activity.events.items()}
+    total = 0
+    for name, synapse in net.synapses.items():
+        kernel = net.params
+        for part in name.split("/"):
+            kernel = kernel[part]
+        outputs = jax.eval_shape(synapse, jnp.zeros((1, *inputs[name])), kernel).size
+        total += outputs * kernel.size // kernel.shape[-1]
+    return total

@@ -1,0 +1,1 @@
+from jaxsnn.coding.forms import *  # noqa: F403

@@ -1,0 +1,1 @@
+from jaxsnn.export.nir.graph import *  # noqa: F403

@@ -1,0 +1,1 @@
+from jaxsnn.metrics.report import *  # noqa: F403

@@ -1,0 +1,1 @@
+from jaxsnn.report.page import *  # noqa: F403
