@@ -12,12 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxsnn.arrays import check_whole, sum_over_time
+from jaxsnn.errors import UserError
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Signal:
-    """Hold what flows between layers: a value over the whole time axis.
+    """What flows between layers: a value over the whole time axis, and facts about it.
 
     Attributes:
       value: `[T, B, ...]`; or `[B, ...]` if it is the same at every step.
@@ -25,12 +26,21 @@ class Signal:
       constant: whether `value` is one copy for all steps.
       events_per_unit: how many spikes a value of one stands for. Average pooling over `n` neurons
         divides by `n`, so one unit behind it are `n` times as many spikes.
+      analog: whether the values are real numbers, which cost multiplications, and not spikes.
+      sources: names of the layers whose neurons the signal comes from; none for the input.
     """
 
     value: Array
     timesteps: int = field(metadata={"static": True})
     constant: bool = field(default=False, metadata={"static": True})
     events_per_unit: int = field(default=1, metadata={"static": True})
+    analog: bool = field(default=False, metadata={"static": True})
+    sources: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of one sample at one step."""
+        return self.value.shape[1 if self.constant else 2 :]
 
     def fold(self, function: Callable[[Array], Array]) -> "Signal":
         """Apply a function of `[N, ...]` that knows no time: once, with time folded into `N`."""
@@ -40,11 +50,26 @@ class Signal:
         value = function(self.value.reshape((-1, *self.value.shape[2:])))
         return replace(self, value=value.reshape((*batch, *value.shape[1:])))
 
-    def plus(self, other: "Signal") -> "Signal":
-        """Return the sum of two signals of the same shape; constant if both are."""
+    def __add__(self, other: "Signal") -> "Signal":
+        """Return the sum of two signals of the same shape; constant if both are.
+
+        Raises:
+          UserError: if the shapes differ, or one unit of the two stands for other numbers of spikes.
+        """
+        if self.shape != other.shape:
+            raise UserError(f"signals of the shapes {self.shape} and {other.shape} cannot be added")
+        if self.events_per_unit != other.events_per_unit and not (self.analog or other.analog):
+            raise UserError(
+                f"signals behind average poolings over {self.events_per_unit} and "
+                f"{other.events_per_unit} neurons cannot be added: their spikes would be miscounted"
+            )
         constant = self.constant and other.constant
         pairs = [x.value if constant else x.over_time() for x in (self, other)]
-        return replace(self, value=pairs[0] + pairs[1], constant=constant)
+        sources = tuple(dict.fromkeys(self.sources + other.sources))
+        analog = self.analog or other.analog
+        return replace(
+            self, value=pairs[0] + pairs[1], constant=constant, analog=analog, sources=sources
+        )
 
     def over_time(self) -> Array:
         """Return the value at every step, `[T, B, ...]`."""
@@ -65,7 +90,7 @@ def direct(values: Array, timesteps: int) -> Signal:
       timesteps: T >= 1.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
-    return Signal(values, timesteps, constant=True)
+    return Signal(values, timesteps, constant=True, analog=True)
 
 
 def bernoulli(key: Array, values: Array, timesteps: int) -> Array:

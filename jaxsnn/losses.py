@@ -54,7 +54,7 @@ def by_name(name: str) -> Callable[[Array, Array], Array]:
     return READOUT[name]
 
 
-def spike_count(activity: Activity, timesteps: int, *, exclude: Collection[str] = ()) -> Array:
+def spike_count(activity: Activity, *, exclude: Collection[str] = ()) -> Array:
     """Return the mean firing rate, spikes per neuron and step: the activity regularizer.
 
         R = 1 / (B T sum_l N_l) * sum over batch, time, layers and neurons of o
@@ -64,7 +64,6 @@ def spike_count(activity: Activity, timesteps: int, *, exclude: Collection[str] 
 
     Args:
       activity: what the network did.
-      timesteps: T.
       exclude: layers that are free to fire, such as the output, whose target is a spike.
 
     Returns:
@@ -74,7 +73,7 @@ def spike_count(activity: Activity, timesteps: int, *, exclude: Collection[str] 
     if not layers:
         raise UserError(f"no spiking layer is left after excluding {sorted(exclude)}")
     total = jnp.stack([spikes.sum() for spikes in layers]).sum()
-    return total / (timesteps * sum(spikes.size for spikes in layers))
+    return total / (activity.timesteps * sum(spikes.size for spikes in layers))
 
 
 def attention_map(activation: Array) -> Array:

@@ -8,16 +8,17 @@ such images, its frames of counted events: `[N, T, H, W, C]` where others are `[
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
 
 
 class Split(NamedTuple):
-    """Hold images and their labels, in the same order."""
+    """Images and their labels, in the same order."""
 
     images: np.ndarray  # uint8 [N, H, W, C] or, of events, [N, T, H, W, C], 0 to 255
     labels: np.ndarray  # int32 [N], 0 to num_classes - 1
@@ -25,7 +26,7 @@ class Split(NamedTuple):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Hold the three splits of a data set and what is needed to normalize it.
+    """The three splits of a data set, and what is needed to normalise it.
 
     `validation` is always a part of the original training images, never of the test images; it
     may be empty.
@@ -51,6 +52,54 @@ class Dataset:
         """Return the number of frames T of an event set; None for images, which have no time."""
         images = self.train.images
         return images.shape[1] if images.ndim == 5 else None
+
+    def inputs(
+        self,
+        timesteps: int | None = None,
+        encoding: str | None = None,
+        *,
+        scale: Literal["none", "channels", "half"] | None = None,
+    ) -> Inputs:
+        """Return how the samples become the input of a network.
+
+        Args:
+          timesteps: T; of recordings it is their number of frames, and may be left out.
+          encoding: "direct" (the default of images), "bernoulli", "poisson", or "events" (of
+            recordings, the only one).
+          scale: "none" for values on [0, 1]; "channels" for mean 0 and deviation 1 of each channel
+            (the default of colours in direct coding); "half" for values on [-1, 1].
+
+        Raises:
+          UserError: if the number of steps is missing or not that of the frames, or the encoding
+            does not suit the samples.
+
+        Example:
+          >>> from jaxsnn import data
+          >>> data.load("digits").inputs(timesteps=4)
+          Inputs(shape=(8, 8, 1), timesteps=4, encoding='direct', mean=None, std=None)
+        """
+        frames = self.timesteps
+        if frames is not None:
+            if timesteps not in (None, frames) or encoding not in (None, "events") or scale:
+                raise UserError(
+                    f"{self.name} has recordings of {frames} frames: its inputs are events with "
+                    f"timesteps={frames}, found timesteps={timesteps}, encoding={encoding!r}"
+                )
+            return Inputs(self.shape, frames, "events")
+        if timesteps is None:
+            raise UserError(f"inputs of {self.name} need timesteps=T: images have no time")
+        encoding = encoding or "direct"
+        channels = self.shape[-1]
+        if scale is None:
+            scale = "channels" if encoding == "direct" and channels > 1 else "none"
+        if scale == "half":
+            half = (0.5,) * channels
+            return Inputs(self.shape, timesteps, encoding, half, half)
+        if scale == "channels":
+            return Inputs(self.shape, timesteps, encoding, self.mean, self.std)
+        if scale != "none":
+            raise UserError(f"scale {scale!r} is unknown; choose none, channels or half")
+        return Inputs(self.shape, timesteps, encoding)
 
 
 def shuffled(num: int, seed: int) -> np.ndarray:

@@ -5,32 +5,28 @@ A layer takes a `Signal` and a `Tape` and returns a `Signal`. Weighted layers ac
 the neurons did is written on the tape. Channels last; the last axis of every weight is the output.
 """
 
-from jaxsnn.layers.chain import Chain, Residual
-from jaxsnn.layers.neurons import (
-    SMALLEST_THRESHOLD,
-    Constant,
-    Firing,
-    Integrator,
-    Neurons,
-    Rectified,
-    watch,
-)
-from jaxsnn.layers.pooling import AveragePool, Dropout, Flatten, MaxPool, Vote
+from jaxsnn.layers.chain import Chain
+from jaxsnn.layers.layer import Layer, named
+from jaxsnn.layers.neurons import Firing, Integrator, Neurons, Rectified, watch
+from jaxsnn.layers.pooling import AveragePool, Dropout, Flatten, MaxPool, Vote, mean_pixels
+from jaxsnn.layers.residual import Residual
 from jaxsnn.layers.synapses import Conv, Dense, Recurrent, Synapse
-from jaxsnn.layers.tape import Activity, Tape
+from jaxsnn.layers.tape import Activity, Feed, Tape
+from jaxsnn.layers.walk import Flow, layers_of, maps, synapses
 
 __all__ = [
-    "SMALLEST_THRESHOLD",
     "Activity",
     "AveragePool",
     "Chain",
-    "Constant",
     "Conv",
     "Dense",
     "Dropout",
+    "Feed",
     "Firing",
     "Flatten",
+    "Flow",
     "Integrator",
+    "Layer",
     "MaxPool",
     "Neurons",
     "Rectified",
@@ -39,5 +35,10 @@ __all__ = [
     "Synapse",
     "Tape",
     "Vote",
+    "layers_of",
+    "maps",
+    "mean_pixels",
+    "named",
+    "synapses",
     "watch",
 ]

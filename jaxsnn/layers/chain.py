@@ -1,140 +1,31 @@
-"""How layers are joined: one after the other, or around a shortcut."""
+"""Layers one after the other."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
-import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jax import Array
 
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.layers.neurons import Constant, Integrator
-from jaxsnn.layers.synapses import Conv, Synapse
+from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.tape import Tape
 
-NOTHING = -1  # the source of an output channel that the shortcut leaves alone
+__all__ = ["Chain"]
 
 
-class Residual(nnx.Module):
-    """A basic block: two convolutions, and a shortcut added to the current of the second.
-
-    `conv1 - neurons - conv2 - (+ shortcut) - neurons`. The shortcut learns nothing: it takes every
-    `stride`-th pixel and fills up missing channels with zeros, `(O - I) // 2` of them in front
-    (Wei et al., 2502.05905, figure of ResNet20; He et al., 2015, option A). After pruning, the
-    channels of one place are no longer those of one feature; then `sources` says what belongs
-    together. Or the shortcut is a convolution of 1 x 1 that learns (He et al., option B).
-
-    Args:
-      conv1: from `I` to `M` channels, with the block's stride.
-      conv2: from `M` to `O` channels.
-      projection: the shortcut, from `I` to `O` channels with the block's stride, behind it an
-        `Integrator` that hands its current on; left out, as above.
-      sources: for each output channel the input channel that the shortcut adds to it, or -1 for
-        none; left out, as above.
-      weight: factor of each channel of the shortcut, `[O]`, not trained; left out, 1.
-
-    Raises:
-      UserError: if `sources` does not name an input or -1 for each output, or is left out where
-        there are fewer outputs than inputs; if a projection does not fit the block.
-    """
-
-    def __init__(
-        self,
-        conv1: Conv,
-        conv2: Conv,
-        *,
-        projection: Conv | None = None,
-        sources: Sequence[int] | None = None,
-        weight: Array | None = None,
-    ):
-        inputs, outputs = conv1.kernel.shape[-2], conv2.kernel.shape[-1]
-        if projection is not None:
-            _check_projection(projection, (inputs, outputs), conv1.stride)
-            if sources is not None:
-                raise UserError("a projected shortcut has no sources: all channels go into all")
-        elif sources is None and outputs < inputs:
-            raise UserError(f"a shortcut cannot add {inputs} channels to {outputs} by position")
-        if sources is not None:
-            if len(sources) != outputs or not all(NOTHING <= s < inputs for s in sources):
-                raise UserError(
-                    f"sources must be {outputs} numbers from {NOTHING} to {inputs - 1}, "
-                    f"found {list(sources)}"
-                )
-            sources = tuple(int(source) for source in sources)
-        self.conv1 = conv1
-        self.conv2 = conv2
-        self.projection = projection
-        self.sources = sources
-        self.weight = None if weight is None else Constant(jnp.asarray(weight, jnp.float32))
-
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
-        """Return the spikes `[T, B, H / stride, W / stride, O]`."""
-        hidden = self.conv1(signal, tape, f"{name}/conv1")
-        return self.conv2(hidden, tape, f"{name}/conv2", shortcut=self.shortcut(signal, tape, name))
-
-    def shortcut(self, signal: Signal, tape: Tape, name: str) -> Signal:
-        """Return the block's input in the shape of its output."""
-        stride, outputs = self.conv1.stride, self.conv2.kernel.shape[-1]
-        if self.projection is not None:
-            projected = self.projection(signal, tape, f"{name}/projection")
-            return projected.fold(self._weigh)
-
-        def reshape(x):
-            x = x[:, ::stride, ::stride]
-            if self.sources is None:
-                before = (outputs - x.shape[-1]) // 2
-                behind = outputs - x.shape[-1] - before
-                x = jnp.pad(x, [(0, 0)] * 3 + [(before, behind)])
-            else:
-                sources = np.asarray(self.sources)
-                found = jnp.asarray(sources != NOTHING).reshape(1, 1, 1, -1)
-                x = jnp.where(found, x[..., np.maximum(sources, 0)], 0)
-            return self._weigh(x)
-
-        return signal.fold(reshape)
-
-    def _weigh(self, x: Array) -> Array:
-        return x if self.weight is None else x * self.weight[...].reshape(1, 1, 1, -1)
-
-    def synapses(self) -> dict[str, Synapse]:
-        """Return the convolutions by name."""
-        found: dict[str, Synapse] = {"conv1": self.conv1, "conv2": self.conv2}
-        return found if self.projection is None else found | {"projection": self.projection}
-
-
-def _check_projection(projection: Conv, channels: tuple[int, int], stride: int) -> None:
-    """Raise unless a convolution can be the shortcut of a block."""
-    shape = projection.kernel.shape
-    plain = projection.bias is None and projection.norm is None
-    if shape != (1, 1, *channels) or projection.stride != stride or not plain:
-        raise UserError(
-            f"a projection needs a kernel {(1, 1, *channels)}, the stride {stride}, no bias and no "
-            f"norm, found {shape} with stride {projection.stride}"
-        )
-    if not isinstance(projection.neurons, Integrator) or projection.neurons.decay is not None:
-        raise UserError("a projection hands its current on: give it an Integrator() without decay")
-
-
-def by_position(inputs: int, outputs: int) -> tuple[int, ...]:
-    """Return the sources of a block that has none: channels in order, zeros around them.
-
-    >>> by_position(2, 5)
-    (-1, 0, 1, -1, -1)
-    """
-    before = (outputs - inputs) // 2
-    behind = outputs - inputs - before
-    return (NOTHING,) * before + tuple(range(inputs)) + (NOTHING,) * behind
-
-
-class Chain(nnx.Module):
+class Chain(Layer):
     """Named layers, one after the other.
 
     Args:
       layers: name -> layer, first to last. The names are those of parameters and activities.
+
+    Raises:
+      UserError: for a name that is taken, such as "names", or has a slash.
     """
 
     def __init__(self, layers: Mapping[str, nnx.Module]):
+        for name in layers:
+            if hasattr(Chain, name) or name == "names" or not name.isidentifier():
+                raise UserError(f"a layer cannot be called {name!r}")
         self.names = tuple(layers)
         for name, layer in layers.items():
             setattr(self, name, layer)
@@ -142,24 +33,9 @@ class Chain(nnx.Module):
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the last layer's output."""
         for name in self.names:
-            signal = getattr(self, name)(signal, tape, name)
+            signal = getattr(self, name)(signal, tape)
         return signal
 
-    def synapses(self) -> dict[str, Synapse]:
-        """Return name -> weighted layer, in order; the convolutions of a block one by one."""
-        found: dict[str, Synapse] = {}
-        for name in self.names:
-            layer = getattr(self, name)
-            if isinstance(layer, Residual):
-                found |= {f"{name}/{part}": conv for part, conv in layer.synapses().items()}
-            elif isinstance(layer, Synapse):
-                found[name] = layer
-        return found
-
-    def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
-        """Return kernel name -> linear map, for all weighted layers in order."""
-        return {
-            f"{name}/{kernel}": weigh
-            for name, layer in self.synapses().items()
-            for kernel, weigh in layer.maps().items()
-        }
+    def children(self) -> tuple[str, ...]:
+        """Return the names of the layers, first to last."""
+        return self.names

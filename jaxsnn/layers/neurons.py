@@ -17,7 +17,7 @@ from jaxsnn.surrogate import NEVER, fire_over_time, triangle
 
 SMALLEST_THRESHOLD = 1e-3  # a trained threshold is held above it, so that a neuron stays defined
 
-Network = TypeVar("Network", bound=nnx.Module)
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 class Constant(nnx.Variable):
@@ -90,7 +90,7 @@ class Neurons(nnx.Module):
         potential = lax.stop_gradient(potential)
         tape.activity.potential[name] = sum_over_time(potential)
         tape.activity.magnitude[name] = sum_over_time(jnp.abs(potential))
-        return Signal(spikes, current.timesteps)
+        return Signal(spikes, current.timesteps, sources=(name,))
 
 
 def _fire_timed(
@@ -113,7 +113,7 @@ def _fire_timed(
     return spikes
 
 
-def watch(network: Network) -> Network:
+def watch(network: Module) -> Module:
     """Return a copy of a network whose neurons record each step: their input current, their spikes.
 
     `Activity.current` then holds the current, `[T, B, ...]`, which thresholds are read off, and
@@ -138,7 +138,8 @@ class Rectified(nnx.Module):
     ) -> Signal:
         """Return the rectified current, constant if the current is."""
         del feedback
-        output = replace(current, value=jax.nn.relu(current.value))
+        value = jax.nn.relu(current.value)
+        output = replace(current, value=value, analog=True, sources=(name,))
         tape.activity.spikes[name] = output.total()
         tape.activity.potential[name] = lax.stop_gradient(current.total())
         magnitude = replace(current, value=jnp.abs(current.value))
@@ -167,7 +168,23 @@ class Integrator(nnx.Module):
             initial = None if before is None else before.potential
             value = integrate(value, self.decay[...], initial=initial)
             tape.membranes[name] = Membrane(value[-1])
-        return Signal(value, current.timesteps)
+        return Signal(value, current.timesteps, analog=True, sources=(name,))
 
 
 Firing = Neurons | Rectified | Integrator  # what stands behind a layer's weights
+
+
+def as_firing(neurons: Firing | LIF) -> Firing:
+    """Return what fires behind a layer's weights; bare constants of LIF neurons become a layer.
+
+    Raises:
+      UserError: for anything else.
+    """
+    if isinstance(neurons, LIF):
+        return Neurons(neurons)
+    if not isinstance(neurons, Firing):
+        raise UserError(
+            "neurons must be neurons.LIF, layers.Neurons, layers.Rectified or layers.Integrator, "
+            f"found {type(neurons).__name__}"
+        )
+    return neurons

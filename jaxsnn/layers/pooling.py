@@ -5,27 +5,27 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax import Array, lax
 
 from jaxsnn.encode import Signal
+from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.tape import Tape
 
 
-class AveragePool(nnx.Module):
+class AveragePool(Layer):
     """Average over windows `size x size` that do not overlap; rows left over are dropped."""
 
     def __init__(self, size: int = 2):
         self.size = size
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+    def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
-        del tape, name
+        del tape
         pooled = signal.fold(lambda x: windows(x, self.size).mean((2, 4)))
         return replace(pooled, events_per_unit=signal.events_per_unit * self.size**2)
 
 
-class MaxPool(nnx.Module):
+class MaxPool(Layer):
     """Take the largest over windows `size x size`; on spikes, whether any neuron of them fired.
 
     Its output, summed over time, is on the record under the name of the pooling.
@@ -34,10 +34,10 @@ class MaxPool(nnx.Module):
     def __init__(self, size: int = 2):
         self.size = size
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+    def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
         pooled = signal.fold(lambda x: windows(x, self.size).max((2, 4)))
-        tape.activity.pooled[name] = lax.stop_gradient(pooled.total())
+        tape.activity.pooled[self.name] = lax.stop_gradient(pooled.total())
         return pooled
 
 
@@ -49,24 +49,23 @@ def windows(images: Array, size: int) -> Array:
     return cropped.reshape(n, rows, size, columns, size, channels)
 
 
-class Flatten(nnx.Module):
+class Flatten(Layer):
     """Lay all axes but time and batch in one, channels fastest."""
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+    def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return `[T, B, features]`."""
-        del tape, name
+        del tape
         return signal.fold(lambda x: x.reshape(x.shape[0], -1))
 
 
-class Dropout(nnx.Module):
+class Dropout(Layer):
     """Silence a share of the inputs in training: one draw for each sample, held over time."""
 
     def __init__(self, rate: float):
         self.rate = rate
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+    def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal with the dropped inputs at 0 and the others scaled up."""
-        del name
         if not tape.train or self.rate == 0.0:
             return signal
         shape = signal.value.shape if signal.constant else signal.value.shape[1:]
@@ -77,13 +76,20 @@ class Dropout(nnx.Module):
         return replace(signal, value=signal.value * scale)
 
 
-class Vote(nnx.Module):
+class Vote(Layer):
     """Average groups of consecutive neurons, one group a class (population voting)."""
 
     def __init__(self, classes: int):
         self.classes = classes
 
-    def __call__(self, signal: Signal, tape: Tape, name: str) -> Signal:
+    def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return `[T, B, classes]` from `[T, B, classes * voters]`."""
-        del tape, name
+        del tape
         return signal.fold(lambda x: x.reshape(x.shape[0], self.classes, -1).mean(-1))
+
+
+def mean_pixels(signal: Signal) -> Signal:
+    """Return the mean over all pixels, `[T, B, C]` from `[T, B, H, W, C]` (global pooling)."""
+    height, width, _ = signal.shape
+    pooled = signal.fold(lambda x: x.mean((1, 2)))
+    return replace(pooled, events_per_unit=signal.events_per_unit * height * width)

@@ -1,6 +1,6 @@
 """Layers with weights: they act once on `[T*B, ...]`, then their neurons run over time."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,15 @@ from jax import Array, lax
 
 from jaxsnn.arrays import sum_over_time
 from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
-from jaxsnn.layers.neurons import Firing, Neurons
+from jaxsnn.layers.layer import Layer
+from jaxsnn.layers.neurons import Firing, Neurons, as_firing
 from jaxsnn.layers.tape import Tape
-from jaxsnn.neurons import spikes_of
+from jaxsnn.neurons import LIF, spikes_of
 
 
-class Synapse(nnx.Module):
+class Synapse(Layer):
     """What weighted layers share: weigh, add the bias, normalise, fire.
 
     Subclasses set `kernel` and define `weigh`.
@@ -36,8 +38,8 @@ class Synapse(nnx.Module):
         self,
         shape: tuple[int, ...],
         fan_in: int,
-        neurons: Firing,
         *,
+        neurons: Firing | LIF,
         use_bias: bool = True,
         norm: bool = False,
         dtype: Any = jnp.float32,
@@ -50,7 +52,7 @@ class Synapse(nnx.Module):
         start = jax.random.uniform(rngs.params(), shape[-1:], minval=-bound, maxval=bound)
         self.bias = nnx.Param(start) if use_bias else None
         self.norm = nnx.BatchNorm(shape[-1], momentum=0.9, rngs=rngs) if norm else None
-        self.neurons = neurons
+        self.neurons = as_firing(neurons)
         self.dtype = dtype
 
     def weigh(self, x: Array, kernel: Array) -> Array:
@@ -73,19 +75,23 @@ class Synapse(nnx.Module):
         """Return the weights by which the layer hears itself, or None."""
         return None
 
-    def __call__(
-        self, signal: Signal, tape: Tape, name: str, shortcut: Signal | None = None
-    ) -> Signal:
+    def check_input(self, signal: Signal) -> None:
+        """Raise a `UserError` that names the layer if the input has not the shape that it needs."""
+
+    def __call__(self, signal: Signal, tape: Tape, shortcut: Signal | None = None) -> Signal:
         """Return spikes or read-out, `[T, B, ...]`; a shortcut is added to the current."""
+        kernel = f"{self.name}/kernel"
+        self.check_input(signal)
         events = signal.total() * signal.events_per_unit
-        tape.activity.events[f"{name}/kernel"] = lax.stop_gradient(events)
+        tape.activity.events[kernel] = lax.stop_gradient(events)
         if signal.events_per_unit > 1:
             there = replace(signal, value=(signal.value != 0).astype(jnp.float32))
-            tape.activity.arrivals[f"{name}/kernel"] = there.total()
+            tape.activity.arrivals[kernel] = there.total()
         current = replace(signal.fold(lambda x: self.current(x, tape)), events_per_unit=1)
+        tape.feed(kernel, self.name, signal, current.shape)
         if shortcut is not None:
-            current = current.plus(shortcut)
-        return self.neurons(current, tape, name, self.feedback())
+            current = current + replace(shortcut, events_per_unit=1)
+        return self.neurons(current, tape, self.name, self.feedback())
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear map of each of the layer's kernels."""
@@ -95,8 +101,16 @@ class Synapse(nnx.Module):
 class Dense(Synapse):
     """Connect every input with every output: `[N, I] @ [I, O]`."""
 
-    def __init__(self, inputs: int, outputs: int, neurons: Firing, **options: Any):
-        super().__init__((inputs, outputs), inputs, neurons, **options)
+    def __init__(self, inputs: int, outputs: int, *, neurons: Firing | LIF, **options: Any):
+        super().__init__((inputs, outputs), inputs, neurons=neurons, **options)
+
+    def check_input(self, signal: Signal) -> None:
+        """Raise a `UserError` unless the input has as many features as the kernel has rows."""
+        if signal.shape != self.kernel.shape[:1]:
+            raise UserError(
+                f"layer {self.name!r} takes {self.kernel.shape[0]} features, found an input of the "
+                f"shape {signal.shape}"
+            )
 
     def weigh(self, x: Array, kernel: Array) -> Array:
         """Return `x @ kernel`."""
@@ -104,22 +118,43 @@ class Dense(Synapse):
 
 
 class Conv(Synapse):
-    """Convolve images `[N, H, W, I]` with square kernels `[k, k, I, O]`."""
+    """Convolve images `[N, H, W, I]` with square kernels `[k, k, I, O]`.
+
+    Args:
+      inputs: channels of the input, I; or its shape, whose last number they are.
+      outputs: channels of the output, O.
+      size: of the kernel, k.
+      neurons: what turns the current into spikes, activations or a read-out.
+      stride: between two windows.
+      padding: "SAME" or "VALID".
+      **options: `use_bias`, `norm`, `dtype` and `rngs`, as of `Synapse`.
+    """
 
     def __init__(
         self,
-        inputs: int,
+        inputs: int | Sequence[int],
         outputs: int,
-        neurons: Firing,
-        *,
         size: int = 3,
+        *,
+        neurons: Firing | LIF,
         stride: int = 1,
         padding: str = "SAME",
         **options: Any,
     ):
-        super().__init__((size, size, inputs, outputs), size * size * inputs, neurons, **options)
+        inputs = inputs if isinstance(inputs, int) else inputs[-1]
+        shape = size, size, inputs, outputs
+        super().__init__(shape, size * size * inputs, neurons=neurons, **options)
         self.stride = stride
         self.padding = padding
+
+    def check_input(self, signal: Signal) -> None:
+        """Raise a `UserError` unless the input is an image of as many channels as the kernel's."""
+        channels = self.kernel.shape[-2]
+        if len(signal.shape) != 3 or signal.shape[-1] != channels:
+            raise UserError(
+                f"layer {self.name!r} takes images [H, W, {channels}], found an input of the shape "
+                f"{signal.shape}"
+            )
 
     def weigh(self, x: Array, kernel: Array) -> Array:
         """Return the convolution of `x` with `kernel`."""
@@ -135,9 +170,9 @@ class Recurrent(Dense):
     neurons: Neurons
 
     def __init__(
-        self, inputs: int, outputs: int, neurons: Neurons, *, rngs: nnx.Rngs, **options: Any
+        self, inputs: int, outputs: int, *, neurons: Neurons | LIF, rngs: nnx.Rngs, **options: Any
     ):
-        super().__init__(inputs, outputs, neurons, rngs=rngs, **options)
+        super().__init__(inputs, outputs, neurons=neurons, rngs=rngs, **options)
         bound = outputs**-0.5
         start = jax.random.uniform(rngs.params(), (outputs, outputs), minval=-bound, maxval=bound)
         self.recurrent = nnx.Param(start)
@@ -146,16 +181,16 @@ class Recurrent(Dense):
         """Return the recurrent weights."""
         return self.recurrent[...]
 
-    def __call__(
-        self, signal: Signal, tape: Tape, name: str, shortcut: Signal | None = None
-    ) -> Signal:
+    def __call__(self, signal: Signal, tape: Tape, shortcut: Signal | None = None) -> Signal:
         """Return the spikes `[T, B, O]`."""
-        before = tape.membranes.get(name)
-        spikes = super().__call__(signal, tape, name, shortcut)
+        before = tape.membranes.get(self.name)
+        spikes = super().__call__(signal, tape, shortcut)
         heard = sum_over_time(spikes.value[:-1])  # the last step's are heard by nobody yet
         if before is not None:
             heard = heard + spikes_of(self.neurons.constants(), before.potential)
-        tape.activity.events[f"{name}/recurrent"] = lax.stop_gradient(heard)
+        recurrent = f"{self.name}/recurrent"
+        tape.activity.events[recurrent] = lax.stop_gradient(heard)
+        tape.feed(recurrent, self.name, spikes, spikes.shape)
         return spikes
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:

@@ -1,32 +1,62 @@
 """The tape: what one pass through a network carries along, and the record that it leaves."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
 from jax import Array
 
+from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
 from jaxsnn.neurons import Membrane
 
+__all__ = ["Activity", "Feed", "Tape"]
 
-class Activity(NamedTuple):
+
+@jax.tree_util.register_dataclass
+@dataclass
+class Activity:
     """Record what a network did on a batch, summed over time.
 
     The one source of spike-count losses, calibration scores and operation counts. Under `jit`,
     what is not used is not computed.
+
+    Attributes:
+      spikes: layer -> spikes of each neuron, `[B, ...]`.
+      potential: layer -> potential before reset, `[B, ...]`.
+      events: kernel -> events at each input, counted before pooling, `[B, ...]`.
+      magnitude: layer -> absolute value of the potential before reset, `[B, ...]`.
+      pooled: max pooling -> spikes that it lets through, `[B, H', W', C]`.
+      arrivals: kernel behind an average pooling -> steps at which an input is not 0, `[B, ...]`.
+      current: watched layer -> input current at each step, `[T, B, ...]` (`layers.watch`).
+      trains: watched layer -> spikes at each step, `[T, B, ...]`.
+      timesteps: T.
+      analog: kernels whose input is real valued; they cost multiplications.
+      cached: those of them whose input is constant in time, so that they are computed once.
     """
 
-    spikes: dict[str, Array]  # layer -> [B, ...] spikes of each neuron
-    potential: dict[str, Array]  # layer -> [B, ...] potential before reset
-    events: dict[str, Array]  # kernel -> [B, ...] events at each input, counted before pooling
-    magnitude: dict[str, Array]  # layer -> [B, ...] absolute value of the potential before reset
-    pooled: dict[str, Array]  # max pooling -> [B, H', W', C] spikes that it lets through
-    # Of watched neurons only (`layers.watch`), not summed: layer -> [T, B, ...] input current, and
-    # spikes. A tape brings its own; nobody writes on the defaults.
-    current: dict[str, Array] = {}
-    trains: dict[str, Array] = {}
-    # Kernels behind an average pooling only: kernel -> [B, ...] steps at which an input is not 0.
-    arrivals: dict[str, Array] = {}
+    spikes: dict[str, Array] = field(default_factory=dict)
+    potential: dict[str, Array] = field(default_factory=dict)
+    events: dict[str, Array] = field(default_factory=dict)
+    magnitude: dict[str, Array] = field(default_factory=dict)
+    pooled: dict[str, Array] = field(default_factory=dict)
+    arrivals: dict[str, Array] = field(default_factory=dict)
+    current: dict[str, Array] = field(default_factory=dict)
+    trains: dict[str, Array] = field(default_factory=dict)
+    timesteps: int = field(default=0, metadata={"static": True})
+    analog: tuple[str, ...] = field(default=(), metadata={"static": True})
+    cached: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+
+class Feed(NamedTuple):
+    """What enters a kernel: a fact of the pass, not of the layers' names."""
+
+    kernel: str  # "conv1/kernel"
+    layer: str  # "conv1"
+    sources: tuple[str, ...]  # layers whose neurons feed it; none for the network's input
+    shape: tuple[int, ...]  # of one sample of its input at one step
+    outputs: tuple[int, ...]  # of one sample of its output at one step
 
 
 class Tape:
@@ -37,22 +67,40 @@ class Tape:
       axis: the mapped axis over which the batch is spread, if any.
       membranes: layer name -> membrane; read where a pass begins, written where it ends.
       activity: the record.
+      feeds: what enters each kernel, in the order of the calls.
     """
 
     def __init__(
         self,
         *,
-        train: bool,
-        key: Array | None,
-        membranes: Mapping[str, Membrane],
+        train: bool = False,
+        key: Array | None = None,
+        membranes: Mapping[str, Membrane] | None = None,
         axis: str | None = None,
     ):
         self.train = train
         self.axis = axis
-        self.membranes = dict(membranes)
-        self.activity = Activity({}, {}, {}, {}, {}, {}, {}, {})
+        self.membranes = dict(membranes or {})
+        self.activity = Activity()
+        self.feeds: list[Feed] = []
         self._key = key
         self._draws = 0
+
+    def feed(self, kernel: str, layer: str, signal: Signal, outputs: tuple[int, ...]) -> None:
+        """Record what enters a kernel.
+
+        Raises:
+          UserError: if a layer runs twice in one pass, whose spikes would be counted once.
+        """
+        if any(kernel == other.kernel for other in self.feeds):
+            raise UserError(
+                f"layer {layer!r} runs twice in one pass: give each place a layer of its own"
+            )
+        self.feeds.append(Feed(kernel, layer, signal.sources, signal.shape, outputs))
+        if signal.analog:
+            self.activity.analog += (kernel,)
+            if signal.constant:
+                self.activity.cached += (kernel,)
 
     def next_keys(self, batch: int) -> Array:
         """Return a key for each sample, `[B]`, that no other layer of this pass gets."""

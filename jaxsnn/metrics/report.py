@@ -12,18 +12,18 @@ and activity regularization", arXiv 1911.00822; S. Kundu et al., "Spike-Thrift",
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import coding, tree
 from jaxsnn.errors import UserError
 from jaxsnn.metrics import operations
+from jaxsnn.metrics.counts import Counts, saturated_neurons, silent_neurons
 
 if TYPE_CHECKING:
-    from jaxsnn.layers import Activity
+    pass
 
 Row = dict[str, Any]  # one network in results.json
 
@@ -33,110 +33,6 @@ LAYER_FIELDS = (
     *("shape", "density", "bits", "bytes", "synops", "macs"),
     *("neurons", "rate", "silent", "saturated"),
 )
-
-
-def accuracy(readout: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the share of samples whose largest read-out, averaged over time, is the label's.
-
-    Args:
-      readout: `[T, B, C]`.
-      labels: whole numbers `[B]`.
-
-    Returns:
-      float32 `[]` in [0, 1].
-    """
-    return jnp.mean(jnp.argmax(jnp.mean(readout, axis=0), axis=-1) == labels)
-
-
-def accuracy_over_time(readout: jax.Array, labels: jax.Array) -> jax.Array:
-    """Return the accuracy of a decision after 1, 2, ..., T time steps.
-
-    Args:
-      readout: `[T, B, C]`; the decision after step t averages the first t.
-      labels: whole numbers `[B]`.
-
-    Returns:
-      float32 `[T]` in [0, 1]; the last one is `accuracy`.
-    """
-    decisions = jnp.argmax(jnp.cumsum(readout, axis=0), axis=-1)
-    return jnp.mean(decisions == jnp.expand_dims(labels, 0), axis=1)
-
-
-def spike_rates(activity: Activity, timesteps: int) -> dict[str, jax.Array]:
-    """Return the spikes per neuron and time step of each layer, float32 `[]` in [0, 1]."""
-    return {name: jnp.mean(spikes) / timesteps for name, spikes in activity.spikes.items()}
-
-
-def spike_rate(activity: Activity, timesteps: int) -> jax.Array:
-    """Return the spikes per neuron and time step of the whole network, float32 `[]` in [0, 1]."""
-    layers = activity.spikes.values()
-    neurons = sum(spikes[0].size for spikes in layers)
-    return spikes_per_sample(activity) / (max(neurons, 1) * timesteps)
-
-
-def spikes_per_sample(activity: Activity) -> jax.Array:
-    """Return the spikes of the whole network for one sample, mean over the batch, float32 `[]`."""
-    layers = activity.spikes.values()
-    return jnp.asarray(sum(jnp.sum(spikes) / spikes.shape[0] for spikes in layers), jnp.float32)
-
-
-class Counts(NamedTuple):
-    """Spikes and events of many samples, whole numbers summed over samples and time."""
-
-    spikes: dict[str, jax.Array]  # layer -> spikes of each neuron, int32 [*neurons]
-    events: dict[str, jax.Array]  # kernel -> events at each input, int32 [*input]; see `accumulate`
-    num_samples: jax.Array  # int32 []
-    # kernel behind an average pooling -> steps at which an input was not 0, int32 [*input]
-    arrivals: dict[str, jax.Array] = {}
-
-
-def no_counts(activity: Activity) -> Counts:
-    """Return zeros for the layers of `activity`, which may be made of shapes (`jax.eval_shape`)."""
-    counted = activity.spikes, activity.events, activity.arrivals
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.int32), counted)
-    spikes, events, arrivals = zeros
-    return Counts(spikes, events, jnp.zeros((), jnp.int32), arrivals)
-
-
-def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = None) -> Counts:
-    """Add the activity of a batch to the counts; pure, for use in a scan.
-
-    Counts are exact up to `2**31` for each neuron; signed events count by magnitude. The events of
-    a synapse with real-valued input are no counts: they are rounded towards zero here, and nothing
-    reads them.
-
-    Args:
-      counts: from `no_counts`, or of the batches before.
-      activity: of a batch of `B` samples.
-      valid: boolean `[B]`, False for samples that only fill up the batch; None for none.
-
-    Returns:
-      The new counts.
-    """
-    size = next(iter(activity.events.values())).shape[0]
-    valid = jnp.ones(size, bool) if valid is None else valid
-
-    def add(total: jax.Array, leaf: jax.Array) -> jax.Array:
-        chosen = valid.reshape((-1,) + (1,) * (leaf.ndim - 1))
-        return total + jnp.sum(jnp.where(chosen, leaf, 0), axis=0, dtype=jnp.int32)
-
-    return Counts(
-        jax.tree.map(add, counts.spikes, activity.spikes),
-        jax.tree.map(add, counts.events, jax.tree.map(jnp.abs, activity.events)),
-        counts.num_samples + jnp.sum(valid, dtype=jnp.int32),
-        jax.tree.map(add, counts.arrivals, activity.arrivals),
-    )
-
-
-def silent_neurons(counts: Counts) -> dict[str, int]:
-    """Count the neurons of each layer that never fired."""
-    return {name: int(np.sum(np.asarray(s) == 0)) for name, s in counts.spikes.items()}
-
-
-def saturated_neurons(counts: Counts, timesteps: int) -> dict[str, int]:
-    """Count the neurons of each layer that fired at every time step of every sample."""
-    always = timesteps * int(counts.num_samples)
-    return {name: int(np.sum(np.asarray(s) == always)) for name, s in counts.spikes.items()}
 
 
 def densities(params: Any, where: str = "*/kernel") -> dict[str, float]:
@@ -224,7 +120,7 @@ def report(
     spikes = sum(int(np.sum(each, dtype=np.int64)) for each in counts.spikes.values()) / samples
     synops = sum(additions.values()) / samples
     macs = uses * sum(products.values())
-    firing = _firing(counts, timesteps)
+    firing = _firing(counts)
     layers = {
         kernel.removesuffix("/kernel"): {
             "shape": list(leaves[kernel].shape),
@@ -262,10 +158,10 @@ def report(
     }
 
 
-def _firing(counts: Counts, timesteps: int) -> dict[str, Row]:
+def _firing(counts: Counts) -> dict[str, Row]:
     """Return what each spiking layer's neurons did."""
-    silent, saturated = silent_neurons(counts), saturated_neurons(counts, timesteps)
-    steps = timesteps * int(counts.num_samples)
+    silent, saturated = silent_neurons(counts), saturated_neurons(counts)
+    steps = counts.timesteps * int(counts.num_samples)
     return {
         name: {
             "neurons": spikes.size,

@@ -1,23 +1,22 @@
 """Networks: any layout of named layers, and those of the papers."""
 
-from jaxsnn.models.layout import build, with_widths
-from jaxsnn.models.published import (
-    CONVERTED,
-    QP_SNN,
+from jaxsnn.models.admm import (
     STBP_CIFAR,
-    STBP_MNIST,
     STBP_MNIST_MLP,
-    Published,
     admm_cifar,
-    by_name,
     mlp,
     mnist_conv,
-    resnet20,
     stbp_cifar,
-    vgg9,
-    vgg11,
-    vgg16,
-    vggsnn,
+)
+from jaxsnn.models.layout import STBP_MNIST, build, with_widths
+from jaxsnn.models.published import CONVERTED, QP_SNN, Published
+from jaxsnn.models.qp_snn import resnet20, vgg16, vggsnn
+from jaxsnn.models.spatiotemporal import vgg9, vgg11
+from jaxsnn.models.spike_thrift import (
+    spike_thrift_network,
+    thrift_resnet12,
+    thrift_vgg11,
+    thrift_vgg16,
 )
 from jaxsnn.models.start import he_start
 
@@ -30,12 +29,15 @@ __all__ = [
     "Published",
     "admm_cifar",
     "build",
-    "by_name",
     "he_start",
     "mlp",
     "mnist_conv",
     "resnet20",
+    "spike_thrift_network",
     "stbp_cifar",
+    "thrift_resnet12",
+    "thrift_vgg11",
+    "thrift_vgg16",
     "vgg9",
     "vgg11",
     "vgg16",

@@ -31,7 +31,14 @@ from jaxsnn import layers
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Firing
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
+from jaxsnn.surrogate import rectangle
+
+__all__ = ["STBP_MNIST", "build", "with_widths"]
+
+# Constants of the authors' STBP code for MNIST, the base of the ADMM system (Deng et al. 2019).
+STBP_MNIST = LIF(decay=0.2, threshold=0.5, surrogate=rectangle(1.0))
 
 Word = dict[str, str]  # the parts of a word of a layout
 Options = dict[str, Any]
@@ -49,22 +56,23 @@ WEIGHTED = {"conv", "block", "dense"}
 def build(
     layout: str,
     input_shape: Sequence[int],
-    neuron: LIF,
+    neuron: LIF = STBP_MNIST,
     *,
+    seed: int = 0,
     readout: str = "spikes",
     activation: str = "spikes",
     trained: tuple[str, ...] = (),
     norm: bool = False,
     use_bias: bool | str = True,
     dtype: Any = jnp.float32,
-    rngs: nnx.Rngs,
-) -> layers.Chain:
+) -> Network:
     """Build a network from its layout.
 
     Args:
       layout: the layers, as in the module's table.
       input_shape: of one sample at one step, `(H, W, C)` or `(features,)`.
       neuron: constants of all spiking layers.
+      seed: of the start values.
       readout: what the last layer gives: its "spikes"; its "current", whose mean over time is the
         potential of a perfect integrator divided by T; or the potential of a "leaky" integrator
         with the neuron's decay.
@@ -76,11 +84,16 @@ def build(
       use_bias: biases in all weighted layers (True), in none (False), or in the last one only
         ("readout"), which has no norm to stand in for it.
       dtype: of the synapses' products (`jnp.bfloat16` on accelerators); potentials stay float32.
-      rngs: random numbers for the start values.
 
     Raises:
       UserError: for a word that is not in the table, or a layer that does not fit its input.
+
+    Example:
+      >>> net = build("8C3-AP2-10", (8, 8, 1), seed=0)
+      >>> net.params["conv1"]["kernel"].shape
+      (3, 3, 1, 8)
     """
+    rngs = nnx.Rngs(check_whole("seed", seed, 0, 2**31 - 1))
     words = [(text, _parse(text, layout)) for text in layout.split("-")]
     weighted = [i for i, (_, word) in enumerate(words) if WEIGHTED & word.keys()]
     if not weighted:
@@ -113,7 +126,7 @@ def build(
             builder.vote(text, int(word["vote"]), last=i == len(words) - 1)
         else:
             builder.dense(text, word, firing, options)
-    return layers.Chain(builder.chain)
+    return Network.of(layers.Chain(builder.chain))
 
 
 class _Builder:
@@ -136,7 +149,7 @@ class _Builder:
         size, stride, outputs = int(word["size"]), int(word.get("stride", 1)), int(word["conv"])
         padding = "VALID" if word["valid"] else "SAME"
         options = {"size": size, "stride": stride, "padding": padding, **options}
-        self.add("conv", layers.Conv(self.shape[2], outputs, firing, **options))
+        self.add("conv", layers.Conv(self.shape[2], outputs, neurons=firing, **options))
         self._stride(text, size - 1 if word["valid"] else 0, stride, outputs)
 
     def block(
@@ -153,11 +166,11 @@ class _Builder:
         projection = None
         if word["projected"]:
             plain = options | {"use_bias": False, "norm": False, "size": 1, "stride": stride}
-            projection = layers.Conv(self.shape[2], outputs, layers.Integrator(), **plain)
+            projection = layers.Conv(self.shape[2], outputs, neurons=layers.Integrator(), **plain)
         elif outputs < self.shape[2]:
             raise self.error(text, "cannot add its input to its output")
-        conv1 = layers.Conv(self.shape[2], middle, hidden, size=size, stride=stride, **options)
-        conv2 = layers.Conv(middle, outputs, firing, size=size, **options)
+        conv1 = layers.Conv(self.shape[2], middle, size, neurons=hidden, stride=stride, **options)
+        conv2 = layers.Conv(middle, outputs, size, neurons=firing, **options)
         self.add("block", layers.Residual(conv1, conv2, projection=projection))
         self._stride(text, 0, stride, outputs)
 
@@ -179,9 +192,9 @@ class _Builder:
             self.add("flatten", layers.Flatten())
         inputs, outputs = math.prod(self.shape), int(word["dense"])
         if not word["recurrent"]:
-            self.add("dense", layers.Dense(inputs, outputs, firing, **options))
+            self.add("dense", layers.Dense(inputs, outputs, neurons=firing, **options))
         elif isinstance(firing, layers.Neurons):
-            self.add("dense", layers.Recurrent(inputs, outputs, firing, **options))
+            self.add("dense", layers.Recurrent(inputs, outputs, neurons=firing, **options))
         else:
             raise self.error(text, "hears its spikes: readout spikes only, no relu")
         self.shape = (outputs,)

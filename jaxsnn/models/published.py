@@ -1,105 +1,23 @@
-"""The networks of the papers, by name."""
+"""A published network with free widths: a layout with gaps, and the options that go with it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flax import nnx
-
-from jaxsnn import layers
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.models.layout import build
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
-from jaxsnn.surrogate import rectangle, triangle
+from jaxsnn.surrogate import triangle
 
-# Constants of the authors' STBP codes, the base of the ADMM system (Deng et al., 1911.00822).
-STBP_MNIST = LIF(decay=0.2, threshold=0.5, surrogate=rectangle(1.0))
-STBP_MNIST_MLP = LIF(decay=0.5, threshold=0.3, surrogate=rectangle(1.0))
-STBP_CIFAR = LIF(decay=0.25, threshold=0.75, surrogate=rectangle(1.0))
-
-
-def mlp(
-    sizes: Sequence[int] = (784, 512, 10),
-    neuron: LIF = STBP_MNIST_MLP,
-    *,
-    rngs: nnx.Rngs,
-    **options: Any,
-) -> layers.Chain:
-    """Build dense layers of the given sizes, inputs first (STBP's MNIST net: 784-512-10, T = 8)."""
-    return build("-".join(map(str, sizes[1:])), sizes[:1], neuron, rngs=rngs, **options)
-
-
-def mnist_conv(
-    input_shape: Sequence[int] = (28, 28, 1),
-    neuron: LIF = STBP_MNIST,
-    *,
-    classes: int = 10,
-    rngs: nnx.Rngs,
-    **options: Any,
-) -> layers.Chain:
-    """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10: 211,488 weights on 28 x 28."""
-    return build(f"32C3-AP2-32C3-AP2-128-{classes}", input_shape, neuron, rngs=rngs, **options)
-
-
-def stbp_cifar(
-    input_shape: Sequence[int] = (32, 32, 3),
-    neuron: LIF = STBP_CIFAR,
-    *,
-    classes: int = 10,
-    width: float = 1.0,
-    voters: int = 10,
-    dropout: float = 0.5,
-    rngs: nnx.Rngs,
-    **options: Any,
-) -> layers.Chain:
-    """Build the STBP authors' CIFAR-10 net: 5 convolutions, 3 dense layers, voting, dropout.
-
-    128C3-256C3-AP2-512C3-AP2-1024C3-512C3-1024-512-(voters x classes), T = 5 in their code.
-
-    Args:
-      input_shape: `(H, W, C)`.
-      neuron: constants of all layers.
-      classes: number of classes.
-      width: factor on the channels and hidden neurons; 0.25 is the cheap profile.
-      voters: output neurons of each class.
-      dropout: share dropped between layers; 0 for none.
-      rngs: random numbers for the start values.
-      **options: as of `build`.
-    """
-    c1, c2, c3, c4, d1, d2 = (round(n * width) for n in (128, 256, 512, 1024, 1024, 512))
-    drop = f"-D{dropout}" if dropout else ""
-    layout = (
-        f"{c1}C3{drop}-{c2}C3-AP2{drop}-{c3}C3-AP2{drop}-{c4}C3{drop}-{c3}C3{drop}"
-        f"-{d1}{drop}-{d2}{drop}-{voters * classes}-V{classes}"
-    )
-    return build(layout, input_shape, neuron, rngs=rngs, **options)
-
-
-def admm_cifar(
-    input_shape: Sequence[int] = (32, 32, 3),
-    neuron: LIF = STBP_CIFAR,
-    *,
-    classes: int = 10,
-    width: float = 1.0,
-    voters: int = 10,
-    rngs: nnx.Rngs,
-    **options: Any,
-) -> layers.Chain:
-    """Build the 7-convolution, 2-dense net on which the ADMM results for CIFAR-10 are restated.
-
-    128C3-256C3S2-256C3-512C3S2-512C3-1024C3-2048C3S2-1024-512-vote, T = 8: 62,150,016 weights
-    at width 1 (known second hand, from a pruning code that names the paper).
-    """
-    c = [round(n * width) for n in (128, 256, 256, 512, 512, 1024, 2048)]
-    strides = ("", "S2", "", "S2", "", "", "S2")
-    convs = "-".join(f"{n}C3{s}" for n, s in zip(c, strides, strict=True))
-    dense = f"{round(1024 * width)}-{round(512 * width)}-{voters * classes}-V{classes}"
-    return build(f"{convs}-{dense}", input_shape, neuron, rngs=rngs, **options)
-
+__all__ = ["CONVERTED", "QP_SNN", "Published"]
 
 # Constants of the QP-SNN system (Wei et al., 2502.05905).
 QP_SNN = LIF(decay=0.5, threshold=1.0, surrogate=triangle())
+
+# Networks that convert from ANNs: no norms, no biases, average pooling, dropout but in front of it.
+CONVERTED = (("norm", False), ("use_bias", False), ("readout", "current"))
 
 
 @dataclass(frozen=True)
@@ -136,9 +54,9 @@ class Published:
         classes: int = 10,
         width: float = 1.0,
         widths: Sequence[int] | None = None,
-        rngs: nnx.Rngs,
+        seed: int = 0,
         **options: Any,
-    ) -> layers.Chain:
+    ) -> Network:
         """Build the network.
 
         Args:
@@ -147,7 +65,7 @@ class Published:
           classes: number of classes.
           width: factor on all widths.
           widths: of each convolution, in place of `channels`: those that pruning keeps.
-          rngs: random numbers for the start values.
+          seed: of the start values.
           **options: as of `build`.
 
         Raises:
@@ -155,7 +73,7 @@ class Published:
         """
         shape = tuple(input_shape or self.input_shape)
         layout = self.words(shape, classes=classes, width=width, widths=widths)
-        return build(layout, shape, neuron, rngs=rngs, **dict(self.options) | options)
+        return build(layout, shape, neuron, seed=seed, **dict(self.options) | options)
 
     def words(
         self,
@@ -189,57 +107,3 @@ class Published:
         check_range("dropout", rate, 0, 1, open_high=True)
         drop = f"-D{rate:g}" if rate else ""
         return f"{self.layout.format(*gaps, quarter=shape[0] // 4, drop=drop)}-{classes}"
-
-
-# 13 convolutions, maxima over the spikes of 2 x 2 neurons: 14.7 million weights for CIFAR-10,
-# T = 4.
-vgg16 = Published(
-    "{}C3-{}C3-MP2-{}C3-{}C3-MP2-{}C3-{}C3-{}C3-MP2-{}C3-{}C3-{}C3-MP2-{}C3-{}C3-{}C3-AP2",
-    (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512),
-    (32, 32, 3),
-)
-
-# A stem, three stages of three residual blocks, the mean over the image: 17.0 million weights for
-# CIFAR-10, T = 2.
-resnet20 = Published(
-    "{0}C3-{2}B3M{1}-{4}B3M{3}-{6}B3M{5}-{8}B3S2M{7}-{10}B3M{9}-{12}B3M{11}"
-    "-{14}B3S2M{13}-{16}B3M{15}-{18}B3M{17}-AP{quarter}",
-    (64, *6 * (128,), *6 * (256,), *6 * (512,)),
-    (32, 32, 3),
-)
-
-# Eight convolutions for the event frames of DVS-CIFAR10, T = 10.
-vggsnn = Published(
-    "{}C3-{}C3-MP2-{}C3-{}C3-MP2-{}C3-{}C3-MP2-{}C3-{}C3-AP2",
-    (64, 128, 256, 256, 512, 512, 512, 512),
-    (48, 48, 2),
-)
-
-
-# Networks that convert from ANNs: no norms, no biases, average pooling, dropout but in front of it.
-CONVERTED = (("norm", False), ("use_bias", False), ("readout", "current"))
-
-# Chowdhury et al. (2104.12528): 8 convolutions and one dense layer, 7.0 million weights for
-# CIFAR-10, T = 100. The text gives the widths (at second hand); where it pools is our choice, after
-# other networks of the group.
-vgg9 = Published(
-    "{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3-AP2",
-    (64, 128, 128, 256, 256, 512, 512, 512),
-    (32, 32, 3),
-    0.2,
-    CONVERTED,
-)
-
-# The group's VGG11 with one dense layer, for CIFAR-100: 11.2 million weights.
-vgg11 = Published(
-    "{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3-AP2",
-    (64, 128, 256, 512, 512, 512, 512, 512),
-    (32, 32, 3),
-    0.2,
-    CONVERTED,
-)
-
-
-def by_name(name: str) -> Published | None:
-    """Return the network of QP-SNN with this name (vgg16, resnet20, vggsnn), or None."""
-    return {"vgg16": vgg16, "resnet20": resnet20, "vggsnn": vggsnn}.get(name)

@@ -16,10 +16,12 @@ from typing import Literal
 from jaxsnn.errors import UserError
 from jaxsnn.models.published import CONVERTED, Published
 
+__all__ = ["spike_thrift_network", "thrift_resnet12", "thrift_vgg11", "thrift_vgg16"]
+
 Head = Literal["single", "wide"]
 
 # 14.7 million weights in 13 convolutions, for CIFAR-10 and, with larger images, Tiny-ImageNet.
-vgg16 = Published(
+thrift_vgg16 = Published(
     "{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3-AP2"
     "-{}C3{drop}-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3",
     (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512),
@@ -29,7 +31,7 @@ vgg16 = Published(
 )
 
 # 8 convolutions and, for CIFAR-100, 12 or 62 million weights; it ends on 4 x 4 pixels.
-vgg11 = Published(
+thrift_vgg11 = Published(
     "{}C3-AP2-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3{drop}-{}C3-AP2-{}C3{drop}-{}C3",
     (64, 128, 256, 512, 512, 512, 512, 512),
     (32, 32, 3),
@@ -38,7 +40,7 @@ vgg11 = Published(
 )
 
 # A stem of three convolutions and four blocks, a projection where the shape changes: 5.0 million.
-resnet12 = Published(
+thrift_resnet12 = Published(
     "{0}C3{drop}-{1}C3{drop}-{2}C3-AP2-{4}B3M{3}{drop}-{6}B3S2M{5}P{drop}-{8}B3S2M{7}P{drop}"
     "-{10}B3S2M{9}P",
     (64, 64, 64, 64, 64, 128, 128, 256, 256, 512, 512),
@@ -47,11 +49,11 @@ resnet12 = Published(
     CONVERTED,
 )
 
-NETWORKS = {"vgg16": vgg16, "vgg11": vgg11, "resnet12": resnet12}
+NETWORKS = {"vgg16": thrift_vgg16, "vgg11": thrift_vgg11, "resnet12": thrift_resnet12}
 WIDE = (4096, 4096)  # hidden dense layers of the VGGs, with dropout of a half behind each
 
 
-def by_name(name: str, fc: Head = "single") -> Published | None:
+def spike_thrift_network(name: str, fc: Head = "single") -> Published | None:
     """Return the network of Spike-Thrift with this name (vgg16, vgg11, resnet12), or None.
 
     Args:

@@ -8,7 +8,7 @@ augmented as in training. `each_batch` is for what does not, such as covariances
 was found for each sample, batch by batch, and the caller folds it and keeps what he wants.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,25 +21,25 @@ from jaxsnn import tree
 from jaxsnn.arrays import check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.methods import conversion
-from jaxsnn.network import Apply, Output
+from jaxsnn.network import Network, Output
 from jaxsnn.train import parallel
+from jaxsnn.train.task import Task
+
+__all__ = ["Calibration", "each_batch", "over_batches"]
 
 Tree = Any
 
 
 class Calibration(NamedTuple):
-    """Hold a statistic over some batches, a tree like the one that the statistic returns."""
+    """A statistic over some batches, a tree like the one that the statistic returns."""
 
     mean: Tree  # [...], mean over the batches
     batches: Tree  # [n, ...], of each batch
 
 
 def over_batches(
-    apply: Apply,
-    prepare: Callable[[Array, Array, bool], Array | Signal],
-    params: Tree,
-    stats: Tree,
+    task: Task,
+    net: Network,
     images: np.ndarray,
     statistic: Callable[[Output], Tree],
     *,
@@ -53,11 +53,9 @@ def over_batches(
     The default is QP-SNN's, 5 batches of 128 (Wei et al. 2025, 2502.05905, the authors' code).
 
     Args:
-      apply: of the network; runs in evaluation mode.
-      prepare: `(key, images uint8, train) -> input`, of the task; called as in training.
-      params: the weights.
-      stats: running statistics and constants.
-      images: uint8 `[N, H, W, C]`, the training images, or whatever `prepare` takes.
+      task: how images become input, augmented as in training.
+      net: the network; runs in evaluation mode.
+      images: uint8 `[N, *shape]`, the training images, or `[N, T, *shape]` of events.
       statistic: of a batch's output; pure and traceable, its result small, for example a score of
         each channel. Give the same function again and the compiled loop is used again.
       batches: how many, n.
@@ -74,88 +72,39 @@ def over_batches(
         a weight or the statistic is not finite; the message names it.
     """
     rows, input_key = _choose(len(images), batches, batch_size, seed)
-    _check_network(params, stats)
+    _check_network(net)
     chosen = jnp.asarray(images[rows])
-    arguments = parallel.replicate(((params, stats), chosen, input_key), devices)
-    found = _over_batches(apply, prepare, statistic, devices, *arguments)
+    arguments = parallel.replicate((net, chosen, input_key), devices)
+    found = _over_batches(task, statistic, devices, *arguments)
     found = parallel.gather(found, devices)
     _check_finite("the statistic", found.mean)
     return found
 
 
-def thresholds(
-    apply: Apply,
-    prepare: Callable[[Array, Array, bool], Array | Signal],
-    ann_params: Tree,
-    params: Tree,
-    stats: Tree,
-    images: np.ndarray,
-    layers: Sequence[str],
-    *,
-    quantile: float = 1.0,
-    batches: int = 8,
-    batch_size: int = 64,
-    seed: int = 0,
-) -> dict[str, float]:
-    """Estimate the thresholds of a spiking network that takes over an ANN's weights.
+@partial(jax.jit, static_argnums=(1, 2))
+def _over_batches(
+    task: Task,
+    statistic: Callable[[Output], Tree],
+    devices: int,
+    net: Network,
+    images: Array,
+    key: Array,
+) -> Calibration:
+    def shard(net: Network, x: Array | Signal, _: Array) -> Tree:
+        return parallel.mean_over_devices(statistic(net(x)), devices)
 
-    Front to back, each layer's is the largest input current that it gets while the layers before it
-    spike at the thresholds already found (`compress.conversion`, with the equation and sources). A
-    program is compiled for each layer, which computes nothing behind it.
-
-    Args:
-      apply: of the watched spiking network, `functional.split(layers.watch(network)).apply`.
-      prepare: `(key, images uint8, train) -> input`, of the spiking network: the same coding and
-        as many steps as it shall run with, or more.
-      ann_params: the trained weights.
-      params: of the spiking network, for their names; its weights play no part.
-      stats: of the spiking network; decays are used, thresholds are replaced layer by layer.
-      images: uint8 `[N, H, W, C]`, the training images.
-      layers: the spiking layers, first to last: `conversion.spiking_layers`.
-      quantile: over the neurons and images of a batch at each step, in (0, 1]; 1 is the maximum.
-      batches: how many; of their values the largest counts.
-      batch_size: images in each. Rathi et al. take one batch of 512, which would need the currents
-        of all of them in memory at once.
-      seed: of the choice of images and their encoding.
-
-    Returns:
-      layer -> threshold, not yet scaled.
-
-    Raises:
-      UserError: for a silent layer, weights that cannot be converted, and what `over_batches`
-        refuses; the message names the layer.
-    """
-    found: dict[str, float] = {}
-    for layer in layers:
-        network = conversion.convert(ann_params, params, stats, found)
-        current = over_batches(
-            apply, prepare, *network, images, conversion.Current(layer, quantile),
-            batches=batches, batch_size=batch_size, seed=seed,
-        ).batches[layer]  # fmt: skip
-        found[layer] = conversion.check_threshold(layer, current.max())
-    return found
-
-
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _over_batches(apply, prepare, statistic, devices, network, images, key):
-    def shard(network, x, _):
-        found = statistic(apply(*network, x, train=False))
-        return parallel.mean_over_devices(found, devices)
-
-    def batch(numbered):
+    def batch(numbered: tuple[Array, Array]) -> Tree:
         i, images = numbered
-        x = prepare(jax.random.fold_in(key, i), images, True)
-        return parallel.over_devices(shard, devices, network, x, images)
+        x = task.prepare(jax.random.fold_in(key, i), images, True)
+        return parallel.over_devices(shard, devices, net, x, images)
 
     found = lax.map(batch, (jnp.arange(images.shape[0]), images))
     return Calibration(jax.tree.map(lambda leaf: leaf.mean(0), found), found)
 
 
 def each_batch(
-    apply: Apply,
-    prepare: Callable[[Array, Array, bool], Array | Signal],
-    params: Tree,
-    stats: Tree,
+    task: Task,
+    net: Network,
     images: np.ndarray,
     statistic: Callable[[Tree, Output], Tree],
     *,
@@ -170,11 +119,9 @@ def each_batch(
     augmented.
 
     Args:
-      apply: of the network; runs in evaluation mode.
-      prepare: `(key, images uint8, train) -> input`, of the task; called as in evaluation.
-      params: the weights.
-      stats: running statistics and constants.
-      images: uint8 `[N, H, W, C]`, the training images, or whatever `prepare` takes.
+      task: how images become input, as in evaluation.
+      net: the network; runs in evaluation mode.
+      images: uint8 `[N, *shape]`, the training images, or `[N, T, *shape]` of events.
       statistic: of the weights and a batch's output, its arrays `[B, ...]`; pure and traceable.
         Give the same function again and the compiled program is used again.
       batches: how many.
@@ -190,20 +137,28 @@ def each_batch(
         divide the batch, or a weight is not finite.
     """
     rows, input_key = _choose(len(images), batches, batch_size, seed)
-    _check_network(params, stats)
-    network = parallel.replicate((params, stats), devices)
+    _check_network(net)
+    net = parallel.replicate(net, devices)
     for i, chosen in enumerate(rows):
         arguments = parallel.replicate((jnp.asarray(images[chosen]), input_key, i), devices)
-        yield jax.device_get(_one_batch(apply, prepare, statistic, devices, network, *arguments))
+        yield jax.device_get(_one_batch(task, statistic, devices, net, *arguments))
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _one_batch(apply, prepare, statistic, devices, network, images, key, i):
-    def shard(network, x, _):
-        return statistic(network[0], apply(*network, x, train=False))
+@partial(jax.jit, static_argnums=(1, 2))
+def _one_batch(
+    task: Task,
+    statistic: Callable[[Tree, Output], Tree],
+    devices: int,
+    net: Network,
+    images: Array,
+    key: Array,
+    i: Array | int,
+) -> Tree:
+    def shard(net: Network, x: Array | Signal, _: Array) -> Tree:
+        return statistic(net.params, net(x))
 
-    x = prepare(jax.random.fold_in(key, i), images, False)
-    return parallel.over_devices(shard, devices, network, x, images, joined=True)
+    x = task.prepare(jax.random.fold_in(key, i), images, False)
+    return parallel.over_devices(shard, devices, net, x, images, joined=True)
 
 
 def _choose(size: int, batches: int, batch_size: int, seed: int) -> tuple[np.ndarray, Array]:
@@ -221,9 +176,9 @@ def _choose(size: int, batches: int, batch_size: int, seed: int) -> tuple[np.nda
     return rows.reshape(batches, batch_size), input_key
 
 
-def _check_network(params: Tree, stats: Tree) -> None:
-    _check_finite("the parameter", params)
-    _check_finite("the statistic of the network", stats)
+def _check_network(net: Network) -> None:
+    _check_finite("the parameter", net.params)
+    _check_finite("the statistic of the network", net.stats)
 
 
 def _check_finite(what: str, found: Tree) -> None:

@@ -15,6 +15,8 @@ import orbax.checkpoint as ocp
 from jaxsnn import tree
 from jaxsnn.errors import UserError
 
+__all__ = ["Checkpoints"]
+
 State = TypeVar("State")
 
 
@@ -73,9 +75,13 @@ class Checkpoints:
             raise UserError(f"{place} does not fit this run: {'; '.join(mismatches)}")
         return tree.substitute(like, {name: jax.numpy.asarray(x) for name, x in leaves.items()})
 
-    def close(self) -> None:
+    def wait(self) -> None:
         """Wait until everything is written."""
         self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait until everything is written, and close."""
+        self.wait()
         self._manager.close()
 
 

@@ -1,14 +1,16 @@
 """The training engine: an epoch is one compiled loop over data that stays on the device.
 
-The engine knows no method: what compresses is in the optimizer (a chain of optax transformations)
-and in the loss. Shuffling, augmentation, encoding, gradients, updates and sums of the metrics all
-happen inside the loop; Python only starts it, a chunk of steps at a time, to show progress. Every
-random number depends on the phase's key and the number of the step alone, so a resumed training
-repeats an uninterrupted one bit for bit.
+The engine knows no method: what compresses is in the phase (an optax transformation with what
+comes before its first step and after its last) and in the task. Shuffling, augmentation, encoding,
+gradients, updates and sums of the metrics all happen inside the loop; Python only starts it, a
+chunk of steps at a time, to show progress. Every random number depends on the seed, the phase's
+name and the number of the step alone, so a resumed training repeats an uninterrupted one bit for
+bit.
 """
 
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,24 +21,25 @@ from jax import Array, lax
 
 from jaxsnn import metrics
 from jaxsnn.arrays import check_whole
+from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Split
+from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.network import has_norms
+from jaxsnn.network import Network
 from jaxsnn.train import parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
-from jaxsnn.train.evaluation import Evaluation, Task, evaluate, predict
+from jaxsnn.train.evaluation import evaluate
+from jaxsnn.train.task import Task
 
 __all__ = [
     "Diverged",
-    "Evaluation",
+    "Fit",
     "Sums",
-    "Task",
     "TrainState",
-    "evaluate",
     "fit",
     "init",
     "no_sums",
-    "predict",
+    "phase_key",
     "run_steps",
     "steps",
     "train_step",
@@ -48,19 +51,22 @@ Tree = Any
 # one the host does not look before the epoch is over.
 CHUNK = 50
 
+Fit = Callable[..., Network]
+"""What a method trains with: `fit(task, phase, net, split, *, epochs, batch_size, validation, seed,
+name)` returns the trained network. `train.fit` is one; experiments pass one that resumes."""
+
 
 class TrainState(NamedTuple):
-    """Hold everything that training changes, and the key it draws from."""
+    """Everything that training changes, and the key it draws from."""
 
-    params: Tree  # the visible weights
-    stats: Tree  # running statistics and neuron constants
+    net: Network  # the visible weights, running statistics and neuron constants
     opt_state: optax.OptState  # with masks, duals, free copies
     key: Array  # uint32 [2], constant over a phase
     step: Array  # int32 [], steps done in this phase
 
 
 class Sums(NamedTuple):
-    """Hold sums over the steps of an epoch."""
+    """Sums over the steps of an epoch."""
 
     loss: Array  # [] of the batches' mean losses
     correct: Array  # [] samples classified right
@@ -72,13 +78,26 @@ class Diverged(UserError):
     """Report a loss or weights that are no numbers any more; the last good checkpoint stands."""
 
 
-def init(
-    params: Tree, stats: Tree, optimizer: optax.GradientTransformation, key: Array
-) -> TrainState:
-    """Return the state from which a phase starts; nothing in it is shared with the arguments."""
-    params, stats = jax.tree.map(jnp.array, (params, stats))
-    data = jax.random.key_data(key)
-    return TrainState(params, stats, optimizer.init(params), jnp.array(data), jnp.int32(0))
+def init(net: Network, phase: Phase, key: Array) -> TrainState:
+    """Return the state from which a phase starts; nothing in it is shared with the arguments.
+
+    The optimizer starts from the given weights, the first step sees what `phase.begin` makes of
+    them.
+
+    Args:
+      net: the network to train.
+      phase: what trains it.
+      key: from which shuffling, encoding and dropout are drawn (`phase_key`).
+    """
+    net = jax.tree.map(jnp.array, net.replace(steps={}))
+    opt_state = phase.optimizer.init(net.params)
+    net = net.replace(params=phase.begin(net.params))
+    return TrainState(net, opt_state, jnp.array(jax.random.key_data(key)), jnp.int32(0))
+
+
+def phase_key(seed: int | Array, name: str) -> Array:
+    """Return the random key of a phase, a function of the seed and the whole name."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
 def train_step(
@@ -91,7 +110,7 @@ def train_step(
     """Take one step on one batch.
 
     Args:
-      task: network, input and loss.
+      task: input and loss.
       optimizer: chain of transformations, the compression among them.
       state: before the step.
       images: uint8 `[B, H, W, C]`.
@@ -105,42 +124,44 @@ def train_step(
     x = task.prepare(input_key, images, True)
     keys = jax.random.split(network_key, labels.shape[0])
 
-    def shard(network, x, labels, keys):
+    def shard(net: Network, x: Array | Signal, labels: Array, keys: Array) -> Any:
         if task.micro_batches == 1:
-            means, stats = _gradient(task, network, x, labels, keys)
+            means, stats = _gradient(task, net, x, labels, keys)
         else:
-            part, stats = partial(_gradient, task), network[1]
+            stats = net.stats
             means = parallel.over_micro_batches(
-                lambda *args: part(*args)[0], task.micro_batches, network, x, labels, keys
+                lambda *args: _gradient(task, *args)[0], task.micro_batches, net, x, labels, keys
             )
         return parallel.mean_over_devices(means, task.devices), stats
 
-    if task.micro_batches > 1 and has_norms(state.stats):
+    if task.micro_batches > 1 and state.net.has_norms:
         raise UserError(
             "micro_batches would normalise each part of a batch by itself: "
             "use a network without batch normalisation, or micro_batches=1"
         )
-    network = state.params, state.stats
-    (gradient, means), stats = parallel.over_devices(shard, task.devices, network, x, labels, keys)
-    updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    state = TrainState(params, stats, opt_state, state.key, state.step + 1)
+    net = state.net
+    (gradient, means), stats = parallel.over_devices(shard, task.devices, net, x, labels, keys)
+    updates, opt_state = optimizer.update(gradient, state.opt_state, net.params)
+    net = net.replace(params=optax.apply_updates(net.params, updates), stats=stats)
     correct = means.correct * (task.micro_batches * task.devices)
-    return state, means._replace(correct=correct, steps=jnp.int32(1))
+    after = TrainState(net, opt_state, state.key, state.step + 1)
+    return after, means._replace(correct=correct, steps=jnp.int32(1))
 
 
-def _gradient(task, network, x, labels, keys):
+def _gradient(
+    task: Task, net: Network, x: Array | Signal, labels: Array, keys: Array
+) -> tuple[tuple[Tree, Sums], Tree]:
     """Return ((gradient, sums) of some samples, all of them means but `correct`; statistics)."""
-    params, stats = network
     axis = {"axis": parallel.AXIS} if task.devices > 1 else {}
 
-    def loss(params):
-        output = task.apply(params, stats, x, train=True, key=keys, remat=task.remat, **axis)
-        return task.loss(output, labels), output
+    def loss(params: Tree) -> Any:
+        trained = net.replace(params=params)
+        output = task.run(trained, x, train=True, key=keys, remat=task.remat, **axis)
+        return task.objective(output, labels, x), output
 
-    (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(net.params)
     correct = (output.readout.mean(0).argmax(-1) == labels).sum().astype(jnp.float32)
-    rate = metrics.spike_rate(output.activity, output.readout.shape[0])
+    rate = metrics.spike_rate(output.activity)
     return (gradient, Sums(value, correct, rate, jnp.float32(1))), output.stats
 
 
@@ -156,7 +177,7 @@ def run_steps(
     """Train until `state.step == stop`, within one epoch, as one compiled loop.
 
     Args:
-      task: network, input and loss.
+      task: input and loss.
       optimizer: as in `train_step`.
       batch_size: B; samples that fill no batch wait for the next shuffling.
       state: donated.
@@ -189,17 +210,26 @@ def steps(
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _order(key, step, steps, size):
+def _order(key: Array, step: Array, steps: int, size: int) -> Array:
     """Return the samples in the order of the epoch that `step` falls in; one program for all."""
     shuffle = jax.random.fold_in(jax.random.wrap_key_data(key), -1 - step // steps)
     return jax.random.permutation(shuffle, size)
 
 
-def _loop(task, optimizer, batch_size, state, sums, split, order, stop):
+def _loop(
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    batch_size: int,
+    state: TrainState,
+    sums: Sums,
+    split: tuple[Array, Array],
+    order: Array,
+    stop: Array,
+) -> tuple[TrainState, Sums]:
     images, labels = split
     steps = images.shape[0] // batch_size
 
-    def body(_, carry):
+    def body(_: Array, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
         state, sums = carry
         rows = lax.dynamic_slice_in_dim(order, (state.step % steps) * batch_size, batch_size)
         state, new = train_step(task, optimizer, state, images[rows], labels[rows])
@@ -208,62 +238,69 @@ def _loop(task, optimizer, batch_size, state, sums, split, order, stop):
     return lax.fori_loop(state.step, stop, body, (state, sums))
 
 
-_run_steps = jax.jit(_loop, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+_run_steps = jax.jit(_loop, static_argnums=(1, 2), donate_argnums=(3, 4))
 
 
 def fit(
     task: Task,
-    optimizer: optax.GradientTransformation,
-    state: TrainState,
-    train: Split,
+    phase: Phase | optax.GradientTransformation,
+    net: Network,
+    split: Split,
     *,
     epochs: int,
     batch_size: int,
     validation: Split | None = None,
-    phase: str = "train",
+    seed: int = 0,
+    name: str = "train",
     checkpoints: Checkpoints | None = None,
     log: Callable[[dict[str, Any]], None] | None = None,
-    observe: Callable[[TrainState], Mapping[str, Any]] | None = None,
-    after_epoch: Callable[[TrainState], TrainState] | None = None,
     show: bool = True,
-) -> TrainState:
-    """Train for some epochs.
+) -> Network:
+    """Train a network for some epochs; the network given stays as it is.
 
     Args:
-      task: network, input and loss.
-      optimizer: chain of transformations.
-      state: from `init`.
-      train: the training images.
+      task: input and loss.
+      phase: an optimizer, or a `compress.Phase` such as `compress.quantized(adam, recipe)`.
+      net: the network to train, fresh or trained.
+      split: the training images and their labels, `data.train`.
       epochs: how many in all, those of a resumed checkpoint included.
       batch_size: samples a step.
       validation: held-out images, evaluated after each epoch.
-      phase: name for the progress bar, the log and messages.
+      seed: of shuffling, encoding and dropout, together with the name.
+      name: of the phase, for the random numbers, the progress bar, the log and messages.
       checkpoints: where to save after each epoch, and to resume from what lies there.
       log: called with a record after each epoch: phase, epoch, loss, accuracy, ...
-      observe: returns more to log, such as the residuals of ADMM.
-      after_epoch: changes the state at the end of each epoch, before it is evaluated and saved, as
-        what moves masks does. A function of the state alone, or a resumed training is another one.
       show: whether to show progress.
 
     Returns:
-      The state after the last epoch.
+      The network after the last epoch, as `phase.finish` hands it over: on its grid, for example.
 
     Raises:
       Diverged: if the loss or a weight is no finite number; noticed at the next look of the
         progress bar or the end of the epoch.
-      UserError: if the batch does not fit the data.
+      UserError: if network, data, batch and task do not fit each other.
+
+    Example:
+      >>> import optax
+      >>> from jaxsnn import data, models
+      >>> digits = data.load("digits", limit=100)
+      >>> net = models.build("16-10", digits.shape, seed=0)
+      >>> task = Task(digits.inputs(timesteps=2))
+      >>> net = fit(task, optax.adam(1e-2), net, digits.train, epochs=1, batch_size=30, show=False)
     """
-    check_whole("batch_size", batch_size, 1, len(train.images))
+    task.check(net, split)
+    phase = as_phase(phase)
+    check_whole("batch_size", batch_size, 1, len(split[1]))
     check_whole("epochs", epochs, 0, 1 << 20)
+    state = init(net, phase, phase_key(seed, name))
     done = checkpoints.latest() if checkpoints is not None else None
     if checkpoints is not None and done is not None:
         state = checkpoints.restore(state)
-    else:
-        done, state = 0, jax.tree.map(jnp.array, state)
-    steps = len(train.images) // batch_size
-    device = jnp.asarray(train.images), jnp.asarray(train.labels)
+    done = min(done or 0, epochs)
+    steps = len(split[1]) // batch_size
+    device = jnp.asarray(split[0]), jnp.asarray(split[1])
     state, device = parallel.replicate((state, device), task.devices)
-    bar = progress.Bar(phase, epochs, steps, done) if show else progress.Silence()
+    bar = progress.Bar(name, epochs, steps, done) if show else progress.Silence()
     chunk = CHUNK if bar.live else steps
     with bar:
         for epoch in range(done, epochs):
@@ -271,26 +308,41 @@ def fit(
             for first in range(0, steps, chunk):
                 last = min(first + chunk, steps)
                 stop = jnp.int32(epoch * steps + last)
-                state, sums = run_steps(task, optimizer, batch_size, state, sums, device, stop)
+                state, sums = run_steps(
+                    task, phase.optimizer, batch_size, state, sums, device, stop
+                )
                 figures = _means(sums, batch_size)
                 if not jnp.isfinite(figures["loss"]):
-                    raise Diverged(_what_happened(phase, epoch, "the loss", checkpoints))
+                    raise Diverged(_what_happened(name, epoch, "the loss", checkpoints))
                 bar.advance(last - first, epoch, figures)
-            state = after_epoch(state) if after_epoch else state
-            if not _is_finite(state.params):
-                raise Diverged(_what_happened(phase, epoch, "a weight", checkpoints))
-            record = {"phase": phase, "epoch": epoch + 1, **_means(sums, batch_size)}
-            if validation is not None and len(validation.images):
-                found = evaluate(task, state.params, state.stats, validation, batch_size=batch_size)
+            state = _after_epoch(phase, state)
+            if not _is_finite(state.net.params):
+                raise Diverged(_what_happened(name, epoch, "a weight", checkpoints))
+            record = {"phase": name, "epoch": epoch + 1, **_means(sums, batch_size)}
+            if validation is not None and len(validation[1]):
+                found = evaluate(task, state.net, validation, batch_size=batch_size)
                 record["validation_accuracy"] = found.accuracy
-            record |= observe(state) if observe else {}
+            if phase.observe is not None:
+                seen = phase.observe(state.net.params, state.opt_state)
+                record |= {key: float(value) for key, value in seen.items()}
             record["seconds"] = round(time.perf_counter() - start, 3)
             bar.finish_epoch(record)
             if log is not None:
                 log(record)
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state)
-    return parallel.gather(state, task.devices)
+    if checkpoints is not None:
+        checkpoints.wait()
+    state = parallel.gather(state, task.devices)
+    params, grids = phase.finish(state.net.params, state.opt_state)
+    return state.net.replace(params=params, steps=grids)
+
+
+def _after_epoch(phase: Phase, state: TrainState) -> TrainState:
+    if phase.after_epoch is None:
+        return state
+    params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
+    return state._replace(net=state.net.replace(params=params), opt_state=opt_state)
 
 
 def no_sums() -> Sums:
@@ -308,7 +360,7 @@ def _means(sums: Sums, batch_size: int) -> dict[str, float]:
 
 
 @jax.jit
-def _is_finite(params):
+def _is_finite(params: Tree) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 

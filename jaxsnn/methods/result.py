@@ -1,0 +1,102 @@
+"""What all methods share: what they are given to train with, and what they return."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import optax
+
+from jaxsnn import metrics
+from jaxsnn.compress import Phase
+from jaxsnn.data import Dataset
+from jaxsnn.network import Network
+from jaxsnn.train import Fit, Task
+
+__all__ = ["Result", "Trained", "Trainer"]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network with the task that it was trained for, which says T and encoding."""
+
+    network: Network
+    task: Task
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a method returns.
+
+    Attributes:
+      network: the product.
+      task: what the product was trained for last; its T may be shorter than the one given.
+      networks: name of a row -> network and task, the product last, of all that was tried.
+      report: one row for each of them, measured on the test images.
+      found: what the method found on its way: scores, widths, thresholds, stages; JSON types.
+    """
+
+    network: Network
+    task: Task
+    networks: Mapping[str, Trained]
+    report: metrics.Comparison
+    found: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(
+        networks: Mapping[str, Trained],
+        data: Dataset,
+        found: Mapping[str, Any] | None = None,
+        *,
+        seed: int | None = None,
+    ) -> "Result":
+        """Measure networks on the test images; the last one is the product."""
+        rows = [
+            metrics.measure(each.task, each.network, data.test, name=name, seed=seed)
+            for name, each in networks.items()
+        ]
+        last = list(networks.values())[-1]
+        report = metrics.Comparison(tuple(rows))
+        return Result(last.network, last.task, dict(networks), report, found or {})
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """Train phases of a method on one data set: what stays the same from phase to phase.
+
+    Attributes:
+      fit: `train.fit`, or one that resumes.
+      data: trained on, with its held-out images.
+      batch_size: samples of a step.
+      seed: of everything random.
+    """
+
+    fit: Fit
+    data: Dataset
+    batch_size: int
+    seed: int
+
+    def __call__(
+        self,
+        name: str,
+        task: Task,
+        phase: Phase | optax.GradientTransformation,
+        net: Network,
+        epochs: int,
+        *,
+        batch_size: int | None = None,
+    ) -> Network:
+        """Train a network for some epochs; with none it is only begun and finished."""
+        return self.fit(
+            task, phase, net, self.data.train, epochs=epochs,
+            batch_size=batch_size or self.batch_size, validation=self.data.validation,
+            seed=self.seed, name=name,
+        )  # fmt: skip
+
+    def steps(self, epochs: float, batch_size: int | None = None) -> int:
+        """Return the number of steps of some epochs, at least 1."""
+        size = batch_size or self.batch_size
+        return max(round(epochs * (len(self.data.train.labels) // size)), 1)
+
+    def cosine(self, rate: float, epochs: int, batch_size: int | None = None) -> optax.Schedule:
+        """Return step sizes that fall from `rate` to 0 along a cosine over some epochs."""
+        return optax.cosine_decay_schedule(rate, self.steps(epochs, batch_size))

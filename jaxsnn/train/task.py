@@ -1,0 +1,188 @@
+"""What a network is trained to do: how samples become its input, and what is minimised."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax import Array
+
+from jaxsnn import losses
+from jaxsnn.arrays import Number, check_range, check_whole, is_traced
+from jaxsnn.compress import schedules
+from jaxsnn.data import Dataset, Split, augment
+from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
+from jaxsnn.network import Network, Output
+
+__all__ = ["Guide", "Task"]
+
+ReadoutLoss = Callable[[Array, Array], Array]
+"""(read-out `[T, B, classes]`, labels `[B]`) -> mean over the samples `[]`; pure and traceable."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Guide:
+    """A teacher that a network follows in training: its scores, its attention maps.
+
+    The teacher sees the samples that its student sees, in evaluation mode. The loss is
+    `losses.attention_guided`, in place of that of the labels alone.
+
+    Attributes:
+      teacher: a trained network with the same input.
+      alpha: share of the teacher's scores in the loss, in [0, 1]; None leaves them out.
+      temperature: of the scores, > 0.
+      beta: weight of the attention maps, >= 0; None leaves them out.
+      stages: layers whose attention maps are compared, in both networks.
+      distance: between two maps.
+    """
+
+    teacher: Network
+    alpha: float | None = field(default=0.9, metadata={"static": True})
+    temperature: float = field(default=4.0, metadata={"static": True})
+    beta: float | None = field(default=None, metadata={"static": True})
+    stages: tuple[str, ...] = field(default=(), metadata={"static": True})
+    distance: Literal["mse", "l2"] = field(default="mse", metadata={"static": True})
+
+    def loss(self, output: Output, labels: Array, x: Array | Signal) -> Array:
+        """Return the guided loss of a student's output."""
+        teacher = self.teacher(x)
+        attention: list[Any] = [None, None]
+        if self.beta is not None:
+            spikes = output.activity.spikes, teacher.activity.spikes
+            attention = [{stage: each[stage] for stage in self.stages} for each in spikes]
+        return losses.attention_guided(
+            output.readout, labels, teacher.readout, *attention, alpha=self.alpha,
+            beta=self.beta, temperature=self.temperature, distance=self.distance,
+        )  # fmt: skip
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Task:
+    """What is trained: how samples become input, and what is minimised. Knows no network.
+
+        minimise  loss(read-out, labels) + spike_weight R        R spikes per neuron and step
+
+    A value, compared by value: equal tasks share compiled programs. The loss is a mean over the
+    samples, so neither micro-batches nor devices change a number beyond rounding.
+
+    Attributes:
+      inputs: encoding, normalisation, number of time steps (`Dataset.inputs`).
+      loss: name of a read-out loss, "mse", "ce" or "ce_sum", or a function
+        `(readout [T, B, classes], labels [B]) -> []`, best one defined in a module.
+      spike_weight: weight of the mean firing rate (`losses.spike_count`), >= 0, may be traced.
+      augment: changes of the training images: "none", "crop-flip", "autoaugment" or "events".
+      active: how many of the first time steps count, may be traced; None for all.
+      remat: steps of time in a chunk whose activations are computed again; None for no chunks.
+      micro_batches: parts of a batch, computed one after the other to save memory.
+      devices: local devices that share a batch.
+      guide: a teacher to follow; None for the labels alone.
+
+    Raises:
+      UserError: for a loss or an augmentation that is not known, and numbers out of range.
+
+    Example:
+      >>> from jaxsnn.inputs import Inputs
+      >>> Task(Inputs((8, 8, 1), 4)) == Task(Inputs((8, 8, 1), 4), loss="mse")
+      True
+    """
+
+    inputs: Inputs = field(metadata={"static": True})
+    loss: str | ReadoutLoss = field(default="mse", metadata={"static": True})
+    spike_weight: Number = field(default=0.0, metadata={"static": True})
+    augment: augment.Name = field(default="none", metadata={"static": True})
+    active: Number | None = field(default=None, metadata={"static": True})
+    remat: int | None = field(default=None, metadata={"static": True})
+    micro_batches: int = field(default=1, metadata={"static": True})
+    devices: int = field(default=1, metadata={"static": True})
+    guide: Guide | None = field(default=None)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.inputs, Inputs):
+            raise UserError(
+                f"inputs must be an Inputs, such as data.inputs(timesteps=4), found "
+                f"{type(self.inputs).__name__}"
+            )
+        if not callable(self.loss):
+            losses.by_name(self.loss)
+        augment.by_name(self.augment, pad=0)
+        check_range("spike_weight", self.spike_weight, 0.0, np.inf, open_high=True)
+        if self.active is not None:
+            check_whole("active", self.active, 1, self.inputs.timesteps)
+        for name in ("micro_batches", "devices"):
+            check_whole(name, getattr(self, name), 1, 1 << 20)
+
+    def prepare(self, key: Array, samples: Array, train: bool) -> Array | Signal:
+        """Return the input of a network, `[T, B, ...]` or a constant signal.
+
+        Args:
+          key: random key, of the augmentation and the encoding.
+          samples: uint8 `[B, *shape]`, or `[B, T, *shape]` of events.
+          train: whether samples are augmented.
+        """
+        augment_key, code_key = jax.random.split(key)
+        if train:
+            border = self.inputs.shape[0] // 8  # 4 pixels for CIFAR, 8 for Tiny-ImageNet
+            samples = augment.by_name(self.augment, pad=border)(augment_key, samples)
+        return self.inputs.prepare(code_key, samples)
+
+    def run(self, net: Network, x: Array | Signal, **mode: Any) -> Output:
+        """Run a network; steps that do not count are weighted out of its read-out."""
+        output = net(x, **mode)
+        if self.active is None:
+            return output
+        weights = schedules.time_weights(self.active, self.inputs.timesteps)
+        return output._replace(readout=schedules.over_time(weights, output.readout))
+
+    def objective(
+        self, output: Output, labels: Array, x: Array | Signal, *, train: bool = True
+    ) -> Array:
+        """Return what is minimised, `[]`; without the teacher's terms outside training."""
+        readout_loss = losses.by_name(self.loss) if isinstance(self.loss, str) else self.loss
+        if self.guide is not None and train:
+            value = self.guide.loss(output, labels, x)
+        else:
+            value = readout_loss(output.readout, labels)
+        if is_traced(self.spike_weight) or self.spike_weight:
+            value = value + self.spike_weight * losses.spike_count(output.activity)
+        return value
+
+    def check(self, net: Network, split: Split, what: str = "split") -> None:
+        """Refuse, in one line, a network or data that do not fit this task; nothing is computed.
+
+        Raises:
+          UserError: naming what was found and what is needed.
+        """
+        if not isinstance(net, Network):
+            raise UserError(
+                f"net must be a Network (models.build, Network.of, Network.wrap), found "
+                f"{type(net).__name__}"
+            )
+        if isinstance(split, Dataset):
+            raise UserError(f"{what} must be one split of the data set, such as data.train")
+        if not (isinstance(split, tuple) and len(split) == 2):
+            raise UserError(f"{what} must be (samples, labels), found {type(split).__name__}")
+        samples, labels = split
+        if np.shape(samples)[1:] != self.inputs.sample_shape:
+            raise UserError(
+                f"{what} has samples of the shape {np.shape(samples)[1:]}, but the task's inputs "
+                f"are made for {self.inputs.sample_shape}"
+            )
+        if len(np.shape(labels)) != 1 or len(labels) != len(samples):
+            raise UserError(
+                f"{what} has {len(samples):,} samples, but labels of the shape {np.shape(labels)}"
+            )
+        found = jax.eval_shape(lambda net, x: net(x).readout, net, self.inputs.abstract()).shape
+        highest = 0 if is_traced(labels) or not len(labels) else int(np.max(np.asarray(labels)))
+        if highest >= found[-1]:
+            raise UserError(
+                f"the network ends in {found[-1]} scores, but {what} has a label {highest}"
+            )
+
+    def at(self, timesteps: int) -> "Task":
+        """Return the task with another number of time steps."""
+        return replace(self, inputs=replace(self.inputs, timesteps=timesteps))
