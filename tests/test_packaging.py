@@ -5,6 +5,8 @@ import importlib.metadata
 import re
 from pathlib import Path
 
+import setuptools
+
 import jaxsnn
 
 ROOT = Path(__file__).parents[1]
@@ -26,6 +28,9 @@ def requirements(text):
 def test_the_version_is_one():
     version = read_setup()["metadata"]["version"]
     assert jaxsnn.__version__ == version == importlib.metadata.version("jaxsnn-compress")
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(r"^## (\S+)", changes, re.MULTILINE).group(1) == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
 def test_requirements_txt_is_the_run_time_list_of_setup_cfg():
@@ -33,9 +38,16 @@ def test_requirements_txt_is_the_run_time_list_of_setup_cfg():
     assert requirements(text) == requirements(read_setup()["options"]["install_requires"])
 
 
-def test_test_extra_holds_the_tfds_extra():
-    extras = read_setup()["options.extras_require"]
-    assert set(requirements(extras["tfds"])) <= set(requirements(extras["test"]))
+def test_the_wheel_installs_jaxsnn_and_nothing_else():
+    patterns = read_setup()["options.packages.find"]["include"].split()
+    found = setuptools.find_packages(str(ROOT), include=patterns)
+    assert "jaxsnn.compress" in found
+    assert {name.partition(".")[0] for name in found} == {"jaxsnn"}
+
+
+def test_every_folder_of_the_library_is_a_package():
+    folders = {path.parent for path in (ROOT / "jaxsnn").rglob("*.py")}
+    assert [str(x) for x in sorted(folders) if not (x / "__init__.py").exists()] == []
 
 
 def test_python_versions_agree_between_setup_and_ruff():
