@@ -1,7 +1,15 @@
 """The columns of tables, and how a measure is written in them."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["COLUMNS", "LAYER_COLUMNS", "factor", "network_table", "number", "plain_table", "ratio"]
 
 # Title and field of the columns that compare networks, and of those that compare layers.
 COLUMNS = {
@@ -83,6 +91,43 @@ def factor(times: float) -> str:
     """
     sign, size = ("÷", times) if times >= 1 else ("×", 1 / times)
     return sign + (f"{size:,.0f}" if size >= 1000 else f"{size:.3g}")
+
+
+def network_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """Make a table of rich with a line for each network, ratios to the first one in grey."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 0, 0, 1), header_style="bold")
+    table.add_column("network")
+    for title in COLUMNS:
+        table.add_column(title.replace(" ", "\n"), justify="right")
+    for row in rows:
+        cells = []
+        for field in COLUMNS.values():
+            small = ratio(field, row, rows[0])
+            cell = Text(number(field, row.get(field)))
+            cells.append(cell.append(f"\n{small}", style="dim") if small else cell)
+        table.add_row(Text(str(row["name"])), *cells)
+    return table
+
+
+def plain_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write the table of networks as plain text, lines of any length.
+
+    >>> print(plain_table([{"name": "dense", "bits": 32}, {"name": "small", "bits": 4}]))
+              accuracy density      weights file                      energy
+     network         %       % bits      kB   kB steps spikes SynOps      nJ
+     dense           –       –   32       –    –     –      –      –       –
+     small           –       –    4       –    –     –      –      –       –
+                                ÷8
+    """
+    from rich.console import Console
+
+    text = io.StringIO()
+    console = Console(file=text, width=1000, no_color=True, highlight=False, force_terminal=False)
+    console.print(network_table(rows))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
 def _short(value: float) -> str:

@@ -30,7 +30,7 @@ __all__ = [
     "spikes_per_sample",
 ]
 
-OFF_WHOLE = 1e-3  # sums of spikes behind an average pooling are whole up to rounding
+OFF_WHOLE = 1e-4  # sums of spikes behind an average pooling are whole up to so much rounding
 
 
 def accuracy(readout: jax.Array, labels: jax.Array) -> jax.Array:
@@ -105,6 +105,16 @@ class Counts:
     analog: tuple[str, ...] = field(metadata={"static": True})
     cached: tuple[str, ...] = field(metadata={"static": True})
 
+    @property
+    def multiplied(self) -> tuple[str, ...]:
+        """Return the kernels that cost multiplications: analog ones, and those not whole.
+
+        An event that is no whole number is no spike, whoever forgot to call the input analog; its
+        kernel multiplies at every step.
+        """
+        broken = (name for name, found in self.broken.items() if np.any(np.asarray(found)))
+        return tuple(dict.fromkeys([*self.analog, *broken]))
+
 
 def no_counts(activity: Activity) -> Counts:
     """Return zeros for the layers of `activity`, which may be made of shapes (`jax.eval_shape`)."""
@@ -151,7 +161,7 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
         kernel: add(total, spiking[kernel]) if kernel in spiking else total
         for kernel, total in counts.events.items()
     }
-    off = {k: jnp.abs(x - jnp.rint(x)) > OFF_WHOLE for k, x in spiking.items()}
+    off = {k: _off_whole(x) for k, x in spiking.items()}
     broken = {k: b | jnp.any(off[k]) if k in off else b for k, b in counts.broken.items()}
     return replace(
         counts,
@@ -161,6 +171,11 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
         arrivals=jax.tree.map(add, counts.arrivals, activity.arrivals),
         broken=broken,
     )
+
+
+def _off_whole(events: jax.Array) -> jax.Array:
+    """Return where events are no whole numbers; large sums may be off by as many times more."""
+    return jnp.abs(events - jnp.rint(events)) > OFF_WHOLE * jnp.maximum(jnp.abs(events), 1.0)
 
 
 def silent_neurons(counts: Counts) -> dict[str, int]:

@@ -1,9 +1,7 @@
-"""What a network is worth and what it costs: accuracy, spikes, weights, operations, energy.
+"""The noun `Report`: what one network is worth and what it costs.
 
-Shapes: `T` time steps, `B` samples, `C` classes. Fractions are in [0, 1], counts of spikes and
-operations are sums over all time steps. Inside a compiled evaluation `accumulate` adds the activity
-of each batch to `Counts`, whole numbers; on the host `report` turns the totals, the weights and the
-synapses into one row of `results.json` and of the printed table.
+It is made on the host from the totals that an evaluation counted, the weights and the synapses, and
+is one row of `results.json` and of the printed table. Several of them are a `Comparison`.
 
 Reference of the definitions: L. Deng et al., "Comprehensive SNN compression using ADMM optimization
 and activity regularization", arXiv 1911.00822; S. Kundu et al., "Spike-Thrift", WACV 2021 (energy).
@@ -11,169 +9,423 @@ and activity regularization", arXiv 1911.00822; S. Kundu et al., "Spike-Thrift",
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
-from jaxsnn import coding, tree
+from jaxsnn import coding, layers, tree
 from jaxsnn.errors import UserError
-from jaxsnn.metrics import operations
+from jaxsnn.metrics import columns, operations
 from jaxsnn.metrics.counts import Counts, saturated_neurons, silent_neurons
+from jaxsnn.network import Network
 
-if TYPE_CHECKING:
-    pass
+__all__ = ["Comparison", "Evaluated", "LayerReport", "Report", "Row", "densities", "density"]
 
 Row = dict[str, Any]  # one network in results.json
 
-# The fields of a layer in `report`: those of its kernel, None for a layer of neurons without one,
-# and those of its neurons, None for a synapse whose sums no neuron of its own turns into spikes.
-LAYER_FIELDS = (
-    *("shape", "density", "bits", "bytes", "synops", "macs"),
-    *("neurons", "rate", "silent", "saturated"),
-)
+
+class Evaluated(Protocol):
+    """What an evaluation found: `train.Evaluation`."""
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the samples classified right, in [0, 1]."""
+
+    @property
+    def accuracy_over_time(self) -> Any:
+        """The same after each time step, `[T]`."""
+
+    @property
+    def counts(self) -> Counts:
+        """Spikes and events over the data set."""
 
 
-def densities(params: Any, where: str = "*/kernel") -> dict[str, float]:
-    """Return the share of non-zero weights of each selected leaf, in [0, 1]."""
-    return {
-        name: np.count_nonzero(leaf) / leaf.size for name, leaf in _selected(params, where).items()
-    }
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer: its kernel and its neurons. What does not apply is None.
+
+    A layer of neurons without a kernel has only the last four fields, a kernel whose sums no
+    spiking neuron of its own fires on has all but these.
+
+    Attributes:
+      name: of the layer, "conv1"; of a second kernel in it "dense1/recurrent".
+      shape: of the kernel, outputs last.
+      density: share of its weights that are not 0, in [0, 1].
+      bits: of one of its weights.
+      bytes: that the kernel alone takes in the packed file.
+      synops: additions of a non-zero weight, per sample over all time steps.
+      macs: multiplications by a non-zero weight, per sample over all time steps.
+      neurons: how many.
+      rate: spikes per neuron and time step, in [0, 1].
+      silent: neurons that never fired.
+      saturated: neurons that fired at every step of every sample.
+    """
+
+    name: str
+    shape: tuple[int, ...] | None = None
+    density: float | None = None
+    bits: int | None = None
+    bytes: int | None = None
+    synops: float | None = None
+    macs: int | None = None
+    neurons: int | None = None
+    rate: float | None = None
+    silent: int | None = None
+    saturated: int | None = None
 
 
-def density(params: Any, where: str = "*/kernel") -> float:
-    """Return the share of non-zero weights of all selected leaves together, in [0, 1]."""
-    leaves = _selected(params, where).values()
-    return sum(np.count_nonzero(leaf) for leaf in leaves) / sum(leaf.size for leaf in leaves)
+@dataclass(frozen=True)
+class Report:
+    """One network measured. What does not apply, or was not measured, is None.
+
+    `density`, `bits` and the operations look at the kernels that `net.synapses` names, recurrent
+    ones included, not at biases and norms.
+
+    Of an ANN (`layers.Rectified`) there are no spikes: rates are None, every kernel costs
+    multiplications. Of a wrapped foreign function the synapses are not known: operations and energy
+    are None, density and bits are those of all leaves with two axes or more.
+
+    Attributes:
+      name: of the network; "dense" for the baseline, "compressed" for the product.
+      accuracy: share of the samples classified right, in [0, 1].
+      density: share of the weights that are not 0, in [0, 1].
+      bits: of one weight, mean over those that are not 0.
+      weight_bytes: bytes of all leaves in their smallest form, biases and norms included.
+      file_bytes: bytes of the packed file.
+      timesteps: T.
+      spike_rate: spikes per neuron and time step, in [0, 1].
+      spikes_per_sample: spikes over all time steps.
+      synops: additions of a non-zero weight, per sample over all time steps.
+      macs: multiplications by a non-zero weight, per sample over all time steps.
+      bit_ops: sum over kernels of SynOps times bits, per sample.
+      energy_pj: picojoules per sample, float32 constants at 45 nm.
+      energy_pj_int32: the same with the int32 constants.
+      seed: of the run.
+      layers: one entry for each kernel, then for each further layer of neurons.
+      accuracy_over_time: accuracy of a decision after 1, ..., T steps, in [0, 1].
+      extra: facts that a method adds, names -> JSON types; none may have the name of a field.
+
+    Raises:
+      UserError: if `extra` names a field.
+    """
+
+    name: str
+    accuracy: float | None = None
+    density: float | None = None
+    bits: float | None = None
+    weight_bytes: int | None = None
+    file_bytes: int | None = None
+    timesteps: int | None = None
+    spike_rate: float | None = None
+    spikes_per_sample: float | None = None
+    synops: float | None = None
+    macs: int | None = None
+    bit_ops: float | None = None
+    energy_pj: float | None = None
+    energy_pj_int32: float | None = None
+    seed: int | None = None
+    layers: tuple[LayerReport, ...] = ()
+    accuracy_over_time: tuple[float, ...] | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if taken := [name for name in _FIELDS if name in self.extra]:
+            raise UserError(f"extra names the field {taken[0]!r} of a report: rename it")
+
+    @staticmethod
+    def of(
+        name: str,
+        net: Network,
+        found: Evaluated | Counts,
+        *,
+        seed: int | None = None,
+        file_bytes: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Report:
+        """Measure a network from what an evaluation counted.
+
+        T, and which kernels have real input, are facts of the counts. A kernel with an event that
+        was no whole number is taken for one with real input at every step. The bits of a leaf on a
+        known grid (`net.steps`) are those of the grid, of another one those of its distinct values.
+
+        Args:
+          name: of the row.
+          net: the network.
+          found: from `train.evaluate`; or the counts alone.
+          seed: of the run.
+          file_bytes: size of the packed file, bytes.
+          extra: further facts.
+
+        Raises:
+          UserError: if nothing was counted, or not at each kernel of the network.
+        """
+        counts = found if isinstance(found, Counts) else found.counts
+        counts = jax.tree.map(np.asarray, counts)  # sums below are of int64, which is the host's
+        _check(name, net, counts)
+        leaves = {leaf: np.asarray(each) for leaf, each in tree.named_leaves(net.params).items()}
+        kernels = _kernels(net, leaves)
+        bits = {kernel: _bits(net, kernel, leaves[kernel]) for kernel in kernels}
+        done = _Operations.of(net, leaves, counts)
+        facts = _stored(kernels, leaves, bits) | done.facts(bits) | _fired(net, counts)
+        if not isinstance(found, Counts):
+            facts["accuracy"] = float(found.accuracy)
+            facts["accuracy_over_time"] = tuple(map(float, np.asarray(found.accuracy_over_time)))
+        return Report(
+            name,
+            weight_bytes=sum(coding.num_bytes(leaf) for leaf in leaves.values()),
+            file_bytes=file_bytes,
+            timesteps=counts.timesteps,
+            seed=seed,
+            layers=_layers(net, {k: leaves[k] for k in kernels}, bits, done, counts),
+            extra=dict(extra or {}),
+            **facts,
+        )
+
+    def to_row(self) -> Row:
+        """Return the row of `results.json`: the fields, then the extra facts; tuples as lists.
+
+        >>> row = Report("dense", density=1.0, extra={"milliseconds": 2.5}).to_row()
+        >>> row["name"], row["density"], row["milliseconds"]
+        ('dense', 1.0, 2.5)
+        """
+        row = {name: getattr(self, name) for name in _FIELDS}
+        row["layers"] = [_as_lists(vars(layer)) for layer in self.layers]
+        return _as_lists(row) | dict(self.extra)
+
+    @staticmethod
+    def from_row(row: Mapping[str, Any]) -> Report:
+        """Return the report that `to_row` wrote; what is no field becomes an extra fact.
+
+        Raises:
+          UserError: if the row has no name.
+
+        >>> Report.from_row({"name": "dense", "milliseconds": 2.5}).extra
+        {'milliseconds': 2.5}
+        """
+        if not row.get("name"):
+            raise UserError("a row of the results has no name; the baseline is called 'dense'")
+        known = {name: row[name] for name in _FIELDS if name in row}
+        if known.get("accuracy_over_time") is not None:
+            known["accuracy_over_time"] = tuple(known["accuracy_over_time"])
+        known["layers"] = tuple(_layer_of(layer) for layer in row.get("layers") or ())
+        return Report(**known, extra={k: each for k, each in row.items() if k not in _FIELDS})
 
 
-def bits(leaf: Any) -> int:
-    """Measure the bits of a weight, 1 to 8 or 32: see `coding.bits`."""
+_FIELDS = tuple(each.name for each in fields(Report) if each.name != "extra")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Reports of several networks, the baseline first; `print` writes them as a table.
+
+    Attributes:
+      rows: one report a network; ratios in the table are against the first.
+
+    >>> dense, small = Report("dense", bits=32.0), Report("small", bits=4.0)
+    >>> compared = Comparison((dense, small))
+    >>> compared.row("small").bits
+    4.0
+    >>> "÷8" in str(compared)
+    True
+    """
+
+    rows: tuple[Report, ...]
+
+    def row(self, name: str) -> Report:
+        """Return the report of a name.
+
+        Raises:
+          UserError: if there is none.
+        """
+        for each in self.rows:
+            if each.name == name:
+                return each
+        known = ", ".join(each.name for each in self.rows)
+        raise UserError(f"name: no row is called {name!r}; rows: {known}")
+
+    def to_rows(self) -> list[Row]:
+        """Return the rows of `results.json`."""
+        return [each.to_row() for each in self.rows]
+
+    def __str__(self) -> str:
+        """Return the table as plain text, ratios to the first network below each number."""
+        return columns.plain_table(self.to_rows())
+
+
+def densities(weights: Any, where: str | None = None) -> dict[str, float]:
+    """Return the share of non-zero weights of each leaf, in [0, 1].
+
+    Args:
+      weights: a network, or a tree of parameters.
+      where: pattern of leaf names; None for the kernels that a network's synapses name, recurrent
+        ones included, and of anything else for the leaves with two axes or more.
+    """
+    leaves = _selected(weights, where)
+    return {name: _share(leaf) for name, leaf in leaves.items()}
+
+
+def density(weights: Any, where: str | None = None) -> float:
+    """Return the share of non-zero weights of all leaves together, in [0, 1].
+
+    The arguments are those of `densities`; with the default it is the density of a `Report`.
+
+    >>> density({"conv1": {"kernel": np.eye(2), "bias": np.ones(2)}})
+    0.5
+    """
+    leaves = _selected(weights, where).values()
+    return sum(map(_kept, leaves)) / sum(leaf.size for leaf in leaves)
+
+
+def _kept(leaf: np.ndarray) -> int:
+    return int(np.count_nonzero(leaf))
+
+
+def _share(leaf: np.ndarray) -> float:
+    return _kept(leaf) / leaf.size
+
+
+def _selected(weights: Any, where: str | None) -> dict[str, np.ndarray]:
+    """Return the leaves that a pattern, or the default, selects; on the host."""
+    params = tree.params_of(weights)
+    leaves = {name: np.asarray(leaf) for name, leaf in tree.named_leaves(params).items()}
+    if where is not None:
+        return {name: leaves[name] for name in tree.match({where: True}, params)}
+    return {name: leaves[name] for name in _kernels(weights, leaves)}
+
+
+def _kernels(weights: Any, leaves: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the leaves that are weights of synapses, or look like it."""
+    if isinstance(weights, Network) and weights.synapses:
+        return list(weights.synapses)
+    found = [name for name, leaf in leaves.items() if leaf.ndim >= 2]
+    return found or list(leaves)
+
+
+def _check(name: str, net: Network, counts: Counts) -> None:
+    """Raise unless something was counted at each kernel."""
+    if int(counts.num_samples) == 0:
+        raise UserError(f"report of {name!r}: no sample was counted, accumulate a batch first")
+    if uncounted := sorted(set(net.synapses) - set(counts.events)):
+        raise UserError(f"report of {name!r}: no events were counted for {', '.join(uncounted)}")
+
+
+def _bits(net: Network, kernel: str, leaf: np.ndarray) -> int:
+    """Return the width of a leaf's codes if its grid is known, or what its values need."""
+    if kernel in net.steps:
+        return int(net.steps[kernel].bits)
     return coding.bits(leaf)
 
 
-def weight_bytes(leaf: Any) -> int:
-    """Return the bytes that the packed file needs for a leaf: see `coding.num_bytes`."""
-    return coding.num_bytes(leaf)
+class _Operations(NamedTuple):
+    """What each kernel of a network did; nothing of a foreign function."""
+
+    additions: dict[str, int]  # all samples together
+    products: dict[str, int]  # of one sample over all time steps
+    samples: int
+    known: bool
+
+    @staticmethod
+    def of(net: Network, leaves: Mapping[str, np.ndarray], counts: Counts) -> _Operations:
+        events = {k: each for k, each in counts.events.items() if k in net.synapses}
+        shapes = {k: events.pop(k).shape for k in counts.multiplied if k in events}
+        additions = operations.synops_of_totals(net.synapses, leaves, events)
+        products = operations.macs(net.synapses, leaves, shapes)
+        for kernel in products:
+            products[kernel] *= 1 if kernel in counts.cached else counts.timesteps
+        return _Operations(additions, products, int(counts.num_samples), bool(net.synapses))
+
+    def facts(self, bits: Mapping[str, int]) -> dict[str, Any]:
+        """Return the fields of the whole network."""
+        if not self.known:
+            return {}
+        synops, macs = sum(self.additions.values()) / self.samples, sum(self.products.values())
+        weighted = sum(count * bits[kernel] for kernel, count in self.additions.items())
+        return {
+            "synops": synops,
+            "macs": macs,
+            "bit_ops": weighted / self.samples,
+            "energy_pj": operations.energy(synops, macs, table=operations.ENERGY_45NM_FLOAT32),
+            "energy_pj_int32": operations.energy(synops, macs, table=operations.ENERGY_45NM_INT32),
+        }
 
 
-def report(
-    name: str,
-    *,
-    synapses: Mapping[str, operations.Synapse],
-    params: Any,
+def _stored(
+    kernels: list[str], leaves: Mapping[str, np.ndarray], bits: Mapping[str, int]
+) -> dict[str, float]:
+    """Return density and bits of the weights of all kernels together."""
+    kept = {kernel: _kept(leaves[kernel]) for kernel in kernels}
+    return {
+        "density": sum(kept.values()) / sum(leaves[kernel].size for kernel in kernels),
+        "bits": sum(kept[k] * bits[k] for k in kernels) / max(sum(kept.values()), 1),
+    }
+
+
+def _spiking(net: Network, counts: Counts) -> dict[str, Any]:
+    """Return the spikes of the layers that spike: not those of an ANN's neurons."""
+    if not net.synapses:
+        return dict(counts.spikes)
+    real = {
+        name for name, layer in layers.synapses(net.module).items()
+        if isinstance(layer.neurons, layers.Rectified)
+    }  # fmt: skip
+    return {name: each for name, each in counts.spikes.items() if name not in real}
+
+
+def _fired(net: Network, counts: Counts) -> dict[str, float]:
+    """Return the spikes of the whole network; nothing where no layer can spike."""
+    spikes = _spiking(net, counts)
+    if not spikes and (counts.spikes or not net.synapses):
+        return {}
+    neurons = sum(each.size for each in spikes.values())
+    total = sum(int(np.sum(each, dtype=np.int64)) for each in spikes.values())
+    per_sample = total / int(counts.num_samples)
+    return {
+        "spike_rate": per_sample / max(neurons * counts.timesteps, 1),
+        "spikes_per_sample": per_sample,
+    }
+
+
+def _layers(
+    net: Network,
+    kernels: Mapping[str, np.ndarray],
+    bits: Mapping[str, int],
+    done: _Operations,
     counts: Counts,
-    timesteps: int,
-    accuracy: float | None = None,
-    analog_input: Sequence[str] = (),
-    cached_input: bool = True,
-    seed: int | None = None,
-    file_bytes: int | None = None,
-) -> Row:
-    """Measure a network: one row of `results.json`, counts per sample over all time steps.
-
-    `density`, `bits` and the operations look at the kernels that `synapses` names; `bits` is the
-    mean over their non-zero weights of the bits of each; `bit_ops` is the sum over kernels of
-    SynOps times bits. `weight_bytes` sums all leaves, biases and norms included. `energy_pj` takes
-    the float32 constants at 45 nm, `energy_pj_int32` the int32 ones.
-
-    Args:
-      name: of the row; `dense` for the baseline, `compressed` for the product.
-      synapses: kernel name -> linear map (`Functional.synapses`).
-      params: the weights, nested dictionary.
-      counts: over the evaluation set, from `accumulate`.
-      timesteps: number of time steps T.
-      accuracy: on that set, in [0, 1].
-      analog_input: names of the kernels whose input is real valued; they cost multiplications.
-      cached_input: whether an analog input is constant in time, so that its layer is computed once
-        and not T times.
-      seed: of the run.
-      file_bytes: size of the packed file.
-
-    Returns:
-      The row. What does not apply is None. Its field `layers` lists a dictionary for each layer:
-      `name`, `LAYER_FIELDS`; there `bytes` counts the kernel alone.
-
-    Raises:
-      UserError: if an analog input is no kernel, nothing was counted, or a kernel has no events.
-    """
-    counts = jax.tree.map(np.asarray, counts)  # sums below are of int64, which is the host's
-    samples = int(counts.num_samples)
-    if samples == 0:
-        raise UserError(f"report of {name!r}: no sample was counted, accumulate a batch first")
-    if uncounted := sorted(set(synapses) - set(counts.events)):
-        raise UserError(f"report of {name!r}: no events were counted for {', '.join(uncounted)}")
-    if unknown := sorted(set(analog_input) - set(synapses)):
-        known = ", ".join(synapses)
-        raise UserError(f"analog input {', '.join(unknown)} is no kernel; kernels: {known}")
-    leaves = {leaf: np.asarray(each) for leaf, each in tree.named_leaves(params).items()}
-    shapes = {kernel: counts.events[kernel].shape for kernel in analog_input}
-    events = {kernel: each for kernel, each in counts.events.items() if kernel not in shapes}
-    additions = operations.synops_of_totals(synapses, leaves, events)
-    products = operations.macs(synapses, leaves, shapes)
-    uses = 1 if cached_input else timesteps
-
-    width = {kernel: coding.bits(leaves[kernel]) for kernel in synapses}
-    stored = {kernel: np.count_nonzero(leaves[kernel]) for kernel in synapses}
-    neurons = sum(each.size for each in counts.spikes.values())
-    spikes = sum(int(np.sum(each, dtype=np.int64)) for each in counts.spikes.values()) / samples
-    synops = sum(additions.values()) / samples
-    macs = uses * sum(products.values())
-    firing = _firing(counts)
-    layers = {
-        kernel.removesuffix("/kernel"): {
-            "shape": list(leaves[kernel].shape),
-            "density": stored[kernel] / leaves[kernel].size,
-            "bits": width[kernel],
-            "bytes": coding.num_bytes(leaves[kernel]),
-            "synops": additions.get(kernel, 0) / samples,
-            "macs": uses * products.get(kernel, 0),
+) -> tuple[LayerReport, ...]:
+    """Return a report for each kernel, then for each layer of neurons without one."""
+    found: dict[str, dict[str, Any]] = {}
+    for kernel, leaf in kernels.items():
+        facts = {
+            "shape": leaf.shape,
+            "density": _share(leaf),
+            "bits": bits[kernel],
+            "bytes": coding.num_bytes(leaf),
         }
-        for kernel in synapses
-    }
-    return {
-        "name": name,
-        "accuracy": None if accuracy is None else float(accuracy),
-        "density": sum(stored.values()) / sum(leaves[kernel].size for kernel in synapses),
-        "bits": sum(stored[k] * width[k] for k in synapses) / max(sum(stored.values()), 1),
-        "weight_bytes": sum(coding.num_bytes(leaf) for leaf in leaves.values()),
-        "file_bytes": file_bytes,
-        "timesteps": timesteps,
-        "spike_rate": spikes / max(neurons * timesteps, 1),
-        "spikes_per_sample": spikes,
-        "synops": synops,
-        "macs": macs,
-        "bit_ops": sum(count * width[kernel] for kernel, count in additions.items()) / samples,
-        "energy_pj": operations.energy(synops, macs, table=operations.ENERGY_45NM_FLOAT32),
-        "energy_pj_int32": operations.energy(synops, macs, table=operations.ENERGY_45NM_INT32),
-        "seed": seed,
-        "layers": [
-            {"name": layer}
-            | dict.fromkeys(LAYER_FIELDS)
-            | layers.get(layer, {})
-            | firing.get(layer, {})
-            for layer in layers | firing
-        ],
-    }
-
-
-def _firing(counts: Counts) -> dict[str, Row]:
-    """Return what each spiking layer's neurons did."""
+        if done.known:
+            facts["synops"] = done.additions.get(kernel, 0) / done.samples
+            facts["macs"] = done.products.get(kernel, 0)
+        found[kernel.removesuffix("/kernel")] = facts
+    spiking, always = _spiking(net, counts), counts.timesteps * int(counts.num_samples)
     silent, saturated = silent_neurons(counts), saturated_neurons(counts)
-    steps = counts.timesteps * int(counts.num_samples)
-    return {
-        name: {
-            "neurons": spikes.size,
-            "rate": float(np.mean(spikes, dtype=np.float64)) / steps,
-            "silent": silent[name],
-            "saturated": saturated[name],
-        }
-        for name, spikes in counts.spikes.items()
-    }
+    for name, spikes in counts.spikes.items():
+        facts = found.setdefault(name, {}) | {"neurons": spikes.size}
+        if name in spiking:
+            rate = float(np.mean(spikes, dtype=np.float64)) / always
+            facts |= {"rate": rate, "silent": silent[name], "saturated": saturated[name]}
+        found[name] = facts
+    return tuple(LayerReport(name, **facts) for name, facts in found.items())
 
 
-def _selected(params: Any, where: str) -> dict[str, np.ndarray]:
-    """Return the leaves that a pattern selects, on the host."""
-    leaves = tree.named_leaves(params)
-    return {name: np.asarray(leaves[name]) for name in tree.match({where: True}, params)}
+def _as_lists(row: Mapping[str, Any]) -> Row:
+    return {name: list(each) if isinstance(each, tuple) else each for name, each in row.items()}
+
+
+def _layer_of(row: Mapping[str, Any]) -> LayerReport:
+    """Return a layer of a row; what is no field is left out."""
+    known = {each.name: row[each.name] for each in fields(LayerReport) if each.name in row}
+    if known.get("shape") is not None:
+        known["shape"] = tuple(known["shape"])
+    return LayerReport(**known)

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from jaxsnn import metrics
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
+from jaxsnn.metrics.counts import Counts, accumulate, no_counts
 from jaxsnn.network import Network
 from jaxsnn.train import parallel
 from jaxsnn.train.task import Task
@@ -26,7 +26,7 @@ class Evaluation(NamedTuple):
     accuracy: float  # share classified right, in [0, 1]
     loss: float  # mean over the batches, the last one filled up with the last sample
     accuracy_over_time: Array  # [T] accuracy had the network been stopped after each step
-    counts: metrics.Counts  # spikes and events over the whole set
+    counts: Counts  # spikes and events over the whole set
 
 
 def evaluate(
@@ -59,7 +59,7 @@ def measure(
     *,
     batch_size: int = 100,
     seed: int = 0,
-) -> tuple[Array, Array, metrics.Counts]:
+) -> tuple[Array, Array, Counts]:
     """Do what `evaluate` does inside a compiled program; the task may hold traced numbers.
 
     The arguments are those of `evaluate`.
@@ -84,8 +84,8 @@ def _sums(
         steps = jnp.arange(1, output.readout.shape[0] + 1, dtype=jnp.float32)
         scores = jnp.cumsum(output.readout, 0) / steps.reshape(-1, 1, 1)
         right = (scores.argmax(-1) == labels.reshape(1, -1)) & valid.reshape(1, -1)
-        counts = metrics.no_counts(output.activity)
-        counts = metrics.accumulate(counts, output.activity, valid=valid)
+        counts = no_counts(output.activity)
+        counts = accumulate(counts, output.activity, valid=valid)
         sums = parallel.sum_over_devices((right.sum(1), counts), task.devices)
         loss = parallel.mean_over_devices(
             task.objective(output, labels, x, train=False), task.devices

@@ -19,12 +19,12 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxsnn import metrics
 from jaxsnn.arrays import check_whole
 from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
+from jaxsnn.metrics.counts import spike_rate
 from jaxsnn.network import Network
 from jaxsnn.train import parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
@@ -161,7 +161,7 @@ def _gradient(
 
     (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(net.params)
     correct = (output.readout.mean(0).argmax(-1) == labels).sum().astype(jnp.float32)
-    rate = metrics.spike_rate(output.activity)
+    rate = spike_rate(output.activity)
     return (gradient, Sums(value, correct, rate, jnp.float32(1))), output.stats
 
 
