@@ -1,35 +1,22 @@
 """Sweeps: whole trainings over a grid of numbers, as one compiled program."""
 
-from jaxsnn.sweep.chunks import Mode
 from jaxsnn.sweep.fronts import hypervolume, pareto
-from jaxsnn.sweep.grid import AXES, Axis, Grid, points
-from jaxsnn.sweep.lane import (
-    Method,
-    constants_of,
-    fit,
-    shortened,
-    straight_through,
-    training,
-    with_constants,
-)
-from jaxsnn.sweep.lanes import Run, Swept, run
+from jaxsnn.sweep.grid import AXES, Axis, SweepGrid, points
+from jaxsnn.sweep.lane import Lane, fit_traced, run, training, with_constants
+from jaxsnn.sweep.lanes import Swept, run_lanes
 
 __all__ = [
     "AXES",
     "Axis",
-    "Grid",
-    "Method",
-    "Mode",
-    "Run",
+    "Lane",
+    "SweepGrid",
     "Swept",
-    "constants_of",
-    "fit",
+    "fit_traced",
     "hypervolume",
     "pareto",
     "points",
     "run",
-    "shortened",
-    "straight_through",
+    "run_lanes",
     "training",
     "with_constants",
 ]

@@ -36,6 +36,8 @@ from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.train import parallel
 
+__all__ = ["Mode", "Program", "as_bytes", "build", "free_bytes", "mode_of"]
+
 Tree = Any
 Mode = Literal["auto", "vmap", "loop"]
 
@@ -44,7 +46,7 @@ SHARE = 0.8  # of the free memory that a chunk may take by default
 
 
 class Program(NamedTuple):
-    """Hold a compiled chunk."""
+    """A compiled chunk."""
 
     call: Callable[[Mapping[str, Array], Tree], Tree]  # (points [lanes] each, data) -> results
     lanes: int  # of a chunk, a multiple of the devices
@@ -126,9 +128,20 @@ def build(
         each = -(-most // -(-most // fewer))  # as many chunks, equally full
 
 
-def _compile(run, points, data, lanes, mode, devices):
-    def chunk(points, data):
-        one = lambda point: run(point, data)  # noqa: E731
+def _compile(
+    run: Callable[[Any, Any], Any],
+    points: Mapping[str, Array],
+    data: Any,
+    lanes: int,
+    mode: str,
+    devices: int,
+) -> tuple[Callable[[Any, Any], Any], int | None]:
+    """Compile a chunk of lanes; return its call and the bytes that it needs on each device."""
+
+    def chunk(points: Any, data: Any) -> Any:
+        def one(point: Any) -> Any:
+            return run(point, data)
+
         return jax.vmap(one)(points) if mode == "vmap" else lax.map(one, points)
 
     if devices > 1:
@@ -144,7 +157,7 @@ def _compile(run, points, data, lanes, mode, devices):
                   for k, x in shapes.items()}  # fmt: skip
     compiled = jax.jit(chunk).lower(shapes, data).compile()
 
-    def call(points, data):
+    def call(points: Any, data: Any) -> Any:
         return compiled(jax.device_put(points, spread) if devices > 1 else points, data)
 
     return call, _needs(compiled)
@@ -155,7 +168,7 @@ def _needs(compiled: jax.stages.Compiled) -> int | None:
     found = compiled.memory_analysis()
     if found is None:
         return None
-    return (
+    return int(
         found.temp_size_in_bytes + found.argument_size_in_bytes + found.output_size_in_bytes
         - found.alias_size_in_bytes
     )  # fmt: skip
@@ -174,7 +187,7 @@ def free_bytes(devices: int) -> float | None:
     found = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" not in found:
         return None
-    return SHARE * (found["bytes_limit"] - found.get("bytes_in_use", 0))
+    return SHARE * float(found["bytes_limit"] - found.get("bytes_in_use", 0))
 
 
 def _available() -> int | None:

@@ -7,6 +7,8 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
+__all__ = ["hypervolume", "pareto"]
+
 
 def pareto(cost: Any, value: Any) -> np.ndarray:
     """Return which points no other beats: none is as cheap and better, or as good and cheaper.

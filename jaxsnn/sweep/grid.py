@@ -13,14 +13,16 @@ import numpy as np
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 
-Grid = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
+__all__ = ["AXES", "Axis", "SweepGrid", "describe", "points"]
+
+SweepGrid = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
 """Axis -> its values, for all combinations; or a list of points, axis -> number."""
 
 INFINITY = float("inf")
 
 
 class Axis(NamedTuple):
-    """Say what an axis may be."""
+    """The range of an axis."""
 
     low: float = -INFINITY
     high: float = INFINITY
@@ -50,7 +52,7 @@ AXES = {
 }
 
 
-def points(grid: Grid, axes: Mapping[str, Axis] | None = None) -> dict[str, np.ndarray]:
+def points(grid: SweepGrid, axes: Mapping[str, Axis] | None = None) -> dict[str, np.ndarray]:
     """Return the points of a grid as arrays, one number of each for every configuration.
 
     >>> {name: x.tolist() for name, x in points({"bits": [2, 4], "decay": [0.5]}).items()}
@@ -130,7 +132,7 @@ def _is_int32(value: int | float) -> bool:
 
 
 def _check_distinct(found: Mapping[str, np.ndarray], listed: list[dict[str, float]]) -> None:
-    seen: dict[tuple, int] = {}
+    seen: dict[tuple[Any, ...], int] = {}
     for i, key in enumerate(zip(*(column.tolist() for column in found.values()), strict=True)):
         if key in seen:
             raise UserError(

@@ -6,6 +6,7 @@ number of a method may be traced. Letters in shapes: `[]` a number, `N` samples.
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,15 +17,19 @@ from jax import Array, lax
 from jaxsnn import train, tree
 from jaxsnn.arrays import Number, check_range, check_whole
 from jaxsnn.compress.phase import Phase, as_phase
+from jaxsnn.data import Dataset, Split
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
+from jaxsnn.sweep import chunks
+from jaxsnn.sweep.grid import Axis, SweepGrid
+from jaxsnn.sweep.lanes import Swept, run_lanes
 from jaxsnn.train import Task
 
-__all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "training", "with_constants"]
+__all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "run", "training", "with_constants"]
 
 Tree = Any
 Point = Mapping[str, Array]  # axis -> its number in this lane, [] int32 or float32
-Splits = Mapping[str, tuple[Array, Array]]  # "train" and those to evaluate -> (samples, labels)
+Splits = Mapping[str, Any]  # "train" and those to evaluate -> (samples, labels)
 
 
 class Lane(NamedTuple):
@@ -33,7 +38,7 @@ class Lane(NamedTuple):
     phase: Phase | optax.GradientTransformation
     net: Network  # start values
     task: Task | None = None  # None: that of the sweep
-    seed: Number | None = None  # of shuffling and encoding; None: that of the sweep
+    seed: int | Array | None = None  # of shuffling and encoding; None: that of the sweep
 
 
 LaneFunction = Callable[[Point, Network], Lane | tuple[Any, Network]]
@@ -43,7 +48,7 @@ LaneFunction = Callable[[Point, Network], Lane | tuple[Any, Network]]
 def training(
     lane: LaneFunction, task: Task, *, epochs: int, batch_size: int, seed: int = 0
 ) -> Callable[[Point, Tree], tuple[Tree, dict[str, Any]]]:
-    """Return the function that `sweep.run` maps: train a lane and evaluate it.
+    """Return the function that `run` maps: train a lane and evaluate it.
 
     Args:
       lane: what a point trains.
@@ -92,6 +97,80 @@ def training(
         return net, metrics
 
     return run
+
+
+def run(
+    lane: LaneFunction,
+    grid: SweepGrid,
+    task: Task,
+    net: Network,
+    data: Dataset | Splits,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    axes: Mapping[str, Axis] | None = None,
+    lanes: chunks.Mode = "auto",
+    chunk: int | None = None,
+    budget: float | None = None,
+    devices: int | None = None,
+    directory: str | Path | None = None,
+    show: bool = True,
+) -> Swept:
+    """Train a network at every point of a grid, as one compiled program.
+
+    All numbers of a point are traced: what a lane makes of them must not change a shape.
+
+    Args:
+      lane: (point, start network) -> (phase, network), or a `Lane` with a task or a seed of its
+        own.
+      grid: axis -> values, for all combinations; or a list of points, axis -> number.
+      task: input and loss of all lanes.
+      net: what they start from.
+      data: a data set, or name -> (samples, labels) with "train" among them; the others are
+        evaluated.
+      epochs: of each training.
+      batch_size: samples of a step.
+      seed: of shuffling and encoding, where a lane has none.
+      axes: which axes there are, with their ranges (`sweep.AXES`); None lets any name pass.
+      lanes: "vmap" (together), "loop" (in turn) or "auto".
+      chunk: lanes computed at a time; if left out, what fits the budget.
+      budget: bytes of memory on each device; if left out, 80 % of what is free.
+      devices: local devices to spread the lanes over; all, if left out.
+      directory: where results are kept, chunk by chunk, and looked for first.
+      show: whether to print progress.
+
+    Returns:
+      The results; `found.lane(i)` is the point, the trained network and the metrics of a lane.
+
+    Raises:
+      UserError: if the grid is refused, network, data and task do not fit each other, a lane
+        returns something else, or the directory holds another sweep.
+
+    Example:
+      >>> from jaxsnn import compress, data, models
+      >>> digits = data.load("digits", limit=60)
+      >>> net, task = models.build("8-10", digits.shape), Task(digits.inputs(timesteps=2))
+      >>> def lane(point, start):
+      ...     grid = compress.uniform_grid(point["bits"])
+      ...     return compress.quantized(optax.adam(1e-2), {"*/kernel": grid}), start
+      >>> found = run(lane, {"bits": [2, 4]}, task, net, digits, epochs=1, batch_size=30, show=False)
+      >>> [row["bits"] for row in found.rows]
+      [2, 4]
+    """
+    if isinstance(data, Dataset):
+        data = {"train": data.train, "validation": data.validation, "test": data.test}
+    if not isinstance(data, Mapping) or "train" not in data:
+        raise UserError("data must be a Dataset, or name -> (samples, labels) with 'train' in it")
+    for name, split in data.items():
+        if len(split[1]):
+            task.check(net, split, name)
+    splits = {name: Split(*split) for name, split in data.items() if len(split[1])}
+    function = training(lane, task, epochs=epochs, batch_size=batch_size, seed=seed)
+    return run_lanes(
+        function, grid, {"start": net, "splits": splits}, axes=axes, lanes=lanes,
+        batch_size=chunk, budget=budget, devices=devices, directory=directory, show=show,
+    )  # fmt: skip
 
 
 def _as_lane(found: Any) -> Lane:

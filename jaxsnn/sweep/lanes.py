@@ -16,21 +16,23 @@ from jax import Array
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.sweep import chunks, store
-from jaxsnn.sweep.grid import Axis, Grid, points
+from jaxsnn.sweep.grid import Axis, SweepGrid, points
 from jaxsnn.train import parallel, progress
 
+__all__ = ["LaneProgram", "Swept", "run_lanes"]
+
 Tree = Any
-Run = Callable[[dict[str, Array], Tree], tuple[Tree, Tree]]
-"""(axis -> number `[]`, data) -> (params, metrics), two trees of arrays; pure and traceable."""
+LaneProgram = Callable[[dict[str, Array], Tree], tuple[Tree, Tree]]
+"""(axis -> number `[]`, data) -> (product, metrics), two trees of arrays; pure and traceable."""
 
 
 @dataclass(frozen=True, eq=False)
 class Swept:
-    """Hold the results of all lanes, on the host, in the order of the grid.
+    """The results of all lanes, on the host, in the order of the grid.
 
     Attributes:
       points: axis -> int32 or float32 `[N]`.
-      params: as the run returned them, leaves `[N, ...]`.
+      products: as the run returned them, such as networks, leaves `[N, ...]`.
       metrics: likewise.
       diverged: whether a number among a lane's results is not finite, bool `[N]`.
       rows: one dictionary for each lane: `lane`, its axes, `diverged`, and its metrics of shape
@@ -41,7 +43,7 @@ class Swept:
     """
 
     points: dict[str, np.ndarray]
-    params: Tree
+    products: Tree
     metrics: Tree
     diverged: np.ndarray
     rows: list[dict[str, Any]]
@@ -50,15 +52,15 @@ class Swept:
     mode: str
 
     def lane(self, number: int) -> tuple[dict[str, float], Tree, Tree]:
-        """Return the point, the params and the metrics of one lane."""
+        """Return the point, the product and the metrics of one lane."""
         point = {name: values[number].item() for name, values in self.points.items()}
         of = lambda leaf: leaf[number]  # noqa: E731
-        return point, jax.tree.map(of, self.params), jax.tree.map(of, self.metrics)
+        return point, jax.tree.map(of, self.products), jax.tree.map(of, self.metrics)
 
 
-def run(
-    function: Run,
-    grid: Grid,
+def run_lanes(
+    function: LaneProgram,
+    grid: SweepGrid,
     data: Tree,
     *,
     axes: Mapping[str, Axis] | None = None,
@@ -78,7 +80,7 @@ def run(
     again. A lane whose numbers diverge is marked; the others do not notice.
 
     Args:
-      function: the run, `sweep.training` or your own.
+      function: what one lane does, of `sweep.training` or your own.
       grid: axis -> values, for all combinations; or a list of points, axis -> number.
       data: any tree of arrays that all lanes read, such as images and start values.
       axes: which axes there are, with their ranges (`sweep.AXES` has the usual ones); None lets
@@ -133,11 +135,19 @@ def run(
     seconds = time.perf_counter() - start
     chunk = None if program is None else program.lanes
     return Swept(
-        grid_points, results["params"], results["metrics"], diverged, rows, seconds, chunk, mode
+        grid_points, results["product"], results["metrics"], diverged, rows, seconds, chunk, mode
     )
 
 
-def _go(program, data, grid_points, todo, place, name, show):
+def _go(
+    program: chunks.Program,
+    data: Tree,
+    grid_points: Mapping[str, np.ndarray],
+    todo: list[int],
+    place: tuple[dict[str, np.ndarray], set[int], store.Store],
+    name: str,
+    show: bool,
+) -> None:
     """Compute the lanes that are missing, and keep each chunk when it is finished."""
     leaves, done, kept = place
     chunk_count = -(-len(todo) // program.lanes)
@@ -164,12 +174,12 @@ def _go(program, data, grid_points, todo, place, name, show):
 def _shapes(info: Any) -> tuple[dict[str, Any], Any]:
     """Return a lane's results as name -> shape, in the order of the tree, and the tree's form."""
     if not isinstance(info, (tuple, list)) or len(info) != 2:
-        raise UserError("the run of a sweep must return two trees: (params, metrics)")
-    params, metrics = info
-    shapes = store.named((params, metrics))
+        raise UserError("the run of a sweep must return two trees: (product, metrics)")
+    product, metrics = info
+    shapes = store.named((product, metrics))
     if not shapes:
         raise UserError("the run of a sweep returns no array")
-    return shapes, jax.tree.structure(store.together((params, metrics)))
+    return shapes, jax.tree.structure(store.together((product, metrics)))
 
 
 def _plan(program: chunks.Program, count: int) -> str:

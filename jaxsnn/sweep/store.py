@@ -4,7 +4,7 @@
     chunks/00000-00007.npz  the results of finished lanes, each file whole or not there
     rows.jsonl, rows.csv    one row for each configuration that is finished
 
-Arrays are named as leaves are, "params/dense1/kernel"; nothing is pickled.
+Arrays are named as leaves are, "product/params/dense1/kernel"; nothing is pickled.
 """
 
 import csv
@@ -22,6 +22,8 @@ import numpy as np
 from jaxsnn import tree
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
+
+__all__ = ["Store", "named", "together"]
 
 Tree = Any
 Leaves = dict[str, np.ndarray]  # name -> [lanes, ...]
@@ -50,7 +52,9 @@ class Store:
         else:
             write_atomic(path, json.dumps(about, indent=1) + "\n")
 
-    def load(self, shapes: Mapping[str, jax.ShapeDtypeStruct], count: int) -> tuple[Leaves, set]:
+    def load(
+        self, shapes: Mapping[str, jax.ShapeDtypeStruct], count: int
+    ) -> tuple[Leaves, set[int]]:
         """Return the leaves of all lanes, zero where a lane is not finished, and which ones are.
 
         Args:
@@ -97,12 +101,12 @@ class Store:
 
 
 def together(results: tuple[Tree, Tree]) -> Tree:
-    """Return `(params, metrics)` as one tree."""
-    return dict(zip(("params", "metrics"), results, strict=True))
+    """Return `(product, metrics)` as one tree."""
+    return dict(zip(("product", "metrics"), results, strict=True))
 
 
 def named(results: tuple[Tree, Tree]) -> dict[str, Any]:
-    """Return `(params, metrics)` as name -> leaf, "params/..." and "metrics/..."."""
+    """Return `(product, metrics)` as name -> leaf, "product/..." and "metrics/..."."""
     return tree.named_leaves(together(results))
 
 

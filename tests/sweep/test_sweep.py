@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -13,16 +14,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn import encode, network as functional, losses, models, sweep, train
+from jaxsnn import compress, models, sweep, train
 from jaxsnn.arrays import keep_count
-from jaxsnn.compress import masks, pull, restrict, uniform_grid
-from jaxsnn.compress.projections import keep_largest
+from jaxsnn.compress import keep_largest, masks, pull, restrict, uniform_grid
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF
 from jaxsnn.sweep import chunks
 
@@ -40,43 +40,33 @@ def planted(count, seed):
 
 
 DATA = {"train": planted(BATCH, 0), "test": planted(30, 1)}  # one step is an epoch
-NET = functional.split(models.mlp((SIZE, 16, CLASSES), LIF(0.5, 0.4), rngs=nnx.Rngs(0)))
+NET = models.mlp((SIZE, 16, CLASSES), LIF(0.5, 0.4))
+TASK = train.Task(Inputs((SIZE,), TIMESTEPS))
 
 
-def prepare(key, images, training):
-    del key, training
-    return encode.direct(images.astype(jnp.float32) / 255, TIMESTEPS)
-
-
-def task_of(spike_weight):
-    def loss(output, labels):
-        quiet = losses.spike_count(output.activity, TIMESTEPS)
-        return losses.mean_squared_error(output.readout, labels) + spike_weight * quiet
-
-    return train.Task(NET.apply, prepare, loss)
-
-
-def method_of(sparsity, bits, learning_rate, params):
-    kept = masks.keep_fraction({"*/kernel": sparsity}, params)
+def phase_of(sparsity, bits, params):
+    kept = masks.keep_fraction(params, {"*/kernel": sparsity})
     grid = {"*/kernel": uniform_grid(bits, keep_zeros=True)}
-    return sweep.straight_through(optax.adam(learning_rate), restrict(grid, kept))
+    return compress.quantized(optax.adam(0.01), restrict(grid, kept))
 
 
-RUN = sweep.training(
-    lambda point, data: (NET.params, NET.stats),
-    lambda point: task_of(point["spike_weight"]),
-    lambda point, params: method_of(point["sparsity"], point["bits"], 0.01, params),
-    epochs=EPOCHS,
-    batch_size=BATCH,
-)
+def lane(point, start):
+    phase = phase_of(point["sparsity"], point["bits"], start.params)
+    task = replace(TASK, spike_weight=point["spike_weight"])
+    return sweep.Lane(phase, start, task, point["seed"])
+
+
 POINTS = [
     {"sparsity": sparsity, "bits": bits, "spike_weight": 0.1 * i, "seed": i}
     for i, (sparsity, bits) in enumerate(itertools.product([0.0, 0.3, 0.5, 0.7], [2, 5]))
 ]
 
 
-def go(function=RUN, grid=POINTS, data=DATA, **options):
-    return sweep.run(function, grid, data, show=False, **options)
+def go(function=None, grid=POINTS, data=DATA, **options):
+    if function is not None:
+        return sweep.run_lanes(function, grid, data, show=False, **options)
+    training = {"epochs": EPOCHS, "batch_size": BATCH, "show": False}
+    return sweep.run(lane, grid, TASK, NET, data, **training, **options)
 
 
 @pytest.fixture(scope="module")
@@ -87,40 +77,42 @@ def swept(tmp_path_factory):
 
 
 def test_every_lane_is_its_single_run_step_by_step(swept):
-    single = jax.jit(RUN)
+    single = jax.jit(sweep.training(lane, TASK, epochs=EPOCHS, batch_size=BATCH))
+    data = jax.tree.map(jnp.asarray, {"start": NET, "splits": DATA})
     for i, point in enumerate(POINTS):
         numbers = {
             k: jnp.asarray(v, np.asarray(swept[0].points[k]).dtype) for k, v in point.items()
         }
-        _, alone = single(numbers, jax.tree.map(jnp.asarray, DATA))
-        _, params, metrics = swept[0].lane(i)
+        _, alone = single(numbers, data)
+        _, net, metrics = swept[0].lane(i)
         np.testing.assert_allclose(
             metrics["epochs"]["loss"], alone["epochs"]["loss"], rtol=1e-5, atol=1e-6
         )
         sample = 1 / len(DATA["test"].labels)
         assert abs(metrics["test_accuracy"] - alone["test_accuracy"]) <= sample + 1e-6
-        kernel = params["params"]["dense1"]["kernel"]
+        kernel = net.params["dense1"]["kernel"]
         assert np.count_nonzero(kernel) <= keep_count(point["sparsity"], kernel.size)
         assert len(np.unique(np.abs(kernel))) <= 2 ** (point["bits"] - 1)
+        found = net.quantized["dense1/kernel"]
+        np.testing.assert_array_equal(found.decode(), kernel)
+        assert float(found.bits) == point["bits"]
     assert len(set(swept[0].metrics["loss"].tolist())) == len(POINTS)
 
 
 def test_a_lane_is_the_training_with_python_numbers(swept):
     point, found = POINTS[5], swept[0].lane(5)[2]["epochs"]["loss"]
-    method = method_of(point["sparsity"], point["bits"], 0.01, NET.params)
-    key, log = jax.random.key(point["seed"]), []
-    state = train.init(NET.params, NET.stats, method.optimizer, key)
-    state = state._replace(params=method.begin(state.params))
+    log = []
     train.fit(
-        task_of(point["spike_weight"]), method.optimizer, state, DATA["train"],
-        epochs=EPOCHS, batch_size=BATCH, log=log.append, show=False,
+        replace(TASK, spike_weight=point["spike_weight"]),
+        phase_of(point["sparsity"], point["bits"], NET.params), NET, DATA["train"],
+        epochs=EPOCHS, batch_size=BATCH, seed=point["seed"], log=log.append, show=False,
     )  # fmt: skip
     np.testing.assert_allclose(found, [row["loss"] for row in log], rtol=1e-5, atol=1e-6)
     assert found[-1] < 0.95 * found[0]
 
 
 def test_lanes_in_turn_and_in_chunks_are_the_mapped_ones(swept):
-    turns = go(lanes="loop", devices=1, batch_size=3)
+    turns = go(lanes="loop", devices=1, chunk=3)
     assert (turns.mode, turns.chunk) == ("loop", 3)
     for name, values in turns.metrics["epochs"].items():
         np.testing.assert_allclose(values, swept[0].metrics["epochs"][name], rtol=1e-5, atol=1e-6)
@@ -159,7 +151,7 @@ def test_rows_are_written_for_everybody(swept):
 def test_a_finished_sweep_is_read_back_and_compiles_nothing(swept, monkeypatch):
     monkeypatch.setattr(chunks, "build", None)
     again = go(directory=swept[1])
-    jax.tree.map(np.testing.assert_array_equal, again.params, swept[0].params)
+    jax.tree.map(np.testing.assert_array_equal, again.products, swept[0].products)
     assert again.rows == swept[0].rows and again.chunk is None
 
 
@@ -202,7 +194,7 @@ def test_a_killed_sweep_goes_on_without_repeating_a_chunk(tmp_path, monkeypatch)
     found = go(square, grid, data, **whole)
     assert calls == [[0, 1], [2, 3], [4, 5], [4, 5], [6, 6]]
     np.testing.assert_allclose(found.metrics["square"], np.arange(7.0) ** 2)
-    np.testing.assert_allclose(found.params["root"][6], np.sqrt(6) * np.arange(3), rtol=1e-6)
+    np.testing.assert_allclose(found.products["root"][6], np.sqrt(6) * np.arange(3), rtol=1e-6)
 
 
 def test_a_damaged_chunk_is_named(tmp_path):
@@ -214,9 +206,9 @@ def test_a_damaged_chunk_is_named(tmp_path):
 
 
 def test_a_lane_that_diverges_is_marked_and_hurts_nobody(tmp_path, capsys):
-    found = sweep.run(square, {"x": [4.0, -1.0, 9.0]}, jnp.ones(2), directory=tmp_path)
+    found = sweep.run_lanes(square, {"x": [4.0, -1.0, 9.0]}, jnp.ones(2), directory=tmp_path)
     assert found.diverged.tolist() == [False, True, False]
-    np.testing.assert_allclose(found.params["root"][[0, 2]], [[2, 2], [3, 3]])
+    np.testing.assert_allclose(found.products["root"][[0, 2]], [[2, 2], [3, 3]])
     rows = [json.loads(x) for x in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["diverged"] for row in rows] == [False, True, False]
     assert "1 of 3 lanes diverged" in capsys.readouterr().err
@@ -233,7 +225,7 @@ def test_lanes_are_chunked_by_what_the_program_needs(capsys):
     point = {"x": jnp.float32(0)}
     options = {"count": 8, "mode": "vmap", "batch_size": None, "devices": 1}
     needs = chunks.build(wide, point, data, budget=None, **options).needs
-    found = sweep.run(wide, grid, data, lanes="vmap", devices=1, budget=0.6 * needs)
+    found = sweep.run_lanes(wide, grid, data, lanes="vmap", devices=1, budget=0.6 * needs)
     assert found.chunk == 4
     np.testing.assert_array_equal(found.metrics["sum"], whole.metrics["sum"])
     said = capsys.readouterr().err
@@ -283,31 +275,32 @@ def test_the_mode_follows_the_size_of_a_lane():
 
 
 def test_constants_of_all_neurons_are_replaced():
-    stats = sweep.with_constants(NET.stats, decay=0.25)
+    stats = sweep.with_constants(NET, decay=0.25).stats
     assert float(stats["dense2"]["neurons"]["decay"]) == 0.25
     assert float(stats["dense1"]["neurons"]["threshold"]) == pytest.approx(0.4)
     with pytest.raises(UserError, match="decay must be in"):
-        sweep.with_constants(NET.stats, decay=1.5)
+        sweep.with_constants(NET, decay=1.5)
     with pytest.raises(UserError, match="neurons/threshold"):
-        sweep.with_constants({"dense1": {}}, threshold=1.0)
+        sweep.with_constants(NET.replace(stats={"dense1": {}}), threshold=1.0)
 
 
-def test_a_shortened_task_is_that_of_fewer_steps():
+def test_active_steps_are_those_of_a_shorter_network():
+    """The traced number of steps that count gives the loss and slope of the network cut there."""
     images, labels = jax.tree.map(jnp.asarray, DATA["test"])
 
-    def slope(task, timesteps):
+    def slope(task):
         def loss(params):
-            x = encode.direct(images.astype(jnp.float32) / 255, timesteps)
-            return task.loss(task.apply(params, NET.stats, x, train=True), labels)
+            x = task.prepare(jax.random.key(0), images, False)
+            output = task.run(NET.replace(params=params), x, train=True)
+            return task.objective(output, labels, x)
 
         return jax.jit(jax.value_and_grad(loss))(NET.params)
 
-    task = task_of(0.0)
-    short, gradient = slope(task, 2)
-    weighted, found = slope(sweep.shortened(task, jnp.int32(2), TIMESTEPS), TIMESTEPS)
+    short, gradient = slope(TASK.at(2))
+    weighted, found = slope(replace(TASK, active=jnp.int32(2)))
     np.testing.assert_allclose(weighted, short, rtol=1e-6)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, gradient)
-    unweighted, _ = slope(task, TIMESTEPS)
+    unweighted, _ = slope(TASK)
     assert abs(float(short - unweighted)) > 1e-4
 
 
@@ -369,7 +362,7 @@ def test_a_bad_grid_is_one_line(mistake):
 
 
 def test_a_run_that_returns_one_tree_is_refused():
-    with pytest.raises(UserError, match=r"two trees: \(params, metrics\)"):
+    with pytest.raises(UserError, match=r"two trees: \(product, metrics\)"):
         go(lambda point, data: point["x"], {"x": [1.0]}, jnp.ones(1))
 
 
@@ -378,17 +371,18 @@ def test_more_devices_than_there_are_are_refused():
         go(square, {"x": [1.0, 2.0, 3.0, 4.0]}, jnp.ones(1), devices=3)
 
 
-def test_the_axis_timesteps_needs_t_and_no_batch_norm():
-    point = {"timesteps": jnp.int32(2)}
-    make = {"epochs": 1, "batch_size": BATCH}
-    parts = lambda p, d: (NET.params, NET.stats), lambda p: task_of(0.0)  # noqa: E731
-    plain = sweep.training(*parts, lambda p, params: optax.sgd(0.1), **make)
-    with pytest.raises(UserError, match="timesteps=T"):
-        jax.eval_shape(plain, point, DATA)
-    stats = {**NET.stats, "dense1": {**NET.stats["dense1"], "norm": {"mean": jnp.zeros(16)}}}
-    normed = sweep.training(
-        lambda p, d: (NET.params, stats), *parts[1:], lambda p, params: optax.sgd(0.1),
-        **make, timesteps=TIMESTEPS,
-    )  # fmt: skip
+def test_active_steps_need_a_network_without_batch_norm():
+    normed = models.mlp((SIZE, 16, CLASSES), LIF(0.5, 0.4), norm=True)
+
+    def short(point, start):
+        return sweep.Lane(optax.sgd(0.1), start, replace(TASK, active=point["timesteps"]))
+
     with pytest.raises(UserError, match="without batch normalisation"):
-        jax.eval_shape(normed, point, DATA)
+        sweep.run(short, {"timesteps": [2]}, TASK, normed, DATA, epochs=1, batch_size=BATCH)
+
+
+def test_a_lane_that_returns_something_else_is_refused():
+    with pytest.raises(UserError, match=r"a lane must return \(phase, network\)"):
+        sweep.run(
+            lambda point, start: start, {"x": [1.0]}, TASK, NET, DATA, epochs=1, batch_size=BATCH
+        )
