@@ -192,7 +192,7 @@ class Network:
         Raises:
           UserError: if the network wraps a foreign function.
         """
-        return self._known("a module").fill(self.params, self.stats)
+        return self._known("module").fill(self.params, self.stats)
 
     @property
     def synapses(self) -> Mapping[str, LinearMap]:
@@ -303,7 +303,7 @@ class _Module:
         jax.eval_shape(run, params, stats, x)
         tape = tapes[-1]
         feeds = {feed.kernel: feed for feed in tape.feeds}
-        return Flow(feeds, ends[-1], tape.activity.analog, tape.activity.cached)
+        return Flow(feeds, ends[-1], tape.activity.analog, tape.activity.cached, tape.pools)
 
     def _pass(
         self, params: Tree, stats: Tree, signal: Signal, membranes: Any, mode: Any
