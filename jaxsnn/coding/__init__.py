@@ -1,1 +1,5 @@
-from jaxsnn.coding.forms import *  # noqa: F403
+"""A leaf as few bytes: the smallest of some forms, which returns every weight bit for bit."""
+
+from jaxsnn.coding.forms import MAX_VALUES, PARTS, OnGrid, bits, decode, encode, num_bytes, step
+
+__all__ = ["MAX_VALUES", "PARTS", "OnGrid", "bits", "decode", "encode", "num_bytes", "step"]

@@ -1,35 +1,8 @@
 """What leaves the workshop: smaller networks, networks without norms, files for other programs."""
 
 from jaxsnn.export.fold import fold_norms
-from jaxsnn.export.integer import run_integer, to_integer
-from jaxsnn.export.model import Inputs, Model
-from jaxsnn.export.nir import to_nir
-from jaxsnn.export.nir.files import read_nir, write_nir
-from jaxsnn.export.nir.reader import from_nir
-from jaxsnn.export.npz import save_npz
-from jaxsnn.export.pack import load, load_model, save
+from jaxsnn.export.model import Model
+from jaxsnn.export.pack import load, save
 from jaxsnn.export.shrinking import shrink, silence
-from jaxsnn.export.stablehlo import load_stablehlo, save_stablehlo, to_stablehlo
-from jaxsnn.export.ties import count_ties
 
-__all__ = [
-    "Inputs",
-    "Model",
-    "count_ties",
-    "fold_norms",
-    "from_nir",
-    "load",
-    "load_model",
-    "load_stablehlo",
-    "read_nir",
-    "run_integer",
-    "save",
-    "save_npz",
-    "save_stablehlo",
-    "shrink",
-    "silence",
-    "to_integer",
-    "to_nir",
-    "to_stablehlo",
-    "write_nir",
-]
+__all__ = ["Model", "fold_norms", "load", "save", "shrink", "silence"]

@@ -21,6 +21,8 @@ from jaxsnn.layers.convolution import PADDINGS
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 from jaxsnn.surrogate import Surrogate
 
+__all__ = ["describe", "rebuild"]
+
 # The curves that have a name in files.
 CURVES = {
     make.__name__: make().shape
@@ -42,7 +44,7 @@ LAYERS: dict[type, str] = {
     layers.Vote: "vote",
 }
 CONSTANTS = ("decay", "threshold")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of a layer
 
 SYNAPSE = {
@@ -119,7 +121,7 @@ def describe(module: layers.Chain) -> list[dict[str, Any]]:
 def rebuild(description: Any) -> layers.Chain:
     """Return the network that a description describes, with shapes in the place of arrays.
 
-    Nothing is allocated; fill it with arrays by `nnx.update`, or have `export.load_model` do it.
+    Nothing is allocated; `export.load` fills it with the arrays of the file.
 
     Args:
       description: from `describe`, perhaps by way of a file.
@@ -275,7 +277,7 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> Any:
     options: dict[str, Any] = {
         "use_bias": data["bias"],
         "norm": data["norm"] is not None,
-        "dtype": jnp.dtype(data["dtype"]),
+        "dtype": DTYPES[data["dtype"]],
         "rngs": nnx.Rngs(0),
     }
     if data["kind"] == "conv":
@@ -283,7 +285,7 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> Any:
     firing = _make_firing(f"{where}, neurons", data["neurons"])
     if data["kind"] == "recurrent" and not isinstance(firing, layers.Neurons):
         raise UserError(f"architecture: {where}: a recurrent layer needs neurons of kind 'lif'")
-    layer = makers[data["kind"]](data["inputs"], data["outputs"], firing, **options)
+    layer = makers[data["kind"]](data["inputs"], data["outputs"], neurons=firing, **options)
     if layer.norm is not None:
         norm = fields.check(f"architecture: {where}, norm", data["norm"], NORM)
         layer.norm.momentum, layer.norm.epsilon = norm["momentum"], norm["epsilon"]

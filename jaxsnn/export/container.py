@@ -31,6 +31,8 @@ from jaxsnn import fields
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
+__all__ = ["Contents", "read", "write"]
+
 VERSION = 2
 NAME = "jaxsnn"  # of the tensor and of the metadata that belong to the format
 HEADER_LIMIT = 1 << 24  # bytes of the longest header
@@ -44,7 +46,7 @@ COMMON = {
 
 
 class Contents(NamedTuple):
-    """Hold what a file holds, after every check."""
+    """What a file holds, after every check."""
 
     header: dict[str, Any]  # what belongs to the kind of file, and `written_by`
     tensors: dict[str, np.ndarray]
@@ -90,7 +92,8 @@ def write(
     }
     text = json.dumps(full, separators=(",", ":"), allow_nan=False).encode()
     packed = np.frombuffer(zlib.compress(text, 9), np.uint8)
-    return write_atomic(path, to_bytes({NAME: packed, **tensors}, metadata | {NAME: str(VERSION)}))
+    content = to_bytes({NAME: packed, **tensors}, metadata | {NAME: str(VERSION)})
+    return write_atomic(path, _sorted(content))
 
 
 def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Contents:
@@ -134,6 +137,16 @@ def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Con
         raise UserError(f"{path}: damaged metadata, the checksum differs")
     _check_tensors(path, header["checksums"], tensors)
     return Contents(header, tensors, metadata, size)
+
+
+def _sorted(content: bytes) -> bytes:
+    """Return a safetensors file with its strings sorted: the library writes them in any order."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def _check_version(path: Path, version: str | None, holds: str) -> None:

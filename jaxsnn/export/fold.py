@@ -22,27 +22,30 @@ Spikes are equal but for rounding; recorded potentials are divided by `|g|` in "
 """
 
 from dataclasses import replace
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxsnn import layers
+from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
-from jaxsnn.export.modules import filled
+from jaxsnn.network import Network
+
+__all__ = ["fold_norms"]
 
 WAYS = ("kernel", "neuron")
 NEGLIGIBLE = 1e-20  # a smaller |g| counts as 0: what it passes on is below the rounding of c
 
 
-def fold_norms(module: layers.Chain, params: Any, stats: Any, into: str = "kernel") -> layers.Chain:
+def fold_norms(net: Network, into: str = "kernel") -> Network:
     """Return a network without norms that computes what this one does with running statistics.
 
+    A kernel on a known grid stays on one: in "neuron" on its own, in "kernel" on a grid with a
+    scale for each channel, to which the folded kernel is rounded (in the last bit of a float32).
+
     Args:
-      module: the network.
-      params: its parameters.
-      stats: its running statistics and constants.
+      net: the network; "kernel" takes any topology, "neuron" a chain of layers.
       into: "kernel" or "neuron", as above. A read-out that never spikes has nothing to divide: its
         norm, if it has one, always goes into the kernel. Constants of neurons that are divided
         are no parameters any more.
@@ -51,51 +54,89 @@ def fold_norms(module: layers.Chain, params: Any, stats: Any, into: str = "kerne
       A new network, for evaluation.
 
     Raises:
-      UserError: if `into` is unknown or the trees are not those of the module.
+      UserError: if `into` is unknown, a foreign function is wrapped, or the network is no chain.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> fold_norms(models.build("4C3-10", (8, 8, 1), norm=True)).has_norms
+      False
     """
     if into not in WAYS:
         raise UserError(f"into {into!r} is unknown; choose {' or '.join(WAYS)}")
-    net = filled(module, params, stats)
-    for name in net.names:
-        layer = getattr(net, name)
-        if isinstance(layer, layers.Residual):
-            _fold(layer.conv1, into)
-            divisor = _fold(layer.conv2, into)
-            if divisor is not None:
-                weight = jnp.asarray(_values(layer.weight, 1.0) / divisor, jnp.float32)
-                block = layers.Residual(
-                    layer.conv1, layer.conv2, projection=layer.projection, sources=layer.sources,
-                    weight=weight,
-                )  # fmt: skip
-                setattr(net, name, block)
-        elif isinstance(layer, layers.Synapse):
-            _fold(layer, into)
-    return net
+    module = net.module
+    if into == "neuron" and not isinstance(module, layers.Chain):
+        raise UserError(
+            "into 'neuron' must divide all that a neuron hears, which is known in a Chain, found "
+            f"the topology of {type(module).__name__}: choose 'kernel'"
+        )
+    steps = dict(net.steps)
+    divisors = {
+        name: _fold(layer, into, steps)
+        for name, layer in layers.synapses(module).items()
+        if layer.norm is not None
+    }
+    for name in module.names if isinstance(module, layers.Chain) else ():
+        divisor = divisors.get(f"{name}/conv2")
+        if divisor is not None:
+            setattr(module, name, _divided(getattr(module, name), divisor))
+    return Network.of(module).replace(steps=steps)
 
 
-def _fold(layer: layers.Synapse, into: str) -> np.ndarray | None:
-    """Fold the norm of a layer, in place; return what its neurons were divided by, `[O]`."""
+def _divided(block: layers.Residual, divisor: np.ndarray) -> layers.Residual:
+    """Return a block whose shortcut is divided as the neurons behind it are."""
+    return layers.Residual(
+        block.conv1,
+        block.conv2,
+        projection=block.projection,
+        sources=block.sources,
+        weight=jnp.asarray(_values(block.weight, 1.0) / divisor, jnp.float32),
+    )
+
+
+def _fold(layer: layers.Synapse, into: str, steps: dict[str, Step]) -> np.ndarray | None:
+    """Fold the norm of a layer, in place; return what its neurons were divided by, `[O]`.
+
+    The steps become those of the new leaves, in place too.
+    """
     norm = layer.norm
-    if norm is None:
-        return None
     mean, var = _values(norm.mean), _values(norm.var)
     scale, offset, bias = _values(norm.scale, 1.0), _values(norm.bias), _values(layer.bias)
     factor = scale / np.sqrt(var + norm.epsilon)
     factor = np.where(np.abs(factor) > NEGLIGIBLE, factor, 0.0)
     current = offset + factor * (bias - mean)
     layer.norm = None
+    for name in [name for name in steps if name.startswith(f"{layer.name}/")]:
+        if name != f"{layer.name}/kernel":
+            del steps[name]
     if into == "kernel" or not isinstance(layer.neurons, layers.Neurons):
-        _set(layer, _values(layer.kernel) * factor, current)
+        _multiply(layer, factor, steps)
+        _set_bias(layer, current)
         return None
     divisor = np.where(factor == 0.0, 1.0, np.abs(factor))
-    _set(layer, _values(layer.kernel) * np.sign(factor), current / divisor)
+    layer.kernel = _param(_values(layer.kernel) * np.sign(factor))
+    _set_bias(layer, current / divisor)
     if isinstance(layer, layers.Recurrent):
-        heard = _values(layer.recurrent) / divisor
-        layer.recurrent = nnx.Param(jnp.asarray(heard, jnp.float32))
+        layer.recurrent = _param(_values(layer.recurrent) / divisor)
     neuron = layer.neurons.constants()
     threshold = np.asarray(neuron.threshold, np.float64) / divisor
     layer.neurons = layers.Neurons(replace(neuron, threshold=jnp.asarray(threshold, jnp.float32)))
     return divisor
+
+
+def _multiply(layer: layers.Synapse, factor: np.ndarray, steps: dict[str, Step]) -> None:
+    """Multiply a kernel by a factor for each channel, in place, on its grid if it has one."""
+    name = f"{layer.name}/kernel"
+    step = steps.get(name)
+    if step is None or np.any(np.asarray(step.offset)):
+        steps.pop(name, None)
+        layer.kernel = _param(_values(layer.kernel) * factor)
+        return
+    codes = step.encode(layer.kernel[...]).codes
+    channels = (1,) * (codes.ndim - 1) + (-1,)
+    scale = np.asarray(step.scale, np.float64) * np.abs(factor).reshape(channels)
+    steps[name] = replace(step, scale=jnp.asarray(scale, jnp.float32))
+    sign = jnp.asarray(np.sign(factor).astype(np.int32).reshape(channels))
+    layer.kernel = nnx.Param(steps[name].with_codes(codes * sign).decode() + 0.0)
 
 
 def _values(variable: nnx.Variable | None, absent: float = 0.0) -> np.ndarray:
@@ -103,6 +144,9 @@ def _values(variable: nnx.Variable | None, absent: float = 0.0) -> np.ndarray:
     return np.asarray(absent if variable is None else variable[...], np.float64)
 
 
-def _set(layer: layers.Synapse, kernel: np.ndarray, bias: np.ndarray) -> None:
-    layer.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
-    layer.bias = nnx.data(nnx.Param(jnp.asarray(bias, jnp.float32)))  # there may have been none
+def _param(values: np.ndarray) -> nnx.Param:
+    return nnx.Param(jnp.asarray(values, jnp.float32))
+
+
+def _set_bias(layer: layers.Synapse, bias: np.ndarray) -> None:
+    layer.bias = nnx.data(_param(bias))  # there may have been none

@@ -8,11 +8,11 @@ The header has these fields besides those of the container:
 
     leaves         "params/NAME" -> {"form": its name, "shape": [...], "bytes": [of each part]}
     numbers        "stats/NAME" -> number, exactly a float32
-    architecture   the layers, as `architecture.describe` writes them; null if not given
+    architecture   the layers, as `architecture.describe` writes them; null where it cannot
     inputs         what `Inputs.to_data` writes: shape, timesteps, encoding, mean, std; or null
 
-By custom the metadata strings tell `name`, `dataset` and `accuracy`, a share of the test images. A
-decoder that needs only numpy and safetensors is `experiments/decode_numpy.py`.
+By custom the metadata strings are `name`, `dataset` and `accuracy`, a share of the test images. A
+decoder that needs only numpy is `tools/decode_numpy.py`.
 """
 
 from collections.abc import Mapping
@@ -25,12 +25,17 @@ import numpy as np
 from flax import nnx
 
 from jaxsnn import coding, fields, layers
+from jaxsnn.arrays import Array
+from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 from jaxsnn.export import architecture, container
 from jaxsnn.export.container import Contents
-from jaxsnn.export.model import Inputs, Model
-from jaxsnn.export.modules import filled
-from jaxsnn.tree import named_leaves
+from jaxsnn.export.model import Model
+from jaxsnn.inputs import Inputs
+from jaxsnn.network import Network
+from jaxsnn.tree import named_leaves, substitute
+
+__all__ = ["load", "save"]
 
 HEADER = {
     "leaves": fields.OBJECT,
@@ -43,57 +48,67 @@ LEAF = {
     "shape": fields.SHAPE,
     "bytes": fields.several(fields.whole(0)),
 }
+ROOTS = ("params", "stats")
 
 
 def save(
     path: str | Path,
-    params: Any,
-    stats: Any = None,
-    metadata: Mapping[str, str] | None = None,
-    *,
-    module: layers.Chain | None = None,
+    net: Network,
     inputs: Inputs | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> int:
-    """Write a network to one packed file.
+    """Write a network to one packed file: the same network gives the same bytes.
 
-    Weights that stand on a grid are written as codes of 1 to 8 bits, zeros as a bitmap or as gaps
-    between the others where that is smaller, and all else as float32. Reading returns the same
-    bits, except that `-0.0` becomes `0.0`. The file appears under its name only when it is
-    complete.
+    Weights on a grid are written as codes of 1 to 8 bits, zeros as a bitmap or as gaps between the
+    others where that is smaller, and all else as float32. Reading returns the same bits, except
+    that `-0.0` becomes `0.0`. The file appears under its name only when it is complete.
+
+    A network of our layers in a chain is saved with its architecture. One of your own topology, or
+    a wrapped function, is code: its numbers are saved, and `load(path, like=net)` puts them back.
 
     Args:
       path: file to write.
-      params: nested dictionary of finite float32 leaves.
-      stats: nested dictionary of arrays (running statistics of norms, constants of neurons).
-      metadata: strings to keep; the key `jaxsnn` is taken.
-      module: the network whose numbers these are; then `load_model` can run the file.
+      net: the network; its parameters are finite float32 leaves of any pytree.
       inputs: how samples become its input; then `jaxsnn eval` can evaluate the file.
+      metadata: strings to keep; the key `jaxsnn` is taken.
 
     Returns:
       The size of the file in bytes, header included.
 
     Raises:
-      UserError: if a leaf is not finite float32, a tree is not a nested dictionary or not that of
-        the module, the module is not made of layers of jaxsnn, or the file cannot be written.
+      UserError: if a leaf is not finite float32 or two have one name, the metadata are no strings,
+        or the file cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxsnn import models
+      >>> net = models.build("6-3", (4,))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/net", net, Inputs((4,), timesteps=2), {"name": "tiny"})
+      ...     again = load(f"{folder}/net")
+      >>> again.metadata, again.network.order
+      ({'name': 'tiny'}, ('dense1', 'dense2'))
     """
-    header: dict[str, Any] = {"leaves": {}, "numbers": {}, "architecture": None, "inputs": None}
-    if module is not None:
-        header["architecture"] = architecture.describe(filled(module, params, stats or {}))
-        _check_shapes(architecture.rebuild(header["architecture"]), params, stats or {})
-    if inputs is not None:
-        header["inputs"] = inputs.to_data()
+    if not isinstance(net, Network):
+        raise UserError(
+            f"net must be a Network (models.build, Network.of, Network.wrap), found "
+            f"{type(net).__name__}"
+        )
+    header: dict[str, Any] = {"leaves": {}, "numbers": {}, "architecture": _architecture(net)}
+    header["inputs"] = None if inputs is None else inputs.to_data()
     tensors: dict[str, np.ndarray] = {}
-    for name, leaf in _leaves("params", params).items():
+    known = {f"params/{name}": found for name, found in net.quantized.items()}
+    for name, leaf in _leaves("params", net.params).items():
         if leaf.dtype != np.float32:
             raise UserError(f"{name} is {leaf.dtype}; a packed file holds float32 weights, cast it")
         if not np.isfinite(leaf).all():
             raise UserError(f"{name} holds NaN or infinity; pack a checkpoint from before it did")
-        form, parts = coding.encode(leaf)
+        form, parts = coding.encode(leaf, known.get(name))
         sizes = [parts[part].nbytes for part in coding.PARTS[form]]
         header["leaves"][name] = {"form": form, "shape": list(leaf.shape), "bytes": sizes}
         content = b"".join(parts[part].tobytes() for part in coding.PARTS[form])
         tensors[name] = np.frombuffer(content, np.uint8)
-    for name, leaf in _leaves("stats", stats or {}).items():
+    for name, leaf in _leaves("stats", net.stats).items():
         if leaf.shape == () and leaf.dtype == np.float32 and np.isfinite(leaf):
             header["numbers"][name] = float(leaf)
         else:
@@ -101,53 +116,26 @@ def save(
     return container.write(path, "network", tensors, header, metadata)
 
 
-def load(path: str | Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
-    """Read the numbers of a packed file.
+def load(path: str | Path, like: Network | None = None) -> Model:
+    """Read a packed file as a network that can be run.
+
+    The steps of quantized leaves come back where the file holds them (`grid_codes`); leaves whose
+    grid was found in the numbers alone have none.
 
     Args:
       path: a file that `save` wrote.
+      like: the network that the numbers are put into; needed for one of your own topology and for
+        a wrapped function, which a file cannot describe. Names and shapes must be the same.
 
     Returns:
-      `(params, stats, metadata)`: two nested dictionaries of numpy arrays, and the strings.
+      The network, which computes exactly what the saved one does, its inputs and metadata.
 
     Raises:
-      UserError: if the file is missing, damaged, cut short or of another format or version; the
-        message names the file and the field.
+      UserError: if the file is missing, damaged, cut short or of another format or version, has no
+        architecture or one that this jaxsnn does not know, or does not fit `like`. Nothing in the
+        file is executed.
     """
-    contents = read(path)
-    return *trees(path, contents), contents.metadata
-
-
-def load_model(path: str | Path) -> Model:
-    """Read a packed file as a network that can be run.
-
-    Args:
-      path: a file that `save` wrote with `module=`.
-
-    Returns:
-      The network, which computes exactly what the saved one does.
-
-    Raises:
-      UserError: as `load` does, and if the file has no architecture or one that this jaxsnn does
-        not know; nothing in the file is executed.
-    """
-    return model_of(path, read(path))
-
-
-def model_of(path: str | Path, contents: Contents) -> Model:
-    """Return the network that a file's contents make up; as `load_model`, without reading."""
-    params, stats = jax.tree.map(jnp.asarray, trees(path, contents))
-    header = contents.header
-    if header["architecture"] is None:
-        raise UserError(f"{path}: holds no architecture, expected one: save it with module=")
-    try:
-        module = architecture.rebuild(header["architecture"])
-        _check_shapes(module, params, stats)
-        inputs = None if header["inputs"] is None else Inputs.from_data(header["inputs"])
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    net = filled(module, params, stats)
-    return Model(net, inputs, contents.metadata, header["written_by"])
+    return model_of(path, read(path), like)
 
 
 def read(path: str | Path) -> Contents:
@@ -161,29 +149,83 @@ def read(path: str | Path) -> Contents:
     return contents
 
 
-def trees(path: str | Path, contents: Contents) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return `(params, stats)` of a file's contents, unpacked, as numpy arrays."""
+def leaves(path: str | Path, contents: Contents) -> dict[str, dict[str, np.ndarray]]:
+    """Return "params" and "stats" -> name -> leaf of a file's contents, unpacked."""
     tensors, header = contents.tensors, contents.header
     named = {name: array for name, array in tensors.items() if name not in header["leaves"]}
     named |= {name: np.array(x, np.float32) for name, x in header["numbers"].items()}
     for name, leaf in header["leaves"].items():
         try:
-            parts = _parts(leaf, tensors[name])
-            named[name] = coding.decode(leaf["form"], parts, tuple(leaf["shape"]))
+            named[name] = coding.decode(leaf["form"], _parts(leaf, tensors[name]), tuple(leaf["shape"]))
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: the tensor {name} is damaged: {error}") from error
-    roots: dict[str, dict[str, Any]] = {"params": {}, "stats": {}}
+    roots: dict[str, dict[str, np.ndarray]] = {root: {} for root in ROOTS}
     for name, array in named.items():
-        *folders, last = name.split("/")
-        node: Any = roots
-        for folder in folders:
-            node = node.setdefault(folder, {}) if node is not roots else node.get(folder)
-            if not isinstance(node, dict):
-                raise UserError(f"{path}: {name} is no leaf of params or stats")
-        if last in node or node is roots:
+        root, slash, rest = name.partition("/")
+        if root not in roots or not slash:
             raise UserError(f"{path}: {name} is no leaf of params or stats")
-        node[last] = array
-    return roots["params"], roots["stats"]
+        roots[root][rest] = array
+    return roots
+
+
+def steps(path: str | Path, contents: Contents) -> dict[str, Step]:
+    """Return name -> step of the leaves whose form says it."""
+    found = {}
+    for name, leaf in contents.header["leaves"].items():
+        step = coding.step(leaf["form"], _parts(leaf, contents.tensors[name]), tuple(leaf["shape"]))
+        if step is not None:
+            numbers = (jnp.asarray(each) for each in step)
+            found[name.removeprefix("params/")] = Step(*numbers)
+    return found
+
+
+def model_of(path: str | Path, contents: Contents, like: Network | None = None) -> Model:
+    """Return the network that a file's contents make up; as `load`, without reading."""
+    header = contents.header
+    named = leaves(path, contents)
+    if like is None and header["architecture"] is None:
+        raise UserError(
+            f"{path}: holds no architecture, expected one: its network is code; make it and fill "
+            "it by load(path, like=net)"
+        )
+    try:
+        if like is None:
+            net = _rebuilt(header["architecture"], named)
+        else:
+            _check_shapes("the network given as like", [like.params, like.stats], named)
+            params, stats = (
+                substitute(tree, _as_arrays(named[root]))
+                for root, tree in zip(ROOTS, (like.params, like.stats), strict=True)
+            )
+            net = like.replace(params=params, stats=stats)
+        inputs = None if header["inputs"] is None else Inputs.from_data(header["inputs"])
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    net = net.replace(steps=steps(path, contents))
+    return Model(net, inputs, contents.metadata, header["written_by"])
+
+
+def _rebuilt(description: Any, named: Mapping[str, Mapping[str, np.ndarray]]) -> Network:
+    """Return the network of a description with the leaves of a file in it."""
+    graph, *states = nnx.split(architecture.rebuild(description), nnx.Param, ...)
+    trees = [nnx.to_pure_dict(state) for state in states]
+    _check_shapes("the architecture", trees, named)
+    for state, tree, root in zip(states, trees, ROOTS, strict=True):
+        nnx.replace_by_pure_dict(state, substitute(tree, _as_arrays(named[root])))
+    return Network.of(nnx.merge(graph, *states))
+
+
+def _architecture(net: Network) -> list[dict[str, Any]] | None:
+    """Return the description of a network, None of one that is code."""
+    try:
+        module = net.module
+        return architecture.describe(module) if isinstance(module, layers.Chain) else None
+    except UserError:
+        return None
+
+
+def _as_arrays(named: Mapping[str, np.ndarray]) -> dict[str, Array]:
+    return {name: jnp.asarray(leaf) for name, leaf in named.items()}
 
 
 def _parts(leaf: Mapping[str, Any], content: np.ndarray) -> dict[str, np.ndarray]:
@@ -200,27 +242,27 @@ def _parts(leaf: Mapping[str, Any], content: np.ndarray) -> dict[str, np.ndarray
 
 
 def _leaves(root: str, tree: Any) -> dict[str, np.ndarray]:
-    """Return the leaves on the host, named from `root` on; refuse what names cannot rebuild."""
-    for keys, _ in jax.tree.leaves_with_path(tree):
-        for key in keys:
-            name = getattr(key, "key", None)
-            if not isinstance(name, str) or "/" in name or not name:
-                where = jax.tree_util.keystr(keys)
-                raise UserError(f"{root}{where}: a packed file holds nested dictionaries of names")
-    return {f"{root}/{name}": np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
+    """Return the leaves of any pytree on the host, named from `root` on.
+
+    Raises:
+      UserError: if two leaves have one name, so that a file cannot tell them apart.
+    """
+    named = named_leaves(tree)
+    if len(named) != len(jax.tree.leaves(tree)):
+        raise UserError(f"two leaves of {root} have one name: rename a key that has a slash")
+    return {f"{root}/{name}": np.asarray(leaf) for name, leaf in named.items()}
 
 
-def _check_shapes(module: layers.Chain, params: Any, stats: Any) -> None:
-    """Refuse trees that are not those of a network, in name or shape."""
-    states = nnx.split(module, nnx.Param, ...)[1:]
-    for root, state, tree in zip(("params", "stats"), states, (params, stats), strict=True):
-        expected = {
-            name: leaf.shape for name, leaf in named_leaves(nnx.to_pure_dict(state)).items()
-        }
-        found = {name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}
+def _check_shapes(
+    what: str, trees: list[Any], named: Mapping[str, Mapping[str, np.ndarray]]
+) -> None:
+    """Refuse leaves that are not those of a network, in name or shape."""
+    for root, tree in zip(ROOTS, trees, strict=True):
+        expected = {name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}
+        found = {name: leaf.shape for name, leaf in named[root].items()}
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise UserError(
-                    f"{root}/{name}: the architecture has {expected.get(name, 'no such leaf')}, "
+                    f"{root}/{name}: {what} has {expected.get(name, 'no such leaf')}, "
                     f"the numbers have {found.get(name, 'no such leaf')}"
                 )

@@ -14,7 +14,7 @@ Letters in shapes: `I` inputs, `O` outputs, `C` channels of a layer.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -23,9 +23,12 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from jaxsnn import layers, tree
+from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
-from jaxsnn.export.modules import filled
-from jaxsnn.layers.chain import NOTHING, by_position
+from jaxsnn.layers.residual import NOTHING, by_position
+from jaxsnn.network import Network
+
+__all__ = ["shrink", "silence"]
 
 # Layers that treat every channel by itself and leave the channels in their order.
 TRANSPARENT = (layers.AveragePool, layers.MaxPool, layers.Flatten, layers.Dropout)
@@ -35,82 +38,82 @@ SHORTCUTS = ("follow", "padded")
 Kept = np.ndarray | None  # boolean [C]; None where all channels are kept
 
 
-def shrink(
-    module: layers.Chain,
-    params: Any,
-    stats: Any,
-    keep: Mapping[str, ArrayLike],
-    *,
-    shortcuts: str = "follow",
-) -> layers.Chain:
+def shrink(net: Network, keep: Mapping[str, ArrayLike], *, shortcuts: str = "follow") -> Network:
     """Remove channels from a network.
 
     Args:
-      module: the network.
-      params: its parameters.
-      stats: its other arrays.
+      net: the network, a chain of layers.
       keep: layer -> its channels that stay, as indices or as a boolean mask `[C]`; of a block the
         layers are "block1/conv1" and "block1/conv2". Layers left out keep all.
       shortcuts: "follow" or "padded", as above.
 
     Returns:
-      A new network that holds the remaining arrays, channels in their old order.
-      `functional.split` makes parameters and a function of it.
+      A new network of the remaining arrays, channels in their old order; leaves on a known grid
+      keep their steps.
 
     Raises:
       UserError: for a layer that is not there, or is the read-out; for indices or masks that do
-        not fit, or keep nothing; for a layer that channels cannot be followed through; for a
-        padded shortcut from more channels to fewer. The message names the layer.
+        not fit, or keep nothing; for a topology or a layer that channels cannot be followed
+        through; for a padded shortcut from more channels to fewer. The message names the layer.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> net = models.build("4C3-10", (8, 8, 1))
+      >>> shrink(net, {"conv1": [0, 2]}).params["dense1"]["kernel"].shape
+      (128, 10)
     """
     if shortcuts not in SHORTCUTS:
         raise UserError(f"shortcuts {shortcuts!r} is unknown; choose {' or '.join(SHORTCUTS)}")
-    net = filled(module, params, stats)
-    synapses = net.synapses()
-    *hidden, readout = synapses
-    prunable = [name for name in hidden if isinstance(synapses[name], SHRINKABLE)]
-    if readout in keep:
-        raise UserError(f"{readout!r} is the read-out: its channels are the classes")
-    for name in keep:
-        if name not in prunable:
-            raise UserError(f"no layer {name!r} to shrink; there are: {', '.join(prunable)}")
-    masks = {name: _mask(name, kept, synapses[name]) for name, kept in keep.items()}
+    module = net.module
+    if not isinstance(module, layers.Chain):
+        raise UserError(
+            f"channels are followed through a Chain of layers, found the topology of "
+            f"{type(module).__name__}: mute them by export.silence"
+        )
+    synapses = layers.synapses(module)
+    masks = _masks(synapses, keep)
     flowing: Kept = None
-    for name in net.names:
-        layer = getattr(net, name)
+    for name in module.names:
+        layer = getattr(module, name)
         if isinstance(layer, layers.Residual):
             if layer.projection is not None:
                 raise UserError(f"{name!r} has a projected shortcut, which cannot be shrunk")
-            setattr(net, name, _shrink_block(name, layer, flowing, masks, shortcuts))
+            setattr(module, name, _shrink_block(name, layer, flowing, masks, shortcuts))
             flowing = masks.get(f"{name}/conv2")
         elif isinstance(layer, SHRINKABLE):
             _slice(name, layer, flowing, masks.get(name))
             flowing = masks.get(name)
         elif flowing is not None and not isinstance(layer, TRANSPARENT):
             raise UserError(f"channels cannot be followed through {name!r}, {type(layer).__name__}")
-    return net
+    return Network.of(module).replace(steps=_steps(net.steps, masks))
 
 
-def silence(params: Any, stats: Any, keep: Mapping[str, ArrayLike]) -> tuple[Any, Any]:
+def silence(net: Network, keep: Mapping[str, ArrayLike]) -> Network:
     """Mute the channels that `shrink` would remove, and keep the shapes.
 
     Weights, bias and norm of a muted channel are zero and its threshold is the largest float32, so
     that no shortcut makes it spike either. The shrunk network is to be equal to this one. A kernel
     that is quantized anew afterwards has other scales, unless the muted inputs are left out of them
-    (`rescaled.rescaled`, argument `kept`).
+    (`compress.rescaled`, argument `kept`).
 
     Args:
-      params: of the network, as in `functional.split`.
-      stats: its other arrays.
+      net: the network, of any topology of our layers.
       keep: as for `shrink`.
 
     Returns:
-      `(params, stats)`; the thresholds of the layers in `keep` are now `[C]`.
+      A new network; the thresholds of the layers in `keep` are now `[C]`.
 
     Raises:
       UserError: for a layer that is not there or has no neurons, and for indices or masks that do
         not fit.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> mute = silence(models.build("4C3-10", (8, 8, 1)), {"conv1": [0, 2]})
+      >>> mute.params["conv1"]["bias"][1].item()
+      0.0
     """
-    trees = [tree.named_leaves(params), tree.named_leaves(stats)]
+    trees = [tree.named_leaves(net.params), tree.named_leaves(net.stats)]
     for layer, kept in keep.items():
         kernel = trees[0].get(f"{layer}/kernel")
         holder = [leaves for leaves in trees if f"{layer}/neurons/threshold" in leaves]
@@ -123,7 +126,33 @@ def silence(params: Any, stats: Any, keep: Mapping[str, ArrayLike]) -> tuple[Any
         threshold = np.broadcast_to(holder[0][f"{layer}/neurons/threshold"], mask.shape)
         never = float(np.finfo(np.float32).max)
         holder[0][f"{layer}/neurons/threshold"] = _where(mask, threshold, never)
-    return tree.substitute(params, trees[0]), tree.substitute(stats, trees[1])
+    params, stats = (
+        tree.substitute(old, new) for old, new in zip((net.params, net.stats), trees, strict=True)
+    )
+    return net.replace(params=params, stats=stats, steps=net.steps)
+
+
+def _masks(synapses: Mapping[str, layers.Synapse], keep: Mapping[str, ArrayLike]) -> dict[str, Kept]:
+    """Return what is kept of each layer that `keep` names, after it was checked."""
+    *hidden, readout = synapses
+    prunable = [name for name in hidden if isinstance(synapses[name], SHRINKABLE)]
+    if readout in keep:
+        raise UserError(f"{readout!r} is the read-out: its channels are the classes")
+    for name in keep:
+        if name not in prunable:
+            raise UserError(f"no layer {name!r} to shrink; there are: {', '.join(prunable)}")
+    return {name: _mask(name, kept, synapses[name]) for name, kept in keep.items()}
+
+
+def _steps(steps: Mapping[str, Step], masks: Mapping[str, Kept]) -> dict[str, Step]:
+    """Return the steps of the remaining channels: scales are cut where there is one for each."""
+    found = {}
+    for name, step in steps.items():
+        mask = masks.get(name.rpartition("/")[0])
+        if mask is not None and step.scale.ndim and step.scale.shape[-1] == mask.size:
+            step = replace(step, scale=_take(step.scale, mask, -1))
+        found[name] = step
+    return found
 
 
 def _where(mask: np.ndarray, leaf: ArrayLike, value: float) -> Array:
