@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from jax import Array, lax
@@ -154,7 +153,8 @@ def run(
       >>> def lane(point, start):
       ...     grid = compress.uniform_grid(point["bits"])
       ...     return compress.quantized(optax.adam(1e-2), {"*/kernel": grid}), start
-      >>> found = run(lane, {"bits": [2, 4]}, task, net, digits, epochs=1, batch_size=30, show=False)
+      >>> short = {"epochs": 1, "batch_size": 30, "show": False}
+      >>> found = run(lane, {"bits": [2, 4]}, task, net, digits, **short)
       >>> [row["bits"] for row in found.rows]
       [2, 4]
     """

@@ -106,7 +106,10 @@ def run_lanes(
     count = len(next(iter(grid_points.values())))
     usable = min(devices or len(jax.local_devices()), count)
     check_whole("devices", usable, 1, len(jax.local_devices()))
-    say = (lambda text: print(text, file=sys.stderr, flush=True)) if show else lambda text: None
+
+    def say(text: str) -> None:
+        if show:
+            print(text, file=sys.stderr, flush=True)
 
     data = jax.tree.map(jnp.asarray, data)
     first = {axis: jnp.asarray(values[0]) for axis, values in grid_points.items()}
