@@ -4,6 +4,7 @@ Nothing here knows of layers or trees. Numbers that a sweep may vary (a sparsity
 hyperparameter) can be traced.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,12 +13,29 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "Array",
+    "Number",
+    "at_least_float32",
+    "check_range",
+    "check_whole",
+    "is_traced",
+    "keep_count",
+    "opaque",
+    "ranks",
+    "safe_divide",
+    "straight_through",
+    "sum_over_time",
+    "top_count",
+    "top_fraction",
+]
+
 Array = jax.Array
 Number = float | Array
 
 
 def is_traced(value: Any) -> bool:
-    """Tell whether the value is known only when the compiled program runs."""
+    """Return whether the value is known only when the compiled program runs."""
     return isinstance(value, jax.core.Tracer)
 
 
@@ -115,7 +133,7 @@ def top_count(scores: Array, count: int | Array) -> Array:
       Boolean mask `[...]`.
     """
     keys = _ordered_integers(at_least_float32(scores).ravel())
-    width = jnp.iinfo(keys.dtype).bits
+    width = 8 * keys.dtype.itemsize
     one = jnp.ones((), keys.dtype)
 
     def set_bit(step: Array, threshold: Array) -> Array:
@@ -125,12 +143,13 @@ def top_count(scores: Array, count: int | Array) -> Array:
     threshold = jax.lax.fori_loop(0, width, set_bit, jnp.zeros((), keys.dtype))
     above, equal = keys > threshold, keys == threshold
     kept = above | (equal & (jnp.cumsum(equal) <= count - jnp.sum(above)))
-    return kept.reshape(scores.shape)
+    mask: Array = kept.reshape(scores.shape)
+    return mask
 
 
 def _ordered_integers(x: Array) -> Array:
     """Map floats to unsigned integers of the same width and order; both zeros are equal."""
-    width = jnp.finfo(x.dtype).bits
+    width = 8 * x.dtype.itemsize
     unsigned = jnp.dtype(f"uint{width}")
     bits = jax.lax.bitcast_convert_type(jnp.where(x == 0, jnp.zeros_like(x), x), unsigned)
     sign = jnp.asarray(1 << (width - 1), unsigned)
@@ -151,7 +170,8 @@ def top_fraction(scores: Array, sparsity: Number) -> Array:
     Returns:
       Boolean mask `[...]` with `keep_count(sparsity, size)` entries, ties by lower index.
     """
-    return top_count(scores, keep_count(sparsity, scores.size))
+    kept: Array = top_count(scores, keep_count(sparsity, scores.size))
+    return kept
 
 
 def sum_over_time(x: Array) -> Array:
@@ -170,6 +190,15 @@ def safe_divide(a: Number, b: Number) -> Array:
     return jnp.where(is_zero, 0.0, a / jnp.where(is_zero, 1.0, b))
 
 
+def opaque(constant: Array) -> Array:
+    """Hide a constant from the compiler: it reorders products and quotients of known numbers."""
+    hidden: Array = _barrier(constant)
+    return hidden
+
+
+_barrier: Callable[[Array], Array] = jax.lax.optimization_barrier
+
+
 @jax.custom_jvp
 def straight_through(forward_value: Array, x: Array) -> Array:
     """Return `forward_value` exactly, and differentiate as if it were `x`.
@@ -186,7 +215,9 @@ def straight_through(forward_value: Array, x: Array) -> Array:
 
 
 @straight_through.defjvp
-def _straight_through_derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+def _straight_through_derivative(
+    primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     forward_value, _ = primals
     _, x_tangent = tangents
     return forward_value, x_tangent

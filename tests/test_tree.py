@@ -1,9 +1,12 @@
 """Names, selection and substitution of leaves."""
 
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 
 from jaxsnn import tree
 from jaxsnn.errors import UserError
@@ -53,5 +56,41 @@ def test_a_pattern_without_a_match_is_an_error_that_lists_the_leaves():
         tree.match({"*/weight": 1}, PARAMS)
 
 
-def test_a_pattern_hidden_by_an_earlier_one_is_no_error():
-    assert set(tree.match({"*": 1, "conv1/bias": 2}, PARAMS).values()) == {1}
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"*": 1, "conv1/bias": 2}, r"'conv1/bias' has no effect.*the earlier '\*'; put"),
+        ({"conv1/*": 1, "dense1/*": 2, "*/bias": 3}, r"'\*/bias'.*'conv1/\*', 'dense1/\*'; put"),
+        ({"*/kernel": 1, "conv1/kernel": 2, "*": 3}, r"'conv1/kernel' has no effect"),
+    ],
+)
+def test_a_pattern_that_earlier_ones_leave_nothing_is_an_error_that_names_both(recipe, message):
+    with pytest.raises(UserError, match=message):
+        tree.match(recipe, PARAMS)
+
+
+def test_an_exception_before_its_rule_is_no_error():
+    assert tree.match({"conv1/bias": 2, "*": 1}, PARAMS)["conv1/bias"] == 2
+
+
+def test_a_variable_and_its_array_have_one_name():
+    state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
+    assert list(tree.named_leaves(state)) == ["bias", "kernel"]
+    assert list(tree.named_leaves(nnx.as_pure(state))) == ["bias", "kernel"]
+    # A key of one's own that is called so stays.
+    assert list(tree.named_leaves({"a": {"value": 1}})) == ["a/value"]
+
+
+class Network(NamedTuple):
+    params: dict
+    epochs: int = 3
+
+    def replace(self, *, params):
+        return self._replace(params=params)
+
+
+def test_parameters_are_taken_out_of_a_network_and_put_back():
+    net = Network(PARAMS)
+    assert tree.params_of(net) is PARAMS and tree.params_of(PARAMS) is PARAMS
+    assert tree.with_params(net, {}) == Network({}, 3)
+    assert tree.with_params(PARAMS, {}) == {}

@@ -1,55 +1,66 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import masks, principal, rescaling, rewiring, schedules, starting
+from jaxsnn.compress import (
+    distributions,
+    masks,
+    principal,
+    rewiring,
+    schedules,
+    singular,
+    starting,
+    transforms,
+)
+from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.gradual import prune_gradually
 from jaxsnn.compress.grids import (
-    Grid,
     binary_grid,
     pow2_grid,
     symmetric_uniform,
     ternary_grid,
     uniform_grid,
 )
+from jaxsnn.compress.phase import (
+    Finished,
+    Phase,
+    as_phase,
+    gradually_pruned,
+    pruned,
+    pulled,
+    quantized,
+    rewired,
+)
 from jaxsnn.compress.projections import (
     Projection,
     Recipe,
     compose,
-    fit,
     identity,
     keep_largest,
     n_of_m,
     on_mask,
     percentile_keep,
     project,
+    prune,
+    quantize,
     restrict,
 )
-from jaxsnn.compress.rewiring import rewire, sparse
-from jaxsnn.compress.transforms import (
-    confine,
-    dual_step,
-    find,
-    free_params,
-    latent,
-    pass_through,
-    pass_within,
-    pull,
-    residuals,
-    set_penalty,
-    snap,
-    visible,
-)
-from jaxsnn.methods import admm, conversion
+from jaxsnn.compress.rescaling import gradient_rule, rescaled, vanilla
+from jaxsnn.compress.rewiring import sparse
+from jaxsnn.compress.transforms import confine, latent, pass_through, pass_within, pull, snap
 
 __all__ = [
-    "Grid",
+    "Finished",
+    "Phase",
     "Projection",
+    "Quantized",
     "Recipe",
+    "Step",
+    "as_phase",
     "binary_grid",
     "compose",
     "confine",
-    "dual_step",
-    "find",
-    "fit",
-    "free_params",
+    "distributions",
+    "gradient_rule",
+    "gradually_pruned",
     "identity",
     "keep_largest",
     "latent",
@@ -62,19 +73,25 @@ __all__ = [
     "pow2_grid",
     "principal",
     "project",
+    "prune",
+    "prune_gradually",
+    "pruned",
     "pull",
-    "rescaling",
-    "residuals",
+    "pulled",
+    "quantize",
+    "quantized",
+    "rescaled",
     "restrict",
-    "rewire",
+    "rewired",
     "rewiring",
     "schedules",
-    "set_penalty",
+    "singular",
     "snap",
-    "starting",
     "sparse",
+    "starting",
     "symmetric_uniform",
     "ternary_grid",
+    "transforms",
     "uniform_grid",
-    "visible",
+    "vanilla",
 ]

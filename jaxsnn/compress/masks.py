@@ -9,20 +9,36 @@ Letters in shapes: `...` any shape, `O` outputs of a layer (the last axis of its
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import optax
 
 from jaxsnn import tree
 from jaxsnn.arrays import Array, Number, check_range, is_traced, safe_divide, top_fraction
 from jaxsnn.compress.projections import Scores, check_mask, check_survivors
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "both",
+    "check_masks",
+    "density",
+    "expand_channels",
+    "keep_fraction",
+    "keep_global",
+    "of_nonzeros",
+    "starved_outputs",
+]
 
-def keep_fraction(recipe: Mapping[str, Number], params: Any, *, scores: Scores = jnp.abs) -> Any:
+
+def keep_fraction(params: Any, recipe: Mapping[str, Number], *, scores: Scores = jnp.abs) -> Any:
     """Keep the highest scores of each leaf, with exact counts.
 
+    >>> keep_fraction({"w": jnp.asarray([1.0, -3.0, 2.0])}, {"w": 2 / 3})["w"].tolist()
+    [False, True, False]
+
     Args:
-      recipe: pattern -> sparsity, the share to remove, in [0, 1], may be traced.
       params: tree of the weights; or of ready scores, together with `scores=identity`.
+      recipe: pattern -> sparsity, the share to remove, in [0, 1], may be traced.
       scores: leaf `[...]` -> importance of its entries `[...]`.
 
     Returns:
@@ -45,13 +61,17 @@ def keep_fraction(recipe: Mapping[str, Number], params: Any, *, scores: Scores =
 
 
 def keep_global(
-    sparsity: Number, params: Any, *, where: str = "*/kernel", scores: Scores = jnp.abs
+    params: Any, sparsity: Number, *, where: str = "*/kernel", scores: Scores = jnp.abs
 ) -> Any:
     """Keep the highest scores among all entries of all selected leaves together.
 
+    >>> params = {"a": jnp.asarray([1.0, 2.0]), "b": jnp.asarray([9.0, 8.0, 7.0])}
+    >>> keep_global(params, 0.2, where="*")["a"].tolist()
+    [False, True]
+
     Args:
-      sparsity: share of all selected entries to remove, in [0, 1], may be traced.
       params: tree of the weights.
+      sparsity: share of all selected entries to remove, in [0, 1], may be traced.
       where: pattern of the leaves that compete.
       scores: leaf `[...]` -> importance of its entries `[...]`, comparable between leaves.
 
@@ -76,72 +96,23 @@ def keep_global(
     return tree.map_named(lambda name, _: masks.get(name, jnp.asarray(True)), params)
 
 
-def spread(
-    sparsity: Number, params: Any, *, where: str = "*/kernel", exponent: float = 0.5
-) -> dict[str, Any]:
-    """Spread one sparsity over layers of unequal size: the kept weights grow as `size ** exponent`.
-
-    With the exponent 1 every layer loses the same share, which ruins small layers first. With 0.5
-    small layers stay denser; at the density of the ADMM authors' released MNIST network, 1.3 %, it
-    keeps 26, 4.7, 1.0 and 13 % of its layers where they kept 17, 8.0, 0.9 and 7.0 % by hand.
-    A layer that would have to keep more than all leaves the rest to the others.
-
-    Args:
-      sparsity: share of all selected weights to remove, in [0, 1), may be traced.
-      params: tree of the weights.
-      where: pattern of the leaves.
-      exponent: in [0, 1].
-
-    Returns:
-      Name -> sparsity of that leaf, a recipe for `keep_fraction`. Together they remove `sparsity`.
-
-    Raises:
-      UserError: if a number is out of range or the pattern matches no leaf.
-    """
-    check_range("sparsity", sparsity, 0, 1, open_high=True)
-    check_range("exponent", exponent, 0, 1)
-    selected = tree.match({where: True}, params)
-    sizes = {n: leaf.size for n, leaf in tree.named_leaves(params).items() if n in selected}
-    if is_traced(sparsity):
-        return _spread_traced(jnp.asarray(sparsity), sizes, exponent)
-    left, open_layers, densities = (1 - sparsity) * sum(sizes.values()), dict(sizes), {}
-    while open_layers:
-        unit = left / sum(size**exponent for size in open_layers.values())
-        full = [n for n, size in open_layers.items() if unit * size**exponent >= size]
-        for name in full:
-            densities[name] = 1.0
-            left -= open_layers.pop(name)
-        if not full:
-            densities |= {n: unit * size**exponent / size for n, size in open_layers.items()}
-            break
-    return {name: 1.0 - densities[name] for name in sizes}
-
-
-def _spread_traced(sparsity: Array, sizes: Mapping[str, int], exponent: float) -> dict[str, Array]:
-    """Do as `spread`, in as many rounds as there are layers: in each more may turn out full."""
-    size = jnp.asarray(list(sizes.values()), jnp.float32)
-    weight, kept = size**exponent, (1 - sparsity) * jnp.sum(size)
-    full = jnp.zeros(size.shape, bool)
-    for _ in sizes:
-        left = kept - jnp.sum(size, where=full)
-        share = safe_divide(left, jnp.sum(weight, where=~full)) * weight
-        full = full | (share >= size)
-    density = jnp.where(full, 1.0, share / size)
-    return {name: 1.0 - density[i] for i, name in enumerate(sizes)}
-
-
-def expand_channels(channels: Mapping[str, Array], params: Any) -> Any:
+def expand_channels(params: Any, channels: Mapping[str, Array]) -> Any:
     """Spread masks of output channels over all leaves of a layer.
 
     Pruning a channel means its slice of the kernel, its bias, and the scale and the shift of its
     normalization; with any of these left it keeps firing. In all of them the channel is the last
     axis, so one rule serves:
 
-        expand_channels({"conv1/*": kept, "norm1/*": kept}, params)
+        expand_channels(params, {"conv1/*": kept, "norm1/*": kept})
+
+    >>> params = {"conv1": {"bias": jnp.ones(2), "kernel": jnp.ones((3, 2))}}
+    >>> masks = expand_channels(params, {"conv1/*": jnp.asarray([True, False])})
+    >>> masks["conv1"]["kernel"].tolist()
+    [[True, False]]
 
     Args:
-      channels: pattern -> channels to keep, boolean `[O]`.
       params: tree of the weights.
+      channels: pattern -> channels to keep, boolean `[O]`.
 
     Returns:
       Tree of masks: `[1, ..., 1, O]` for the matched leaves, scalar `True` for the others.
@@ -171,6 +142,9 @@ def expand_channels(channels: Mapping[str, Array], params: Any) -> Any:
 def of_nonzeros(params: Any, *, where: str = "*/kernel") -> Any:
     """Read masks off the weights: the non-zero entries of the selected leaves stay.
 
+    >>> of_nonzeros({"w": jnp.asarray([0.0, 2.0])}, where="w")["w"].tolist()
+    [False, True]
+
     Returns:
       Tree of masks: `[...]` for the selected leaves, scalar `True` for the others.
     """
@@ -181,7 +155,11 @@ def of_nonzeros(params: Any, *, where: str = "*/kernel") -> Any:
 
 
 def both(masks: Any, others: Any) -> Any:
-    """Keep what both trees of masks keep, e.g. channels and connections."""
+    """Keep what both trees of masks keep, e.g. channels and connections.
+
+    >>> both({"w": jnp.asarray([True, True])}, {"w": jnp.asarray([False, True])})["w"].tolist()
+    [False, True]
+    """
     return tree.map_named(
         lambda _, mask, other: jnp.logical_and(*_same_rank(mask, other)), masks, others
     )
@@ -196,7 +174,7 @@ def check_masks(masks: Any, params: Any) -> None:
     """Raise a `UserError` unless the masks have the tree of the parameters and fit its leaves."""
     mask_of, leaves = tree.named_leaves(masks), tree.named_leaves(params)
     missing, unknown = leaves.keys() - mask_of.keys(), mask_of.keys() - leaves.keys()
-    if missing or unknown:
+    if missing or (unknown and not _is_part(params)):
         raise UserError(
             f"masks and parameters differ: no mask for {sorted(missing)} "
             f"(use a scalar True), no parameter for {sorted(unknown)}"
@@ -205,10 +183,31 @@ def check_masks(masks: Any, params: Any) -> None:
         check_mask(mask_of[name], name, leaf)
 
 
+def land_inside(updates: Any, mask_of: Mapping[str, Array], params: Any) -> Any:
+    """Return the updates `u` inside the masks and `-p` outside, so that `p + u` is zero there."""
+
+    def land(name: str, update: Array, leaf: Array) -> Array:
+        if name not in mask_of:
+            return update
+        return jnp.where(jnp.broadcast_to(mask_of[name], update.shape), update, -leaf)
+
+    return tree.map_named(land, updates, params)
+
+
+def _is_part(params: Any) -> bool:
+    """Return whether these are some of a network's parameters, as `optax.masked` shows them."""
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    return any(isinstance(node, optax.MaskedNode) for node in nodes)
+
+
 def density(masks: Any, params: Any, *, where: str = "*/kernel") -> Array:
     """Return the share of the selected weights that is kept, float32 in [0, 1].
 
     The density of weights with zeros in them is `density(of_nonzeros(params), params)`.
+
+    >>> masks = {"w": jnp.asarray([True, False, False, False])}
+    >>> float(density(masks, {"w": jnp.ones(4)}, where="w"))
+    0.25
     """
     selected, mask_of = tree.match({where: True}, params), tree.named_leaves(masks)
     leaves = [(mask_of[n], leaf) for n, leaf in tree.named_leaves(params).items() if n in selected]
@@ -221,6 +220,9 @@ def starved_outputs(masks: Any) -> dict[str, Array]:
 
     A class whose read-out neurons have no input can never win. The masks of biases and of norms,
     of one axis or none, are passed over.
+
+    >>> int(starved_outputs({"w": jnp.asarray([[True, False]])})["w"])
+    1
 
     Returns:
       leaf name -> number of entries of the last axis where nothing is kept, int32 `[]`.

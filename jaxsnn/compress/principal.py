@@ -37,6 +37,21 @@ import numpy as np
 from jaxsnn.arrays import Array, check_range, check_whole
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "Moments",
+    "depth_cut",
+    "drive",
+    "explained",
+    "finish",
+    "images_needed",
+    "init",
+    "mean_potential",
+    "merge",
+    "significant",
+    "update",
+    "widths",
+]
+
 Rule = Literal["at_least", "count_below"]
 
 ROWS_PER_CHANNEL = 100  # the ANN paper's rule, at second hand
@@ -180,7 +195,8 @@ def explained(covariance: np.ndarray) -> np.ndarray:
     sums = np.cumsum(eigenvalues)
     if not sums[-1] > 0:
         raise UserError("nothing varies between the rows: all channels are constant")
-    return sums / sums[-1]
+    shares: np.ndarray = sums / sums[-1]
+    return shares
 
 
 def significant(shares: np.ndarray, threshold: float, *, rule: Rule = "at_least") -> int:

@@ -9,7 +9,7 @@ Letters in shapes: `...` any shape, `I` inputs of a synapse, `O` its outputs (th
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax.numpy as jnp
 
@@ -25,7 +25,27 @@ from jaxsnn.arrays import (
     ranks,
     top_fraction,
 )
+from jaxsnn.compress.codes import HasSteps, Quantized, Step
 from jaxsnn.errors import UserError
+
+__all__ = [
+    "Projection",
+    "Recipe",
+    "Scores",
+    "compose",
+    "identity",
+    "keep_largest",
+    "n_of_m",
+    "on_mask",
+    "percentile_keep",
+    "project",
+    "prune",
+    "quantize",
+    "resolve",
+    "restrict",
+]
+
+Weights = TypeVar("Weights")
 
 Projection = Callable[[Array], Array]
 """Leaf `[...]` -> nearest point of the set `[...]`, same dtype; pure and traceable."""
@@ -64,11 +84,69 @@ def resolve(recipe: Recipe, params: Any) -> dict[str, Projection]:
     return matched
 
 
-def project(recipe: Recipe, params: Any) -> Any:
-    """Return the tree with every leaf that the recipe matches projected onto its set."""
-    leaves = tree.named_leaves(params)
-    projected = {name: proj(leaves[name]) for name, proj in resolve(recipe, params).items()}
-    return tree.substitute(params, projected)
+def project(weights: Weights, recipe: Recipe) -> Weights:
+    """Return the weights with every leaf that the recipe matches projected onto its set.
+
+    >>> project({"w": jnp.asarray([3.0, -1.0])}, {"w": keep_largest(0.5)})["w"].tolist()
+    [3.0, 0.0]
+
+    Args:
+      weights: a tree of arrays, or a network (anything with `params` and `replace(params=...)`).
+        A network with `steps` gets those of the leaves that are on a grid now.
+      recipe: pattern -> projection.
+
+    Raises:
+      UserError: as `resolve`.
+    """
+    params, steps = land(tree.params_of(weights), recipe)
+    if not isinstance(weights, HasSteps):
+        return tree.with_params(weights, params)
+    others = {
+        name: weights.steps[name] for name in weights.steps.keys() - tree.match(recipe, params)
+    }
+    changed: Weights = weights.replace(params=params, steps=others | steps)
+    return changed
+
+
+def land(params: Any, recipe: Recipe) -> tuple[Any, dict[str, Step]]:
+    """Return the projected parameters, and leaf name -> step of those that are on a grid."""
+    leaves, projections = tree.named_leaves(params), resolve(recipe, params)
+    projected = {name: projection(leaves[name]) for name, projection in projections.items()}
+    steps = {
+        name: quantize(projection, leaves[name]).step
+        for name, projection in projections.items()
+        if is_grid(projection)
+    }
+    return tree.substitute(params, projected), steps
+
+
+def prune(weights: Weights, recipe: Recipe) -> tuple[Weights, Any]:
+    """Project the weights once and for all, and return what is left as masks, too.
+
+    On weights that were never pulled, `keep_largest` makes this one-shot magnitude pruning.
+
+    >>> pruned, masks = prune({"w": jnp.asarray([3.0, -1.0])}, {"w": keep_largest(0.5)})
+    >>> pruned["w"].tolist(), masks["w"].tolist()
+    ([3.0, 0.0], [True, False])
+
+    Args:
+      weights: a tree of arrays, or a network (anything with `params` and `replace(params=...)`).
+      recipe: pattern -> projection.
+
+    Returns:
+      The pruned weights, and a tree of masks like the parameters: `[...]` for the leaves that the
+      recipe matches, scalar `True` for the others.
+
+    Raises:
+      UserError: as `resolve`.
+    """
+    pruned = project(weights, recipe)
+    params = tree.params_of(pruned)
+    selected = tree.match(recipe, params)
+    masks = tree.map_named(
+        lambda name, leaf: leaf != 0 if name in selected else jnp.asarray(True), params
+    )
+    return pruned, masks
 
 
 def check_survivors(sparsity: Number, name: str, leaf: Array) -> None:
@@ -108,6 +186,9 @@ def keep_largest(sparsity: Number, *, scores: Scores = jnp.abs) -> Projection:
     The set is `{X : ||X||_0 <= k}` with `k = round((1 - sparsity) * size)`, half to even. Ties go
     to the lower index.
 
+    >>> keep_largest(0.5)(jnp.asarray([1.0, -3.0, 2.0, 0.5])).tolist()
+    [0.0, -3.0, 2.0, 0.0]
+
     Args:
       sparsity: share of the leaf to zero, in [0, 1], may be traced. One that leaves a leaf
         without any weight is an error once the leaf is known.
@@ -123,6 +204,9 @@ def percentile_keep(sparsity: Number) -> Projection:
     `tau` is the linearly interpolated `sparsity`-quantile of `|X|` over all entries, zeros
     included; entries with `|x| < tau` become zero. Ties at `tau` all survive, so the count is
     exact only without ties, and at sparsity 1 the largest entry survives.
+
+    >>> percentile_keep(0.5)(jnp.asarray([1.0, -3.0, 2.0, 0.5])).tolist()
+    [0.0, -3.0, 2.0, 0.0]
 
     Args:
       sparsity: share of the leaf to zero, in [0, 1], may be traced.
@@ -150,6 +234,9 @@ class _OnMask:
 
 def on_mask(mask: Array) -> Projection:
     """Zero everything outside a given mask, from whatever method it came.
+
+    >>> on_mask(jnp.asarray([True, False]))(jnp.asarray([1.0, 2.0])).tolist()
+    [1.0, 0.0]
 
     Args:
       mask: boolean, broadcastable to the leaf.
@@ -195,6 +282,9 @@ def n_of_m(n: int, m: int) -> Projection:
     Groups run along the input axis, the last but one: `[I, O]` of a dense kernel,
     `[kh, kw, I, O]` of a convolution. Ties go to the lower index.
 
+    >>> n_of_m(1, 2)(jnp.asarray([[1.0, 3.0], [2.0, -4.0]])).tolist()
+    [[0.0, 0.0], [2.0, -4.0]]
+
     Args:
       n: how many to keep of each group, in [1, m].
       m: size of a group; must divide the number of inputs.
@@ -204,33 +294,43 @@ def n_of_m(n: int, m: int) -> Projection:
     return _NOfM(n, m)
 
 
-class Fit(NamedTuple):
-    """A leaf on a grid: `scale * levels`."""
-
-    scale: Array  # alpha >= 0, float32 []
-    levels: Array  # Q, whole numbers as float32, shape of the leaf
-
-
 @runtime_checkable
-class HasFit(Protocol):
-    """A projection onto a grid, which can give the scale and the levels apart."""
+class Quantizes(Protocol):
+    """A projection onto a grid, which can give the codes of a leaf."""
 
-    def fit(self, leaf: Array) -> Fit:
-        """Return the scale `[]` and the levels `[...]` of the nearest point on the grid."""
+    def quantize(self, leaf: Array) -> Quantized:
+        """Return the projected leaf as codes and scale."""
         ...
 
 
-def fit(projection: Projection, leaf: Array) -> Fit:
-    """Return the scale and the integer levels of the projected leaf, for export.
+def quantize(projection: Projection, leaf: Array) -> Quantized:
+    """Return the projected leaf as codes and scale.
 
-    `scale * levels`, cast to the leaf's dtype, is exactly `projection(leaf)`.
+    `quantize(projection, leaf).decode()`, cast to the leaf's dtype, is exactly `projection(leaf)`.
+
+    >>> from jaxsnn.compress import uniform_grid
+    >>> quantize(uniform_grid(3), jnp.asarray([0.3, -0.1, 0.02])).codes.tolist()
+    [3, -1, 0]
+
+    Args:
+      projection: a grid, or one after other sets (`compose`, `restrict`).
+      leaf: `[...]`, the weights before they are projected.
 
     Raises:
       UserError: if the projection does not end on a grid.
     """
-    if not isinstance(projection, HasFit):
-        raise UserError(f"{projection!r} is no grid: it has no scale and no levels")
-    return projection.fit(leaf)
+    if not is_grid(projection) or not isinstance(projection, Quantizes):
+        raise UserError(
+            f"the projection {projection!r} is no grid and has no codes: it must end on a grid"
+        )
+    return projection.quantize(leaf)
+
+
+def is_grid(projection: Projection) -> bool:
+    """Return whether a projection ends on a grid, so that `quantize` takes it."""
+    if isinstance(projection, _Composition):
+        return is_grid(projection.projections[-1])
+    return isinstance(projection, Quantizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,11 +342,11 @@ class _Composition:
             leaf = projection(leaf)
         return leaf
 
-    def fit(self, leaf: Array) -> Fit:
+    def quantize(self, leaf: Array) -> Quantized:
         *first, last = self.projections
         for projection in first:
             leaf = projection(leaf)
-        return fit(last, leaf)
+        return quantize(last, leaf)
 
     def check(self, name: str, leaf: Array) -> None:
         for projection in self.projections:
@@ -259,6 +359,11 @@ def compose(*projections: Projection) -> Projection:
 
     Exact where the later sets respect the earlier ones (a mask, then a grid that keeps zeros);
     elsewhere a heuristic for the intersection, not its projection.
+
+    >>> from jaxsnn.compress import binary_grid
+    >>> both = compose(keep_largest(0.5), binary_grid(keep_zeros=True))
+    >>> both(jnp.asarray([1.0, -3.0, 2.0, 0.5])).tolist()
+    [0.0, -2.5, 2.5, 0.0]
     """
     if not projections:
         raise UserError("compose needs at least one projection")
@@ -267,6 +372,12 @@ def compose(*projections: Projection) -> Projection:
 
 def restrict(recipe: Recipe, masks: Any) -> dict[str, Projection]:
     """Put a mask before every projection of a recipe: quantize survivors only.
+
+    >>> from jaxsnn.compress import binary_grid
+    >>> masks = {"w": jnp.asarray([False, True, True])}
+    >>> recipe = restrict({"w": binary_grid(keep_zeros=True)}, masks)
+    >>> recipe["w"](jnp.asarray([9.0, -3.0, 2.0])).tolist()
+    [0.0, -2.5, 2.5]
 
     Args:
       recipe: pattern -> projection. Grids in it should keep zeros.

@@ -15,8 +15,8 @@ last, and `kept` puts it there. Unlike a Euclidean projection the result is not 
 and it is a fixed point only if gamma is 1 or the largest magnitude.
 
 The right-hand formula is computed as it stands, `gamma * (level * (1 / s))` with every product
-rounded, compiled or not. That is what lets `from_integers` and the packed file (`jaxsnn.coding`)
-return the same bits.
+rounded, compiled or not. That is what lets `codes.Quantized` and the packed file (`jaxsnn.coding`)
+return the same bits: scale `gamma`, unit `1 / s`, and the level as code; 0 is a pruned entry.
 
 Where the sources differ:
 - The paper writes one gamma for a layer, the authors' code takes one for each output channel; ours
@@ -31,17 +31,37 @@ Letters in shapes: `...` any shape, `O` output channels (the last axis).
 
 import math
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import arrays
-from jaxsnn.arrays import Array, Number, at_least_float32, check_range, check_whole, safe_divide
+from jaxsnn.arrays import (
+    Array,
+    Number,
+    at_least_float32,
+    check_range,
+    check_whole,
+    opaque,
+    safe_divide,
+)
+from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.grids import check_channels
 from jaxsnn.compress.projections import Projection, check_mask
 from jaxsnn.compress.transforms import GradientRule, pass_through
 from jaxsnn.errors import UserError
+
+__all__ = [
+    "MAX_BITS",
+    "Quantizer",
+    "differentiable",
+    "gradient_rule",
+    "rescaled",
+    "utilisation",
+    "vanilla",
+]
 
 Gamma = Literal["mean", "max", "percentile"]
 
@@ -50,13 +70,6 @@ SMALLEST_GAMMA = 1e-8
 
 # Row b: s = 2**b - 1 and 1 / s. Looked up, because a compiled division need not be exact.
 _STEPS = np.array([[s, 1 / s] for s in (1, *(2**b - 1 for b in range(1, MAX_BITS + 1)))])
-
-
-class Integers(NamedTuple):
-    """A quantized leaf as a device without floats keeps it."""
-
-    codes: Array  # k, uint8, shape of the leaf; outside `kept` without meaning
-    gamma: Array  # float32 `[1, ..., 1, O]`, or `[]` if the leaf has one for all
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +92,12 @@ class Quantizer:
         counted: Array | bool = True
         count: Array | int = math.prod(leaf.shape[:-1]) if channels else leaf.size
         if self.kept is not None:
-            counted = jnp.broadcast_to(_opaque(self.kept), leaf.shape)
+            counted = jnp.broadcast_to(opaque(self.kept), leaf.shape)
             count = jnp.sum(counted, axes, keepdims=channels)
         magnitude = jnp.abs(values)
         if self.gamma == "mean":
             total = jnp.sum(magnitude, axes, where=counted, keepdims=channels)
-            gamma = safe_divide(total, _opaque(jnp.asarray(count, values.dtype)))
+            gamma = safe_divide(total, opaque(jnp.asarray(count, values.dtype)))
         elif self.gamma == "max":
             gamma = jnp.max(magnitude, axes, where=counted, initial=0.0, keepdims=channels)
         else:
@@ -94,50 +107,51 @@ class Quantizer:
             gamma = jnp.where(count > 0, jnp.max(jnp.abs(tails), axis=0), 0.0)
         return jnp.maximum(gamma, SMALLEST_GAMMA)
 
+    def quantize(self, leaf: Array) -> Quantized:
+        """Return the levels `[...]` and gamma; a level is `2 k - s`, or 0 outside `kept`.
+
+        Args:
+          leaf: the free weights `[...]`, not the quantized ones, whose mean magnitude is another.
+        """
+        gamma = self.gammas(leaf)
+        _, unit = self._steps(gamma.dtype)
+        return Step.of(gamma, bits=self.bits, unit=unit).with_codes(self._levels(leaf, gamma))
+
     def __call__(self, leaf: Array) -> Array:
         """Return the quantized leaf, `[...]` in its dtype, zero outside `kept`."""
         gamma = self.gammas(leaf)
-        return self._values(self._codes(leaf, gamma), gamma).astype(leaf.dtype)
+        _, unit = self._steps(gamma.dtype)
+        # Not by way of whole numbers: a weight that is not finite must stay so.
+        return (gamma * (self._levels(leaf, gamma) * opaque(unit))).astype(leaf.dtype)
 
     def check(self, name: str, leaf: Array) -> None:
         """Raise a `UserError` that names the leaf if it has no channels or the mask no place."""
         if self.kept is not None:
             check_mask(self.kept, name, leaf)
-        if self.per == "channel" and leaf.ndim < 2:
-            raise UserError(
-                f"a gamma for each channel needs a leaf of two axes or more, but {name!r} has "
-                f"shape {leaf.shape}: take per='layer' or leave it out of the recipe"
-            )
+        check_channels(self.per, name, leaf)
 
     def _steps(self, dtype: jnp.dtype) -> tuple[Array, Array]:
         """Return `s` and `1 / s`."""
         steps = jnp.asarray(_STEPS, dtype)[jnp.asarray(self.bits, jnp.int32)]
-        return steps[0], _opaque(steps[1])
+        return steps[0], steps[1]
 
-    def _codes(self, leaf: Array, gamma: Array) -> Array:
-        """Return `k` as floats, `[...]`."""
+    def _levels(self, leaf: Array, gamma: Array) -> Array:
+        """Return `2 k - s` as floats, `[...]`, and 0 outside `kept`."""
         steps, _ = self._steps(gamma.dtype)
         unit = jnp.clip(at_least_float32(leaf) / gamma, -1, 1)
-        return jnp.round(steps / 2 * (unit + 1))
-
-    def _values(self, codes: Array, gamma: Array) -> Array:
-        """Return the weights of codes that are floats, `[...]`."""
-        steps, inverse = self._steps(gamma.dtype)
-        values = gamma * ((2 * codes - steps) * inverse)
+        levels = 2 * jnp.round(steps / 2 * (unit + 1)) - steps
         if self.kept is None:
-            return values
-        return jnp.where(jnp.broadcast_to(self.kept, values.shape), values, 0.0)
-
-
-def _opaque(constant: Array) -> Array:
-    """Hide a constant from the compiler: it reorders products and quotients of known numbers."""
-    return jax.lax.optimization_barrier(constant)
+            return levels
+        return jnp.where(jnp.broadcast_to(self.kept, levels.shape), levels, 0.0)
 
 
 def vanilla(bits: Number) -> Quantizer:
     """Round to `2**b` levels in [-1, 1], whatever the weights: the baseline (Eq. 4 to 6).
 
         W -> 2 k / s - 1        k = round(s / 2 (clip(W, -1, 1) + 1))        s = 2**b - 1
+
+    >>> vanilla(1)(jnp.asarray([0.3, -0.2])).tolist()
+    [1.0, -1.0]
 
     Args:
       bits: `b`, whole, in [1, 8], may be traced.
@@ -156,6 +170,9 @@ def rescaled(
     """Round to `2**b` levels in `[-gamma, gamma]`: ReScaW (Eq. 9 and 10).
 
         W -> gamma (2 k / s - 1)        k = round(s / 2 (clip(W / gamma, -1, 1) + 1))
+
+    >>> rescaled(1)(jnp.asarray([[3.0], [-1.0]])).tolist()
+    [[2.0], [-2.0]]
 
     Args:
       bits: `b`, whole, in [1, 8], may be traced.
@@ -176,26 +193,6 @@ def rescaled(
     if per not in ("channel", "layer"):
         raise UserError(f"per must be 'channel' or 'layer', found {per!r}")
     return Quantizer(bits, gamma, per, quantile, None if kept is None else jnp.asarray(kept, bool))
-
-
-def integers(quantizer: Quantizer, leaf: Array) -> Integers:
-    """Return the codes and gamma of a leaf, for export.
-
-    Args:
-      quantizer: from `vanilla` or `rescaled`.
-      leaf: the free weights `[...]`, not the quantized ones, whose mean magnitude is another.
-    """
-    gamma = quantizer.gammas(leaf)
-    return Integers(quantizer._codes(leaf, gamma).astype(jnp.uint8), gamma)
-
-
-def from_integers(quantizer: Quantizer, found: Integers) -> Array:
-    """Return the weights of codes, `gamma (2 k - s) / s`, float32 `[...]`.
-
-    For what `integers(quantizer, leaf)` returned this is `quantizer(leaf)`, bit for bit (before
-    that is rounded to the dtype of a leaf of shorter floats).
-    """
-    return quantizer._values(found.codes.astype(found.gamma.dtype), found.gamma)
 
 
 RuleName = Literal["mask", "inv_gamma", "identity"]
@@ -241,7 +238,7 @@ def gradient_rule(name: RuleName, quantizer: Quantizer) -> GradientRule:
     return rule
 
 
-def straight_through(quantizer: Quantizer, rule: GradientRule) -> Projection:
+def differentiable(quantizer: Quantizer, rule: GradientRule) -> Projection:
     """Return the quantizer as a function to differentiate: its value, the rule's derivative.
 
     Training free weights through it is what `latent` does, for code that quantizes inside its own
@@ -260,15 +257,20 @@ def straight_through(quantizer: Quantizer, rule: GradientRule) -> Projection:
     return quantize
 
 
-def utilisation(codes: Array, bits: Number) -> Array:
+def utilisation(found: Quantized) -> Array:
     """Return the share of the `2**b` codes that occur, float32 `[]` in (0, 1] (Eq. 8).
 
     The vanilla quantizer of weights in [-a, a] reaches about `(1 + a s) / (s + 1)`.
 
+    >>> float(utilisation(vanilla(2).quantize(jnp.asarray([-1.0, -0.9, 0.1]))))
+    0.5
+
     Args:
-      codes: uint8 `[...]`, from `integers`.
-      bits: `b`, whole, in [1, 8], may be traced.
+      found: what `Quantizer.quantize` gives; pruned entries do not count.
     """
-    check_whole("bits", bits, 1, MAX_BITS)
-    used = jnp.bincount(codes.ravel(), length=2**MAX_BITS) > 0
-    return jnp.sum(used) / jnp.ldexp(1.0, jnp.asarray(bits, jnp.int32))
+    levels = jnp.ldexp(1.0, found.bits.astype(jnp.int32))
+    codes = (found.codes + levels.astype(jnp.int32) - 1) // 2
+    pruned = 2**MAX_BITS
+    codes = jnp.where(found.codes == 0, pruned, codes)
+    used = jnp.bincount(codes.ravel(), length=pruned + 1)[:pruned] > 0
+    return jnp.sum(used) / levels

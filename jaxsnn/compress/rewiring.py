@@ -26,7 +26,7 @@ Letters in shapes: `...` any shape, `L` layers.
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -43,11 +43,25 @@ from jaxsnn.arrays import (
     safe_divide,
     top_count,
 )
-from jaxsnn.compress.starting import apportion
+from jaxsnn.compress.distributions import apportion
+from jaxsnn.compress.states import exchange, find, is_placeholder, require_params
 from jaxsnn.compress.transforms import ConfineState, confine
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "Growth",
+    "SparseState",
+    "at_random",
+    "by_gradient",
+    "by_momentum",
+    "momentum",
+    "prune_rate",
+    "rewire",
+    "sparse",
+]
+
 FILLED = 0.99  # share of a layer's free positions that may grow, from the authors' code
+OptState = TypeVar("OptState")
 NEARLY_DENSE = 0.2  # sparsity below which a layer that gains loses no more than it has zeros
 
 # ----------------------------------------------------------------------------------------------
@@ -57,6 +71,7 @@ NEARLY_DENSE = 0.2  # sparsity below which a layer that gains loses no more than
 class SparseState(NamedTuple):
     """State of `sparse`."""
 
+    count: Array  # type: ignore[assignment]  # updates made so far, int32 []
     inner: optax.OptState  # of the wrapped optimizer, with its momentum
     confined: ConfineState  # the masks of the moment
     gradient: dict[str, Array]  # leaf name -> last gradient, like the leaf; empty unless kept
@@ -69,7 +84,7 @@ def sparse(
 
     The inner optimizer sees the whole gradient, so that its momentum is dense and knows what a
     missing weight would do; then, as in `confine`, the weights land exactly on zero outside the
-    masks.
+    masks. `phase.rewired` moves them after each epoch.
 
     Args:
       inner: the optimizer to wrap, with weight decay and learning rate.
@@ -85,8 +100,11 @@ def sparse(
     inner, confined = optax.with_extra_args_support(inner), confine(masks)
 
     def init_fn(params: Any) -> SparseState:
-        state = confined.init(params)
-        moving, leaves = _moving(state), tree.named_leaves(params)
+        state, count = confined.init(params), jnp.zeros([], jnp.int32)
+        if is_placeholder(params):
+            return SparseState(count, inner.init(params), state, params if keep_gradient else {})
+        leaves = tree.named_leaves(params)
+        moving = _moving(state)
         for name, mask in moving.items():
             if mask.shape != leaves[name].shape:
                 raise UserError(
@@ -94,16 +112,17 @@ def sparse(
                     f"leaf's own, {leaves[name].shape}"
                 )
         kept = {name: jnp.zeros_like(leaves[name]) for name in moving if keep_gradient}
-        return SparseState(inner.init(params), state, kept)
+        return SparseState(count, inner.init(params), state, kept)
 
     def update_fn(
         updates: Any, state: SparseState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, SparseState]:
+        require_params(params, "sparse")
         gradients = tree.named_leaves(updates)
         steps, inner_state = inner.update(updates, state.inner, params, **extra_args)
         steps, masks_state = confined.update(steps, state.confined, params)
         kept = {name: gradients[name] for name in state.gradient}
-        return steps, SparseState(inner_state, masks_state, kept)
+        return steps, SparseState(optax.safe_increment(state.count), inner_state, masks_state, kept)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -188,14 +207,14 @@ def prune_rate(steps: int, initial: Number = 0.5, final: float = 0.005) -> optax
 
 
 def rewire(
-    state: SparseState,
+    opt_state: OptState,
     params: Any,
     rate: Number,
     *,
     growth: Growth = by_momentum,
     redistribute: bool = True,
     key: Array | None = None,
-) -> tuple[SparseState, Any]:
+) -> tuple[OptState, Any]:
     """Prune the smallest weights and grow as many where the score is highest, once an epoch.
 
     The number of weights stays the same to the last one, all in one compiled program of fixed
@@ -209,7 +228,7 @@ def rewire(
     cannot take is spread evenly; if all layers together cannot take it so, they may fill up.
 
     Args:
-      state: of `sparse`; find it in a chain with `transforms.find(opt_state, SparseState)`.
+      opt_state: of an optimizer with one `sparse`.
       params: tree of the weights.
       rate: `p`, in [0, 1], may be traced; see `prune_rate`. 0 changes nothing.
       growth: scores what could grow; `by_momentum`, `by_gradient`, `at_random` or other.
@@ -224,7 +243,9 @@ def rewire(
       UserError: if the rate is out of range, or the growth rule lacks what it needs.
     """
     check_range("prune rate", rate, 0, 1)
-    return _rewire(state, params, rate, key, growth, redistribute)
+    state = find(opt_state, SparseState)
+    state, params = _rewire(state, params, rate, key, growth, redistribute)
+    return exchange(opt_state, state), params
 
 
 @partial(jax.jit, static_argnums=(4, 5))  # see `top_count`

@@ -19,6 +19,20 @@ import optax
 from jaxsnn.arrays import Array, Number, check_range, check_whole
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "Stage",
+    "cubic_sparsity",
+    "falling_timesteps",
+    "is_accepted",
+    "linear_ramp",
+    "next_timesteps",
+    "over_time",
+    "shorten",
+    "steps",
+    "time_mask",
+    "time_weights",
+]
+
 
 def steps(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Schedule:
     """Hold one value after another: `values[i]` from `boundaries[i - 1]` on.
@@ -89,7 +103,7 @@ def _polynomial(
 # ----------------------------------------------------------------------------------------------
 # timesteps
 
-Network = TypeVar("Network")
+Shortened = TypeVar("Shortened")
 
 TIMESTEPS = (75, 50, 40, 30, 25, 20, 15, 10)  # from 100 on; ours
 TOLERANCE = 0.01  # accuracy that may be lost against T0; ours
@@ -175,14 +189,14 @@ def next_timesteps(
 
 
 def shorten(
-    train: Callable[[Network, int], tuple[Network, float]],
-    network: Network,
+    train: Callable[[Shortened, int], tuple[Shortened, float]],
+    network: Shortened,
     accuracy: float,
     initial: int,
     timesteps: Sequence[int] = TIMESTEPS,
     *,
     tolerance: float = TOLERANCE,
-) -> tuple[Network, int, list[Stage]]:
+) -> tuple[Shortened, int, list[Stage]]:
     """Reduce the timesteps stage by stage, each from the weights of the one before.
 
     Args:

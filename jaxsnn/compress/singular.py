@@ -33,6 +33,13 @@ from jax import lax
 from jaxsnn.arrays import Array, Number, check_range, check_whole, safe_divide
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "kept_channels",
+    "membrane_scores",
+    "score_stability",
+    "singular_scores",
+]
+
 POOLED = 200_000  # operations, of which jaxlib reckons 10 H W min(H, W) for a matrix [H, W]
 
 
@@ -63,7 +70,7 @@ def singular_scores(spikes: Array, timesteps: int, *, tolerance: Number = 1e-6) 
     samples, height, width, channels = spikes.shape
     maps = jnp.moveaxis(spikes, 3, 1).reshape(-1, height, width).astype(jnp.float32)
     sigma = lax.platform_dependent(maps, cpu=_in_small_batches, default=_singular) / timesteps
-    rounding = max(height, width) * jnp.finfo(jnp.float32).eps * sigma[:, :1]
+    rounding = max(height, width) * float(np.finfo(np.float32).eps) * sigma[:, :1]
     ranks = jnp.sum(sigma > jnp.maximum(tolerance, rounding), axis=1, dtype=jnp.float32)
     return ranks.reshape(samples, channels).mean(0)
 
@@ -81,7 +88,8 @@ def _in_small_batches(maps: Array) -> Array:
     each other for ever. Measured on two cores, small batches are as fast.
     """
     size = max(1, (POOLED - 1) // (10 * maps[0].size * min(maps.shape[1:])))
-    return lax.map(_singular, maps, batch_size=size)
+    found: Array = lax.map(_singular, maps, batch_size=size)
+    return found
 
 
 def membrane_scores(magnitude: Array, timesteps: int) -> Array:

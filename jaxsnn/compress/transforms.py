@@ -2,11 +2,20 @@
 
 Each is an optax transformation that acts on any pytree. `pull` goes before the optimizer in a
 chain, `latent` around it, `confine` after it, last. A recipe maps patterns of leaf names to
-projections; leaves that it does not match are not touched and not stored.
+projections; leaves that it does not match are not touched and not stored. `phase.py` has each as
+a `Phase`, with what comes before the first step and after the last.
 
-With `optax.inject_hyperparams` name the arguments that are functions or switches:
-`inject_hyperparams(pull, static_args=("recipe", "every", "mode"))`, and for `latent`
-`static_args=("inner", "recipe", "straight_through")`.
+In other people's loops:
+- `nnx.Optimizer`, `optax.masked`, `optax.partition`, `optax.MultiSteps`, `optax.apply_if_finite`:
+  as any transformation. `find`, `snap` and the like take the state of the whole optimizer.
+- `optax.inject_hyperparams`: name the arguments that are functions or switches,
+  `inject_hyperparams(pull, static_args=("recipe", "every", "mode"))`, and for `latent`
+  `static_args=("inner", "recipe", "straight_through")`.
+- `optax.tree_map_params(optimizer, f, state)`: `f` sees the stored leaves; trees in `rest` do not
+  fit, because only the leaves of the recipe are stored.
+- `optax.contrib.schedule_free` and `optax.ema` go inside, `latent(schedule_free(...), recipe)`
+  and `chain(ema(...), confine(masks))`: outside they would change updates that land exactly where
+  they should. `schedule_free(chain(..., confine(masks)))` keeps zeros that are there.
 """
 
 from collections.abc import Callable
@@ -18,36 +27,32 @@ import optax
 
 from jaxsnn import tree
 from jaxsnn.arrays import Array, Number, check_range, check_whole, safe_divide
-from jaxsnn.compress.masks import check_masks
+from jaxsnn.compress.masks import check_masks, land_inside
 from jaxsnn.compress.projections import Projection, Recipe, project, resolve
+from jaxsnn.compress.states import exchange, find, is_placeholder, require_params
 from jaxsnn.errors import UserError
 
-State = TypeVar("State")
+__all__ = [
+    "ConfineState",
+    "Convergence",
+    "GradientRule",
+    "LatentState",
+    "PullState",
+    "confine",
+    "dual_step",
+    "free_params",
+    "latent",
+    "pass_through",
+    "pass_within",
+    "pull",
+    "residuals",
+    "set_penalty",
+    "snap",
+]
 
-# Added to a norm that divides: the slope of ||X|| at X = 0 is then 0 and not NaN.
-NORM_EPSILON = 1e-12
+OptState = TypeVar("OptState")
 
-
-def _require(params: Any, name: str) -> None:
-    if params is None:
-        raise ValueError(f"{name} needs the parameters: call update(gradients, state, params)")
-
-
-def find(opt_state: Any, state_type: type[State]) -> State:
-    """Return the one state of a type inside an optimizer's state, however deep in chains.
-
-    Raises:
-      UserError: if there is none, or more than one.
-    """
-    nodes = jax.tree.leaves(opt_state, is_leaf=lambda node: isinstance(node, state_type))
-    found = [node for node in nodes if isinstance(node, state_type)]
-    if len(found) != 1:
-        raise UserError(f"expected one {state_type.__name__} in the state, found {len(found)}")
-    return found[0]
-
-
-# ----------------------------------------------------------------------------------------------
-# pull
+NORM_EPSILON = 1e-12  # added to a norm that divides: the slope of ||X|| at 0 is 0, not NaN
 
 
 class PullState(NamedTuple):
@@ -57,10 +62,10 @@ class PullState(NamedTuple):
     penalty: Array  # rho in force since the last dual step, float32 []
     auxiliary: dict[str, Array]  # leaf name -> Z, a point of the set, like the leaf
     dual: dict[str, Array]  # leaf name -> U, the scaled dual (multiplier / rho), like the leaf
-    movement: dict[str, Array]  # leaf name -> rho ||Z - old Z|| of the last dual step, float32 []
+    movement: Array  # rho ||Z - old Z|| of the last dual step, float32 [L], leaves sorted by name
 
 
-class Residual(NamedTuple):
+class Convergence(NamedTuple):
     """How far ADMM is from convergence on a leaf; all three float32 []."""
 
     primal: Array  # ||W - Z|| / ||W||: from the set; falls to 0
@@ -89,7 +94,7 @@ def pull(
     given. If the penalty has changed by then, `U` is multiplied by `rho_old / rho_new`, which
     leaves the multiplier `rho U` as it was.
 
-    Weights only come near the set: project them at the end (`projections.project`).
+    Weights only come near the set: project them at the end (`project`).
 
     Args:
       recipe: pattern -> projection; the leaves that it matches are pulled.
@@ -118,28 +123,31 @@ def pull(
         return _checked_penalty(penalty(count) if callable(penalty) else penalty)
 
     def init_fn(params: Any) -> PullState:
+        count = jnp.zeros([], jnp.int32)
+        if is_placeholder(params):
+            return PullState(count, penalty_at(count), params, params, jnp.zeros([0]))
         leaves = tree.named_leaves(params)
         projections = resolve(recipe, params)
         # A copy, because a caller may donate the parameters' own buffers.
         auxiliary = {name: jnp.array(proj(leaves[name])) for name, proj in projections.items()}
         return PullState(
-            count=jnp.zeros([], jnp.int32),
-            penalty=penalty_at(jnp.zeros([], jnp.int32)),
+            count=count,
+            penalty=penalty_at(count),
             auxiliary=auxiliary,
             dual=jax.tree.map(jnp.zeros_like, auxiliary),
-            movement={name: jnp.zeros([], jnp.float32) for name in auxiliary},
+            movement=jnp.zeros(len(auxiliary), jnp.float32),
         )
 
     def update_fn(
         updates: Any, state: PullState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, PullState]:
         del extra_args
-        _require(params, "pull")
+        require_params(params, "pull")
         if every is not None:
             state = jax.lax.cond(
                 (state.count > 0) & (state.count % every == 0),
                 lambda state: set_penalty(
-                    dual_step(recipe, state, params), penalty_at(state.count)
+                    dual_step(state, params, recipe), penalty_at(state.count)
                 ),
                 lambda state: state,
                 state,
@@ -153,64 +161,79 @@ def pull(
                 gap = gap / (_norm(gap) + NORM_EPSILON)
             return (gradient + state.penalty * gap).astype(gradient.dtype)
 
-        updates = tree.map_named(add_penalty, updates, params)
-        return updates, state._replace(count=optax.safe_increment(state.count))
+        count = optax.safe_increment(state.count)
+        return tree.map_named(add_penalty, updates, params), state._replace(count=count)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def dual_step(recipe: Recipe, state: PullState, params: Any) -> PullState:
-    """Make the Z-step and the U-step: `Z <- Proj_S(W + U)`, then `U <- U + W - Z`."""
+def dual_step(opt_state: OptState, params: Any, recipe: Recipe) -> OptState:
+    """Make the Z-step and the U-step: `Z <- Proj_S(W + U)`, then `U <- U + W - Z`.
+
+    Args:
+      opt_state: of an optimizer with one `pull`.
+      params: tree of the weights.
+      recipe: pattern -> projection, that of the `pull`.
+    """
+    state = find(opt_state, PullState)
     projections, leaves = resolve(recipe, params), tree.named_leaves(params)
-    auxiliary, dual, movement = {}, {}, {}
+    auxiliary, dual = {}, {}
     for name, projection in projections.items():
         moved = leaves[name] + state.dual[name]
         auxiliary[name] = projection(moved)
         dual[name] = moved - auxiliary[name]
-        movement[name] = state.penalty * _norm(auxiliary[name] - state.auxiliary[name])
-    return state._replace(auxiliary=auxiliary, dual=dual, movement=movement)
+    lengths = [_norm(auxiliary[name] - state.auxiliary[name]) for name in sorted(auxiliary)]
+    movement = state.penalty * jnp.stack(lengths)
+    changed = state._replace(auxiliary=auxiliary, dual=dual, movement=movement)
+    return exchange(opt_state, changed)
 
 
-def set_penalty(state: PullState, penalty: Number) -> PullState:
+def set_penalty(opt_state: OptState, penalty: Number) -> OptState:
     """Change the penalty and rescale the dual, so that the multiplier `rho U` stays.
 
     A new penalty of 0 sets the dual to 0.
+
+    Args:
+      opt_state: of an optimizer with one `pull`.
+      penalty: `rho`, at least 0, may be traced.
     """
+    state = find(opt_state, PullState)
     new = _checked_penalty(penalty)
     factor = safe_divide(state.penalty, new)
     dual = jax.tree.map(lambda u: (u * factor).astype(u.dtype), state.dual)
-    return state._replace(penalty=new, dual=dual)
+    return exchange(opt_state, state._replace(penalty=new, dual=dual))
 
 
 def _checked_penalty(penalty: Number) -> Array:
     return jnp.array(check_range("penalty", penalty, 0, float("inf")), jnp.float32)
 
 
-def residuals(state: PullState, params: Any) -> dict[str, Residual]:
+def residuals(opt_state: optax.OptState, params: Any) -> dict[str, Convergence]:
     """Measure each pulled leaf: its primal and dual residual, and the size of the dual.
 
     Before a hard step the primal residual should be below 1e-2.
 
+    Args:
+      opt_state: of an optimizer with one `pull`.
+      params: tree of the weights.
+
     Returns:
-      leaf name -> `Residual`.
+      leaf name -> `Convergence`.
     """
-    leaves = tree.named_leaves(params)
+    state, leaves = find(opt_state, PullState), tree.named_leaves(params)
     return {
-        name: Residual(
-            safe_divide(_norm(leaves[name] - z), _norm(leaves[name])),
-            state.movement[name],
+        name: Convergence(
+            safe_divide(_norm(leaves[name] - state.auxiliary[name]), _norm(leaves[name])),
+            state.movement[i],
             safe_divide(_norm(state.dual[name]), _norm(leaves[name])),
         )
-        for name, z in state.auxiliary.items()
+        for i, name in enumerate(sorted(state.auxiliary))
     }
 
 
 def _norm(x: Array) -> Array:
-    return jnp.linalg.norm(x.astype(jnp.float32))
-
-
-# ----------------------------------------------------------------------------------------------
-# latent
+    norm: Array = jnp.linalg.norm(x.astype(jnp.float32))
+    return norm
 
 
 class LatentState(NamedTuple):
@@ -262,7 +285,9 @@ def latent(
     and pruned weights stay exactly zero.
 
         state = optimizer.init(params)        # the free copies are the given weights
-        params = visible(recipe, params)      # and from here on the weights are projected
+        params = project(params, recipe)      # and from here on the weights are projected
+
+    `phase.quantized` does both, and `snap` after the last step.
 
     Args:
       inner: the optimizer to wrap.
@@ -282,6 +307,8 @@ def latent(
     rule = pass_through if straight_through is None else straight_through
 
     def init_fn(params: Any) -> LatentState:
+        if is_placeholder(params):
+            return LatentState(params, inner.init(params))
         leaves = tree.named_leaves(params)
         # A copy, because a caller may donate the parameters' own buffers.
         free = {name: jnp.array(leaves[name]) for name in resolve(recipe, params)}
@@ -290,7 +317,7 @@ def latent(
     def update_fn(
         updates: Any, state: LatentState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, LatentState]:
-        _require(params, "latent")
+        require_params(params, "latent")
         projections: dict[str, Projection] = resolve(recipe, params)
 
         def apply_rule(name: str, gradient: Array) -> Array:
@@ -310,26 +337,27 @@ def latent(
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-def visible(recipe: Recipe, params: Any) -> Any:
-    """Return the parameters with the matched leaves projected, to begin `latent` training with."""
-    return project(recipe, params)
+def free_params(opt_state: optax.OptState, params: Any) -> Any:
+    """Return the parameters with the free copies in the place of the projected leaves.
+
+    Args:
+      opt_state: of an optimizer with one `latent`.
+      params: tree of the visible weights.
+    """
+    return tree.substitute(params, find(opt_state, LatentState).free)
 
 
-def free_params(state: LatentState, params: Any) -> Any:
-    """Return the parameters with the free copies in the place of the projected leaves."""
-    return tree.substitute(params, state.free)
-
-
-def snap(recipe: Recipe, state: LatentState, params: Any) -> Any:
+def snap(opt_state: optax.OptState, params: Any, recipe: Recipe) -> Any:
     """Return the exact projection of the free copies, for export.
 
     Visible weights are sums of updates and can be a rounding error off the grid; these are not.
+
+    Args:
+      opt_state: of an optimizer with one `latent`.
+      params: tree of the visible weights.
+      recipe: pattern -> projection, that of the `latent`.
     """
-    return project(recipe, free_params(state, params))
-
-
-# ----------------------------------------------------------------------------------------------
-# confine
+    return project(free_params(opt_state, params), recipe)
 
 
 class ConfineState(NamedTuple):
@@ -356,18 +384,19 @@ def confine(masks: Any) -> optax.GradientTransformationExtraArgs:
     """
 
     def init_fn(params: Any) -> ConfineState:
-        check_masks(masks, params)
-        return ConfineState(jax.tree.map(lambda mask: jnp.array(mask, bool), masks))
+        own = masks
+        if not is_placeholder(params):
+            check_masks(masks, params)
+            mask_of = tree.named_leaves(masks)
+            if len(mask_of) > len(tree.named_leaves(params)):  # a part, as `optax.masked` shows it
+                own = tree.map_named(lambda name, _: mask_of[name], params)
+        return ConfineState(jax.tree.map(lambda mask: jnp.array(mask, bool), own))
 
     def update_fn(
         updates: Any, state: ConfineState, params: Any = None, **extra_args: Any
     ) -> tuple[Any, ConfineState]:
         del extra_args
-        _require(params, "confine")
-
-        def land(_: str, update: Array, mask: Array, leaf: Array) -> Array:
-            return jnp.where(jnp.broadcast_to(mask, update.shape), update, -leaf)
-
-        return tree.map_named(land, updates, state.masks, params), state
+        require_params(params, "confine")
+        return land_inside(updates, tree.named_leaves(state.masks), params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -47,108 +47,33 @@ def one_layer(weights, mask, momentum):
     return state, params
 
 
-# ---- shares ----
-
-apportion = jax.jit(starting.apportion)
-
-
-def written(total, shares, room, spread):
-    """Find the level of the overflow by bisection in float64."""
-    base = total * shares / shares.sum() if shares.sum() else 0 * shares
-    low, high = 0.0, float(total) * LAYERS + 1
-    for _ in range(200):
-        middle = (low + high) / 2
-        small = np.minimum(base + middle * spread, room).sum() < total
-        low, high = (middle, high) if small else (low, middle)
-    return np.minimum(base + high * spread, room)
-
-
-problems = st.tuples(
-    st.lists(st.integers(0, 1000), min_size=LAYERS, max_size=LAYERS),
-    st.lists(st.integers(0, 64), min_size=LAYERS, max_size=LAYERS),
-    st.floats(0, 1),
-)
-
-
-@given(problems)
-@settings(deadline=None, max_examples=300)
-def test_parts_are_whole_fit_their_room_add_up_and_are_within_one_of_the_share(problem):
-    room, shares, fill = np.asarray(problem[0]), np.asarray(problem[1]), problem[2]
-    total = int(fill * room.sum())
-    parts = np.asarray(apportion(total, jnp.asarray(shares, jnp.float32), room))
-    assert parts.dtype == np.int32
-    assert parts.sum() == total
-    assert np.all((parts >= 0) & (parts <= room))
-    wanted = written(total, shares.astype(np.float64), room, np.ones(LAYERS))
-    assert np.all(np.abs(parts - wanted) < 1 + 2e-3)
-
-
-@given(
-    st.lists(st.integers(1 << 18, 1 << 27), min_size=LAYERS, max_size=LAYERS),
-    st.lists(st.floats(0, 1, width=32), min_size=LAYERS, max_size=LAYERS),
-    st.floats(0, 1),
-)
-@settings(deadline=None, max_examples=200)
-def test_the_total_is_exact_beyond_the_whole_numbers_of_float32(room, shares, fill):
-    room = np.asarray(room)
-    total = int(fill * room.sum())
-    parts = np.asarray(apportion(total, jnp.asarray(shares, jnp.float32), room))
-    assert parts.sum(dtype=np.int64) == total
-    assert np.all((parts >= 0) & (parts <= room))
-
-
-@given(problems)
-@settings(deadline=None, max_examples=100)
-def test_overflow_can_be_spread_in_proportion(problem):
-    room, shares, fill = np.asarray(problem[0]), 1 + np.asarray(problem[1]), problem[2]
-    total = int(fill * room.sum())
-    spread = jnp.asarray(shares, jnp.float32)
-    parts = np.asarray(apportion(total, spread, room, overflow=spread))
-    assert parts.sum() == total
-    wanted = written(total, shares.astype(np.float64), room, shares)
-    assert np.all(np.abs(parts - wanted) < 1 + 2e-3)
-
-
-def test_the_largest_remainders_get_what_rounding_up_would_give_all():
-    # Shares of 3 to 1 of 5 weights: 3.75 and 1.25. Rounding up would grow 6.
-    shares, room = jnp.asarray([0.3, 0.1]), jnp.asarray([7, 6])
-    assert apportion(5, shares, room).tolist() == [4, 1]
-    assert np.ceil([3.75, 1.25]).sum() == 6
-
-
-def test_overflow_goes_evenly_to_those_with_room():
-    # 90 and 5 and 5 wanted, 10 fit: 80 left over, 40 for each of the others, of whom one takes 25.
-    shares, room = jnp.asarray([0.9, 0.05, 0.05]), jnp.asarray([10, 30, 1000])
-    assert apportion(100, shares, room).tolist() == [10, 30, 60]
-
-
 # ---- where masks start ----
 
 
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5, 1.0])
 def test_starting_masks_have_one_density_and_an_exact_total(density):
-    drawn = starting.random_masks(KEY, density, PARAMS)
+    drawn = starting.random_masks(KEY, PARAMS, density)
     assert drawn["conv1"]["bias"].shape == ()
     found = counts(drawn)
     assert sum(found.values()) == round(density * 348)
     for name, size in SIZES.items():
         assert abs(found[name] - density * size) < 1
-    assert counts(starting.magnitude_masks(density, PARAMS)) == found
+    assert counts(starting.magnitude_masks(PARAMS, density)) == found
 
 
 def test_random_masks_differ_by_key_and_magnitude_masks_keep_the_largest():
-    a, b = (starting.random_masks(jax.random.key(i), 0.5, PARAMS) for i in range(2))
+    a, b = (starting.random_masks(jax.random.key(i), PARAMS, 0.5) for i in range(2))
     assert jnp.any(a["conv2"]["kernel"] != b["conv2"]["kernel"])
     kernel = PARAMS["conv2"]["kernel"]
-    kept = starting.magnitude_masks(0.25, PARAMS)["conv2"]["kernel"]
+    kept = starting.magnitude_masks(PARAMS, 0.25)["conv2"]["kernel"]
     assert jnp.min(jnp.abs(kernel[kept])) > jnp.max(jnp.abs(kernel[~kept]))
 
 
 def test_erk_counts_grow_as_the_sum_of_the_axes_and_full_layers_pass_theirs_on():
     # Axes 3+3+1+4, 3+3+4+8 and 8+3, of 40; 20 and 174 weights.
-    found = counts(starting.random_masks(KEY, 20 / 348, PARAMS, layers="erk"))
+    found = counts(starting.random_masks(KEY, PARAMS, 20 / 348, layers="erk"))
     assert found == {"conv1/kernel": 6, "conv2/kernel": 9, "dense1/kernel": 5}
-    found = counts(starting.random_masks(KEY, 0.5, PARAMS, layers="erk"))
+    found = counts(starting.random_masks(KEY, PARAMS, 0.5, layers="erk"))
     assert found == {"conv1/kernel": 36, "conv2/kernel": 114, "dense1/kernel": 24}
 
 
@@ -156,7 +81,7 @@ def test_the_start_is_zero_outside_the_masks_and_keeps_the_variance():
     params = {"w": {"kernel": jax.random.normal(KEY, (100, 100)), "bias": jnp.ones(3)}}
     every_25th = jnp.arange(10_000).reshape(100, 100) % 25 == 0
     masks = {"w": {"kernel": every_25th, "bias": jnp.asarray(True)}}
-    begun = starting.start(masks, params)
+    begun = starting.start(params, masks)
     kernel, kept = begun["w"]["kernel"], masks["w"]["kernel"]
     assert not jnp.any(kernel[~kept])
     np.testing.assert_allclose(kernel[kept], 5 * params["w"]["kernel"][kept], rtol=1e-5)
@@ -167,15 +92,15 @@ def test_the_start_is_zero_outside_the_masks_and_keeps_the_variance():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: starting.random_masks(KEY, 0.0, PARAMS), r"density must be in \(0, 1\], found 0"),
-        (lambda: starting.magnitude_masks(1.5, PARAMS), r"density must be in \(0, 1\], found 1.5"),
+        (lambda: starting.random_masks(KEY, PARAMS, 0.0), r"density must be in \(0, 1\], found 0"),
+        (lambda: starting.magnitude_masks(PARAMS, 1.5), r"density must be in \(0, 1\], found 1.5"),
         (
-            lambda: starting.random_masks(KEY, 0.01, PARAMS),
+            lambda: starting.random_masks(KEY, PARAMS, 0.01),
             r"density 0.01 leaves 'conv1/kernel' \(36 weights\) without any; use at least 0.0278",
         ),
-        (jax.jit(lambda: starting.random_masks(KEY, 0.01, PARAMS)), "leaves 'conv1/kernel'"),
-        (lambda: starting.magnitude_masks(0.5, PARAMS, where="x"), "'x' matches no leaf"),
-        (lambda: starting.magnitude_masks(0.5, PARAMS, layers="er"), "'uniform' or 'erk'.*'er'"),
+        (jax.jit(lambda: starting.random_masks(KEY, PARAMS, 0.01)), "leaves 'conv1/kernel'"),
+        (lambda: starting.magnitude_masks(PARAMS, 0.5, where="x"), "'x' matches no leaf"),
+        (lambda: starting.magnitude_masks(PARAMS, 0.5, layers="er"), "'uniform' or 'erk'.*'er'"),
         (
             lambda: rewiring.sparse(optax.sgd(0.1), {"w": jnp.ones((1, 2), bool)}).init(
                 {"w": jnp.ones((3, 2))}
@@ -192,16 +117,16 @@ def test_mistakes_are_named(make, message):
 
 
 def test_the_least_density_of_the_message_is_enough():
-    assert min(counts(starting.random_masks(KEY, 1 / 24, PARAMS)).values()) >= 1
+    assert min(counts(starting.random_masks(KEY, PARAMS, 1 / 24)).values()) >= 1
 
 
 # ---- one step ----
 
 
 def test_steps_land_on_zero_outside_the_masks_and_momentum_is_dense():
-    masks = starting.random_masks(KEY, 0.1, PARAMS)
+    masks = starting.random_masks(KEY, PARAMS, 0.1)
     inner = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
-    optimizer, params = rewiring.sparse(inner, masks), starting.start(masks, PARAMS)
+    optimizer, params = rewiring.sparse(inner, masks), starting.start(PARAMS, masks)
     state, (free, free_state) = optimizer.init(params), (params, inner.init(params))
     step, free_step = jax.jit(optimizer.update), jax.jit(inner.update)
     for _ in range(3):
@@ -218,7 +143,7 @@ def test_steps_land_on_zero_outside_the_masks_and_momentum_is_dense():
 
 @pytest.mark.parametrize("inner", [optax.adamw(0.1), optax.amsgrad(0.1)])
 def test_adam_s_momentum_is_divided_by_its_scale(inner):
-    state, _ = trained(starting.random_masks(KEY, 0.1, PARAMS), inner=inner)
+    state, _ = trained(starting.random_masks(KEY, PARAMS, 0.1), inner=inner)
     gradient = GRADIENT["dense1"]["kernel"]
     expected = 0.1 * gradient / (np.sqrt(0.001) * jnp.abs(gradient) + 1e-8)
     np.testing.assert_allclose(rewiring.momentum(state.inner)["dense1/kernel"], expected, rtol=1e-4)
@@ -306,7 +231,7 @@ def test_equal_layers_stay_equal():
 @jax.jit
 def life(key, density, rate):
     """Draw masks, then twice train a step and rewire: all in one program."""
-    masks = starting.random_masks(key, density, PARAMS)
+    masks = starting.random_masks(key, PARAMS, density)
     optimizer = rewiring.sparse(optax.sgd(0.1, momentum=0.9), masks)
 
     def epoch(carry, _):
@@ -351,7 +276,7 @@ def test_densities_and_rates_can_be_swept():
 
 
 def test_random_growth_keeps_the_counts_of_all_layers():
-    state, params = trained(starting.random_masks(KEY, 0.1, PARAMS), inner=optax.sgd(0.1))
+    state, params = trained(starting.random_masks(KEY, PARAMS, 0.1), inner=optax.sgd(0.1))
     before = counts(state.confined.masks)
 
     def grown(seed):
@@ -370,7 +295,7 @@ def test_random_growth_keeps_the_counts_of_all_layers():
 
 
 def test_gradient_growth_takes_the_largest_gradients_of_each_layer():
-    masks = starting.random_masks(KEY, 0.1, PARAMS)
+    masks = starting.random_masks(KEY, PARAMS, 0.1)
     state, params = trained(masks, inner=optax.sgd(0.1), keep_gradient=True)
     rewired, after = rewiring.rewire(
         state, params, 0.5, growth=rewiring.by_gradient, redistribute=False
@@ -385,7 +310,7 @@ def test_gradient_growth_takes_the_largest_gradients_of_each_layer():
 
 
 def test_the_masks_of_a_chain_can_be_found_and_a_growth_rule_is_a_function():
-    masks = starting.random_masks(KEY, 0.1, PARAMS)
+    masks = starting.random_masks(KEY, PARAMS, 0.1)
     optimizer = optax.chain(optax.clip(1.0), rewiring.sparse(optax.sgd(0.1), masks))
     chained = optimizer.init(PARAMS)
     state = transforms.find(chained, rewiring.SparseState)
@@ -411,7 +336,7 @@ def test_the_masks_of_a_chain_can_be_found_and_a_growth_rule_is_a_function():
     ],
 )
 def test_a_growth_rule_says_what_it_lacks(options, message):
-    masks = starting.random_masks(KEY, 0.1, PARAMS)
+    masks = starting.random_masks(KEY, PARAMS, 0.1)
     state = rewiring.sparse(optax.sgd(0.1), masks).init(PARAMS)
     with pytest.raises(UserError, match=message):
         rewiring.rewire(state, PARAMS, **{"rate": 0.5, **options})

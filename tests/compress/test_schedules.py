@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import encode, network as functional, losses, models, neurons
+from jaxsnn import encode, losses, models, neurons
 from jaxsnn.compress import schedules
 from jaxsnn.errors import UserError
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
 
@@ -132,7 +133,7 @@ def test_weights_of_the_readout_make_a_constant_current_its_own_mean_at_every_le
 
 
 def test_a_masked_network_has_the_loss_and_gradient_of_the_truncated_run():
-    net = functional.split(
+    net = Network.of(
         models.mlp((5, 6, 3), LIF(0.9, 0.3, order="fire_then_integrate"), readout="current",
                    rngs=nnx.Rngs(0))
     )  # fmt: skip
@@ -140,12 +141,12 @@ def test_a_masked_network_has_the_loss_and_gradient_of_the_truncated_run():
     labels = jnp.array([0, 1, 2, 0])
 
     def masked(params, active):
-        readout = net.apply(params, net.stats, x, train=True).readout
+        readout = net.replace(params=params)(x, train=True).readout
         weights = schedules.time_weights(active, T)
         return losses.cross_entropy(schedules.over_time(weights, readout), labels)
 
     def truncated(params, x):
-        return losses.cross_entropy(net.apply(params, net.stats, x, train=True).readout, labels)
+        return losses.cross_entropy(net.replace(params=params)(x, train=True).readout, labels)
 
     compiled = jax.jit(jax.value_and_grad(masked))
     gradients = []

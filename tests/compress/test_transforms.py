@@ -1,15 +1,13 @@
-"""Pull, latent, confine and sparse: one contract for all, and the mathematics of each."""
+"""Pull, latent and confine: the mathematics of each. Their contract is in `test_contract.py`."""
 
-import equinox as eqx
-import flax.linen
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from jaxsnn import arrays, tree
-from jaxsnn.compress import grids, masks, rescaling as rescaled, rewiring, transforms
+from jaxsnn import arrays
+from jaxsnn.compress import grids, masks, states, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 
@@ -26,24 +24,8 @@ PARAMS = {
 }
 GRADIENTS = jax.tree.map(lambda p: normal(*p.shape, dtype=p.dtype), PARAMS)
 RECIPE = {"*/kernel": pr.keep_largest(0.5)}
-MASKS = masks.keep_fraction({"*/kernel": 0.5}, PARAMS)
-RESCALED = rescaled.rescaled(2)
-INV_GAMMA = rescaled.gradient_rule("inv_gamma", RESCALED)
-
-# One row for each transformation; a new one is a new row.
-CONTRACT = {
-    "pull": lambda rate=0.1: transforms.pull(RECIPE, rate, 2),
-    "pull norm": lambda rate=0.1: transforms.pull(RECIPE, rate, 2, mode="norm"),
-    "latent": lambda rate=0.1: transforms.latent(optax.sgd(rate, momentum=0.9), RECIPE),
-    "latent rescaled": lambda rate=0.1: transforms.latent(
-        optax.adam(rate), {"*/kernel": RESCALED}, straight_through=INV_GAMMA
-    ),
-    "confine": lambda rate=0.1: optax.chain(optax.scale(-rate), transforms.confine(MASKS)),
-    "sparse": lambda rate=0.1: rewiring.sparse(
-        optax.sgd(rate, momentum=0.9), MASKS, keep_gradient=True
-    ),
-}
-every_transform = pytest.mark.parametrize("make", CONTRACT.values(), ids=CONTRACT)
+MASKS = masks.keep_fraction(PARAMS, {"*/kernel": 0.5})
+LATENT = transforms.latent(optax.sgd(0.1), RECIPE)
 
 
 def steps_of(optimizer, params, gradients, num_steps=3):
@@ -71,111 +53,6 @@ def assert_trees_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
 
     jax.tree.map(compare, found, expected)
-
-
-# ---- the contract ----
-
-
-@every_transform
-def test_contract_unknown_extra_arguments_are_ignored(make):
-    optimizer = make()
-
-    @jax.jit
-    def run():
-        state = optimizer.init(PARAMS)
-        extra = optimizer.update(GRADIENTS, state, PARAMS, loss=1.0, activity=None)
-        return extra, optimizer.update(GRADIENTS, state, PARAMS)
-
-    assert_trees_close(*run())
-
-
-@every_transform
-def test_contract_a_second_call_does_not_recompile_and_types_stay(make):
-    optimizer = make()
-    traces = []
-
-    @jax.jit
-    def step(params, state):
-        traces.append(1)
-        updates, state = optimizer.update(GRADIENTS, state, params)
-        return optax.apply_updates(params, updates), state, updates
-
-    state = optimizer.init(PARAMS)
-    params, after, updates = step(PARAMS, state)
-    step(params, after)
-    assert len(traces) == 1
-    types = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), after) == types
-    assert [u.dtype for u in jax.tree.leaves(updates)] == [p.dtype for p in jax.tree.leaves(PARAMS)]
-
-
-@every_transform
-def test_contract_the_state_passes_through_a_cond(make):
-    optimizer = make()
-    state = optimizer.init(PARAMS)
-
-    def update(operand):
-        return optimizer.update(GRADIENTS, operand, PARAMS)
-
-    out = jax.jit(lambda on: jax.lax.cond(on, update, lambda s: (GRADIENTS, s), state))(True)
-    assert_trees_close(out, jax.jit(update)(state))
-
-
-@every_transform
-def test_contract_hyperparameters_can_be_injected(make):
-    injected = optax.inject_hyperparams(make)(rate=0.25)
-    params, state = steps_of(injected, PARAMS, GRADIENTS)
-    assert_trees_close(params, steps_of(make(0.25), PARAMS, GRADIENTS)[0])
-    assert state.hyperparams["rate"] == 0.25
-
-
-@every_transform
-def test_contract_vmap_equals_a_loop(make):
-    rates = jnp.asarray([0.05, 0.2])
-    stacked = jax.vmap(lambda rate: steps_of(make(rate), PARAMS, GRADIENTS)[0])(rates)
-    loop = jax.lax.map(lambda rate: steps_of(make(rate), PARAMS, GRADIENTS)[0], rates)
-    assert_trees_close(stacked, loop)
-
-
-@every_transform
-def test_contract_parameters_and_state_can_be_donated_together(make):
-    params = jax.tree.map(jnp.array, PARAMS)
-    state = optax.inject_hyperparams(make)(rate=jnp.float32(0.1)).init(params)
-    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves((params, state))]
-    assert len(set(buffers)) == len(buffers)
-
-
-@every_transform
-def test_contract_missing_parameters_are_a_clear_error(make):
-    optimizer = make()
-    with pytest.raises(ValueError, match="needs the parameters"):
-        optimizer.update(GRADIENTS, optimizer.init(PARAMS))
-
-
-def linen_tree():
-    layers = flax.linen.Sequential([flax.linen.Dense(4), flax.linen.Dense(2)])
-    return layers.init(jax.random.key(0), jnp.zeros((1, 3))), "*/kernel"
-
-
-def equinox_arrays():
-    return eqx.filter(eqx.nn.MLP(3, 2, 4, 1, key=jax.random.key(0)), eqx.is_array), "*/weight"
-
-
-@pytest.mark.parametrize("make", [linen_tree, equinox_arrays, lambda: (PARAMS, "*/kernel")])
-def test_all_three_work_on_any_tree_of_arrays(make):
-    params, where = make()
-    recipe = {where: pr.keep_largest(0.5)}
-    kept = masks.keep_fraction({where: 0.5}, params)
-    optimizer = optax.chain(
-        transforms.pull(recipe, 0.1, 2),
-        transforms.latent(optax.adam(0.01), recipe),
-        transforms.confine(kept),
-    )
-    params, _ = steps_of(optimizer, params, jax.tree.map(jnp.ones_like, params))
-    selected = tree.match({where: True}, params)
-    for name, leaf in tree.named_leaves(params).items():
-        if name in selected:
-            assert 0 < jnp.count_nonzero(leaf) <= leaf.size // 2
 
 
 # ---- pull ----
@@ -220,7 +97,7 @@ def test_admm_on_a_quadratic_reaches_the_best_sparse_point():
     second, dual = [], []
     for _ in range(6):
         w = (a + state.auxiliary["w"] - state.dual["w"]) / 2
-        state = transforms.dual_step(recipe, state, {"w": w})
+        state = transforms.dual_step(state, {"w": w}, recipe)
         np.testing.assert_array_equal(state.auxiliary["w"], [3, 0])
         second.append(float(w[1]))
         dual.append(float(state.dual["w"][1]))
@@ -253,7 +130,7 @@ def test_dual_steps_inside_and_outside_the_update_agree():
     inside_step, outside_step = jax.jit(inside.update), jax.jit(outside.update)
     dual_step = jax.jit(
         lambda state, params: transforms.set_penalty(
-            transforms.dual_step(RECIPE, state, params), schedule(state.count)
+            transforms.dual_step(state, params, RECIPE), schedule(state.count)
         )
     )
     params = PARAMS
@@ -294,7 +171,7 @@ def test_the_dual_residual_is_how_far_the_last_dual_step_moved():
     recipe = {"w": pr.keep_largest(0.5)}
     state = transforms.pull(recipe, 0.1, 2).init({"w": jnp.asarray([3.0, 4.0])})
     params = {"w": jnp.asarray([3.0, 0.0])}
-    found = transforms.residuals(transforms.dual_step(recipe, state, params), params)
+    found = transforms.residuals(transforms.dual_step(state, params, recipe), params)
     np.testing.assert_allclose(found["w"], (0, 0.1 * 5, 0), rtol=1e-6)
 
 
@@ -340,7 +217,7 @@ def test_latent_equals_straight_through_training_step_by_step(inner, bound):
     optimizer = transforms.latent(inner, recipe, straight_through=rule)
     free = {"w": START}
     state, inner_state = optimizer.init(free), inner.init(free)
-    params = transforms.visible(recipe, free)
+    params = pr.project(free, recipe)
 
     def written(w):
         through = (
@@ -372,7 +249,7 @@ def test_training_without_the_free_copy_is_something_else():
     recipe = {"w": grids.ternary_grid()}
     start = {"w": START}
     optimizer = transforms.latent(optax.sgd(0.01), recipe)
-    start = transforms.visible(recipe, start)
+    start = pr.project(start, recipe)
 
     def step(_, carry):
         visible, state, naive = carry
@@ -380,7 +257,7 @@ def test_training_without_the_free_copy_is_something_else():
         updates, state = optimizer.update(gradient, state, visible)
         moved = {"w": naive["w"] - 0.01 * jax.grad(quadratic)(naive["w"])}
         visible = optax.apply_updates(visible, updates)
-        return visible, state, transforms.visible(recipe, moved)
+        return visible, state, pr.project(moved, recipe)
 
     carry = (start, optimizer.init(start), start)
     visible, _, naive = jax.jit(lambda c: jax.lax.fori_loop(0, 40, step, c))(carry)
@@ -394,7 +271,7 @@ def test_visible_free_and_snapped_weights_belong_together():
     optimizer = transforms.latent(optax.adam(0.1), recipe)
     params, state = steps_of(optimizer, PARAMS, GRADIENTS)
     free = transforms.free_params(state, params)
-    snapped = jax.jit(lambda state, params: transforms.snap(recipe, state, params))(state, params)
+    snapped = jax.jit(lambda state, params: transforms.snap(state, params, recipe))(state, params)
     np.testing.assert_array_equal(free["a"]["kernel"], state.free["a/kernel"])
     expected = jax.jit(recipe["*/kernel"])(state.free["a/kernel"])
     np.testing.assert_array_equal(snapped["a"]["kernel"], expected)
@@ -478,9 +355,47 @@ def test_masking_gradients_alone_revives_pruned_weights():
     assert jnp.count_nonzero(revived) > jnp.count_nonzero(MASKS["a"]["kernel"])
 
 
-def test_find_returns_the_one_state_in_a_chain():
-    optimizer = optax.chain(optax.scale(1.0), CONTRACT["pull"](), optax.adam(0.1))
+def test_find_returns_the_one_state_in_a_chain_and_exchange_replaces_it():
+    optimizer = optax.chain(optax.scale(1.0), transforms.pull(RECIPE, 0.1, 2), optax.adam(0.1))
     state = optimizer.init(PARAMS)
-    assert transforms.find(state, transforms.PullState) is state[1]
-    with pytest.raises(UserError, match="one LatentState in the state, found 0"):
-        transforms.find(state, transforms.LatentState)
+    assert states.find(state, transforms.PullState) is state[1]
+    other = state[1]._replace(penalty=jnp.float32(7))
+    changed = states.exchange(state, other)
+    assert changed[1] is other and changed[2] is not None
+    assert jax.tree.structure(changed) == jax.tree.structure(state)
+
+
+def test_what_takes_a_state_finds_it_in_a_chain():
+    optimizer = optax.chain(
+        transforms.pull(RECIPE, 0.1, None), transforms.latent(optax.adam(0.1), RECIPE)
+    )
+    state = optimizer.init(PARAMS)
+    visible = pr.project(PARAMS, RECIPE)
+    assert_trees_close(transforms.snap(state, visible, RECIPE), visible)
+    assert_trees_close(transforms.free_params(state, visible), PARAMS)
+    assert set(transforms.residuals(state, PARAMS)) == {"a/kernel", "b/kernel"}
+    moved = transforms.set_penalty(transforms.dual_step(state, PARAMS, RECIPE), 0.4)
+    assert moved[0].penalty == jnp.float32(0.4) and moved[1] is not None
+    assert jax.tree.structure(moved) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda state: transforms.snap(state, PARAMS, RECIPE),
+        lambda state: transforms.free_params(state, PARAMS),
+        lambda state: states.find(state, transforms.LatentState),
+    ],
+)
+@pytest.mark.parametrize(
+    ("make", "found"),
+    [
+        (lambda: optax.adam(0.1).init(PARAMS), "found 0 in a tuple"),
+        (lambda: PARAMS, "found 0 in a dict"),
+        (lambda: optax.chain(*2 * [LATENT]).init(PARAMS), "found 2 in a tuple"),
+    ],
+)
+def test_another_optimizer_s_state_is_one_clear_error(use, make, found):
+    message = rf"opt_state: expected one LatentState in the state, {found}; .* one latent$"
+    with pytest.raises(UserError, match=message):
+        use(make())
