@@ -17,8 +17,9 @@ A table stands between two comments. The first one says what is in it, a line fo
     <!-- /table -->
 
 The first line is a file of results/ and the path of its rows: a list of objects, or an object,
-whose items become rows with the fields `name` and `value`. `where` keeps some rows, `call` gives
-a row another name, `bold` prints a row in bold. A pivot table has, instead of columns,
+whose items become rows with the fields `name` and `value`. `where` keeps some rows (`ratio=*`:
+those with a ratio), `call` gives a row another name, `bold` prints a row in bold. A pivot table
+has, instead of columns,
 
     down: bits
     across: point.sparsity
@@ -88,6 +89,8 @@ def _print(value: Any, form: str) -> str:
     """Return a value as the text of a cell."""
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not form:
         return _significant(value, 4) if isinstance(value, float) else str(value)
     found = re.fullmatch(r"([^\d]+)(\d*)", form)
@@ -105,8 +108,12 @@ def _matches(item: Any, wanted: str) -> bool:
         return False
     if "=" not in wanted:
         return wanted == str(item.get("name"))
-    pairs = (pair.split("=", 1) for pair in wanted.split("&"))
-    return all(str(_follow(item, key, key)).lower() == value.lower() for key, value in pairs)
+    for pair in wanted.split("&"):
+        key, value = pair.split("=", 1)
+        found = _look_up(item, item, f"?{key}")
+        if found is None or value not in ("*", str(found)):
+            return False
+    return True
 
 
 def _follow(start: Any, path: str, whole: str) -> Any:
@@ -205,7 +212,7 @@ def load(file: str) -> Any:
 
 def _lines(head: list[str], body: list[list[str]]) -> str:
     rows = [head, ["---"] * len(head), *body]
-    return "".join(f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows)
+    return "".join(f"| {' | '.join(row)} |\n".replace("|  ", "| ") for row in rows)
 
 
 def _pivot(rows: list[Any], root: Any, marker: Marker) -> str:
@@ -257,6 +264,10 @@ def table(text: str) -> str:
 
 def rewrite(page: str) -> str:
     """Return a page with all of its tables and values made anew."""
+    if re.search(r"^\s*<!-- value: ", page, re.MULTILINE):
+        raise Stale(
+            "a value at the start of a line would end its paragraph; join it to the line above"
+        )
 
     def one_table(found: re.Match[str]) -> str:
         return f"{found[1]}\n{table(found[2])}\n{found[4]}"
