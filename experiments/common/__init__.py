@@ -1,0 +1,89 @@
+"""What all experiments share: options, presets, the problem, the run directory, one `main`.
+
+An experiment is a folder `experiments/NAME` of three files and a docstring:
+
+    __init__.py   the docstring: paper, claim, command; its first line is in `python -m experiments`
+    config.py     `Config`, a frozen dataclass whose fields are groups of options, and `PRESETS`
+    run.py        `run(config)`, and `EXPERIMENT = common.Experiment("NAME", about, Config, PRESETS,
+                  run)`
+    __main__.py   `common.main(EXPERIMENT)`
+
+**Options.** Each field of `Config` is a group: one of `RunOptions`, `DataOptions`, `TaskOptions`,
+`NetworkOptions`, `EngineOptions`, the method's own `methods.NAME.Options` (called `method`), and
+a small `@options` class of the experiment's own. Nothing is inherited; a program has the groups it
+uses. Flags are flat (`--sparsity 0.9`), so a name stands in one group only; `seed` and `batch_size`
+are those of the method. `flat(config)` is all of it as one dictionary, `changed(config, {...})`
+replaces options by name, whatever group they are in.
+
+    @dataclass(frozen=True)
+    class Config:
+        run: RunOptions = RunOptions()
+        data: DataOptions = DataOptions()
+        task: TaskOptions = TaskOptions()
+        network: NetworkOptions = NetworkOptions()
+        engine: EngineOptions = EngineOptions()
+        method: admm.Options = admm.Options()
+        dense: Dense = Dense()                       # of this program: `dense_epochs`, ...
+
+**Presets** are values: preset -> data set -> option -> value. A pair that is missing is refused.
+
+    PRESETS = {"smoke": dict.fromkeys(data.names(), SMOKE), "cpu": {"digits": {...}}, ...}
+
+**The problem**: `load(config, seed=, batch_size=)` returns `Problem(data, net, task)`, the network
+with its start values; `load(..., build=)` for another network. Its parts are `read`, `task_of`.
+
+**A run**: nothing is written before `Run(name, config)`, so that mistakes leave nothing behind:
+check what can be checked before.
+
+    problem = common.load(config, seed=m.seed, batch_size=m.batch_size)
+    run = common.Run("admm", config)
+    trainer = Trainer(run.fit, problem.data, m.batch_size, m.seed)     # of methods.result
+    dense = trainer("dense", problem.task, optax.adam(...), problem.net, epochs)
+    result = admm.compress(dense, problem.task, problem.data, m, fit=run.fit)
+    run.finish(result, title="...", summary="...")
+
+- `run.fit` is a `train.Fit` that checkpoints under checkpoints/PHASE and resumes; the names of
+  phases are unique in a run. `run.within("joint")` is the same with "joint " before each name.
+- `run.arrays(name, compute)` keeps arrays that are expensive and no training; a resumed run reads
+  them.
+- `run.say(text)` prints a line beside the progress.
+- `run.finish(*results, title=, summary=, pictures=(), **extra)` packs every network of the results
+  (`models/NAME.safetensors`), writes results.json (rows, then `extra`), prints the table, draws the
+  pictures and writes report.html. `pictures` are (name, draw) with `draw(path)`: further ones. With
+  several results (one for each seed) the rows follow each other.
+- `timed(before, after, samples)` measures inference in turns, milliseconds a sample.
+"""
+
+from experiments.common.command import Experiment, Presets, main, parse
+from experiments.common.options import (
+    DataOptions,
+    EngineOptions,
+    NetworkOptions,
+    RunOptions,
+    TaskOptions,
+    changed,
+    flat,
+)
+from experiments.common.problem import Problem, load, read, task_of
+from experiments.common.run import Run
+from experiments.common.timing import timed
+
+__all__ = [
+    "DataOptions",
+    "EngineOptions",
+    "Experiment",
+    "NetworkOptions",
+    "Presets",
+    "Problem",
+    "Run",
+    "RunOptions",
+    "TaskOptions",
+    "changed",
+    "flat",
+    "load",
+    "main",
+    "parse",
+    "read",
+    "task_of",
+    "timed",
+]

@@ -1,192 +1,128 @@
-"""The problem of an experiment: its options, its data, its network, its task."""
+"""The problem of an experiment: its data, a network with its start values, its task."""
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import nnx
-from jax import Array
 
-from experiments.common.skeleton import CommonConfig
-from jaxsnn import data, encode, export, layers, losses, train
-from jaxsnn import network as functional
-from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.encode import Signal
+from experiments.common.options import (
+    DataOptions,
+    EngineOptions,
+    NetworkOptions,
+    RunOptions,
+    TaskOptions,
+)
+from jaxsnn import data, models
+from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
-from jaxsnn.surrogate import Surrogate
-from jaxsnn.train import parallel
+from jaxsnn.surrogate import Surrogate, rectangle
+from jaxsnn.train import Task, parallel
 
-Tree = Any
-
-
-@dataclass(frozen=True)
-class TrainingConfig(CommonConfig):
-    """Options of every experiment that trains a network on images or events."""
-
-    network: str = "32C3-AP2-32C3-AP2-128-10"
-    """Layout of the network: 32C3 convolution, AP2 average pooling, 128 dense, V10 voting."""
-    decay: float = 0.2
-    """Share of the membrane potential left after a step."""
-    threshold: float = 0.5
-    """Potential above which a neuron spikes."""
-    timesteps: int = 4
-    """Time steps T of one sample."""
-    encoding: Literal["direct", "bernoulli", "poisson"] = "direct"
-    """How an image enters: direct (the real values at every step), bernoulli (random spikes), or
-    poisson (random spikes with a sign, of normalised values)."""
-    loss: Literal["mse", "ce", "ce_sum"] = "mse"
-    """Loss of the read-out: mse on the firing rates, ce, or ce_sum on the sum over time."""
-    augment: data.augment.Name = "none"
-    """Changes of the training images: none, crop-flip, autoaugment (with cutout), or events."""
-    limit: int | None = None
-    """Use only this many training images."""
-    validation: float = 0.1
-    """Share of the training images held out to be evaluated after each epoch."""
-    batch_size: int = 100
-    """Samples of one training step."""
-    learning_rate: float = 1e-3
-    """First step size in each phase; it falls to 0 along a cosine."""
-
-    def check(self) -> None:
-        """Refuse options out of range, by name, before anything is made."""
-        check_range("--validation", self.validation, 0.0, 1.0, open_high=True)
-        for name in ("learning_rate", "threshold"):
-            check_positive(name, getattr(self, name))
-        check_range("--decay", self.decay, 0.0, 1.0)
-        check_whole("--seed", self.seed, 0, 2**31 - 1)
-        for name in ("timesteps", "batch_size"):
-            check_whole(option(name), getattr(self, name), 1, 1 << 20)
+CLASSES = re.compile(r"\{(?:(\d+)\*)?classes\}")
 
 
-def option(name: str) -> str:
-    """Return a field's name as it is written on the command line."""
-    return "--" + name.replace("_", "-")
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a field's value unless it is positive and finite."""
-    check_range(option(name), value, 0.0, np.inf, open_low=True, open_high=True)
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
+class Problem(NamedTuple):
     """A data set, a network for it, and what it is trained to do."""
 
-    config: TrainingConfig
     data: data.Dataset
-    module: layers.Chain
-    tasks: dict[float, train.Task] = field(default_factory=dict)
-
-    @cached_property
-    def net(self) -> functional.Functional:
-        """Return the network as data and functions."""
-        return functional.split(self.module)
-
-    def start(self) -> "Network":
-        """Return the network with its start values."""
-        return Network(self, self.net.params, self.net.stats)
-
-    def start_with(self, module: layers.Chain) -> "Network":
-        """Return another network for the same data, such as a shrunk one, with its values."""
-        return replace(self, module=module, tasks={}).start()
-
-    @cached_property
-    def inputs(self) -> export.Inputs:
-        """Say how an image or a recording becomes the network's input; colours are normalised."""
-        shape, c = self.data.shape, self.config
-        if self.data.timesteps is not None:
-            return export.Inputs(shape, self.data.timesteps, "events")
-        if c.encoding == "direct" and shape[-1] > 1:
-            return export.Inputs(shape, c.timesteps, "direct", self.data.mean, self.data.std)
-        return export.Inputs(shape, c.timesteps, c.encoding)
-
-    def prepare(self, key: Array, images: Array, training: bool) -> Array | Signal:
-        """Turn uint8 images `[B, H, W, C]` or events `[B, T, H, W, C]` into the input."""
-        augment_key, code_key = jax.random.split(key)
-        if training:
-            border = self.data.shape[0] // 8  # 4 pixels for CIFAR, 8 for Tiny-ImageNet
-            images = data.augment.by_name(self.config.augment, pad=border)(augment_key, images)
-        return self.inputs.prepare(code_key, images)
-
-    def task(self, spike_weight: float = 0.0) -> train.Task:
-        """Return the task with that weight on the mean firing rate; one object for each weight."""
-        if spike_weight not in self.tasks:
-            readout_loss = losses.by_name(self.config.loss)
-            timesteps = self.config.timesteps
-
-            def loss(output, labels):
-                value = readout_loss(output.readout, labels)
-                if spike_weight:
-                    value = value + spike_weight * losses.spike_count(output.activity, timesteps)
-                return value
-
-            devices = parallel.most_devices(self.config.batch_size)
-            self.tasks[spike_weight] = train.Task(
-                self.net.apply, self.prepare, loss, devices=devices
-            )
-        return self.tasks[spike_weight]
-
-    def steps(self, epochs: int) -> int:
-        """Return the number of training steps in that many epochs."""
-        return epochs * (len(self.data.train.labels) // self.config.batch_size)
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """Hold a network between two phases: what it is, its weights and the rest of its arrays."""
-
-    problem: Problem
-    params: Tree
-    stats: Tree
-
-    def after(self, state: train.TrainState) -> "Network":
-        """Return the network that a phase ended with."""
-        return replace(self, params=state.params, stats=state.stats)
+    net: Network
+    task: Task
 
 
 def load(
-    config: TrainingConfig,
-    surrogate: Surrogate,
-    build: Callable[[tuple[int, ...], int, LIF, nnx.Rngs], layers.Chain],
+    config: Any,
+    *,
+    seed: int,
+    batch_size: int,
+    build: Callable[..., Network] | None = None,
+    **options: Any,
 ) -> Problem:
-    """Read the data and build the network; every mistake of the user's shows here.
+    """Read the data, build the network and the task; every mistake of the user's shows here.
 
     Args:
-      config: the options.
-      surrogate: of the neurons.
-      build: (shape of an image, number of classes, neuron, random numbers) -> network.
+      config: with the groups run, data, task, network and engine.
+      seed: of the start values.
+      batch_size: samples of a training step.
+      build: `(dataset, seed) -> network`; `network_of` with the options if left out.
+      **options: of `network_of`.
     """
-    found = read(config)
-    neuron = LIF(config.decay, config.threshold, surrogate=surrogate)
-    module = build(found.shape, found.num_classes, neuron, nnx.Rngs(config.seed))
-    problem = Problem(config, found, module)
-    check_scores(problem)
-    return problem
+    found = read(config.run, config.data, timesteps=config.task.timesteps)
+    check_whole("--batch-size", batch_size, 1, len(found.train.labels))
+    task = task_of(config.task, config.engine, found, batch_size)
+    if build is None:
+        net = network_of(config.network, found, seed, **options)
+    else:
+        net = build(found, seed)
+    check_scores(net, task, found)
+    return Problem(found, net, task)
 
 
-def read(config: TrainingConfig) -> data.Dataset:
-    """Check the options and read the data."""
-    config.check()
-    found = data.load(
-        config.dataset, config.data_dir, validation=config.validation, seed=0, limit=config.limit,
-        **data.event_options(config.dataset, timesteps=config.timesteps),
+def read(run: RunOptions, part: DataOptions, *, timesteps: int) -> data.Dataset:
+    """Read the data set, of recordings with so many frames."""
+    return data.load(
+        run.dataset, run.data_dir, validation=part.validation, seed=0, limit=part.limit,
+        **data.event_options(run.dataset, timesteps=timesteps),
     )  # fmt: skip
-    check_whole("--batch-size", config.batch_size, 1, len(found.train.labels))
-    return found
 
 
-def check_scores(problem: Problem) -> None:
-    """Refuse a network whose scores are not the classes of the data."""
-    found, net = problem.data, problem.net
-    signal = encode.direct(jnp.zeros((1, *found.shape)), 1)
-    scores = jax.eval_shape(lambda: net.apply(net.params, net.stats, signal)).readout.shape[-1]
-    if scores != found.num_classes:
+def task_of(
+    task: TaskOptions,
+    engine: EngineOptions,
+    dataset: data.Dataset,
+    batch_size: int,
+    **options: Any,
+) -> Task:
+    """Return the task; further options are those of `train.Task`, `scale` of `Dataset.inputs`."""
+    inputs = dataset.inputs(task.timesteps, task.encoding, scale=options.pop("scale", None))
+    parts = engine.micro_batches
+    if batch_size % parts:
+        raise UserError(f"--micro-batches {parts} do not divide --batch-size {batch_size}")
+    devices = engine.devices or parallel.most_devices(batch_size // parts)
+    if batch_size // parts % devices:
         raise UserError(
-            f"--network {problem.config.network!r} ends in {scores} scores, but {found.name} has "
-            f"{found.num_classes} classes"
+            f"--devices {devices} do not divide the {batch_size // parts} samples of a step"
+        )
+    return Task(
+        inputs, loss=task.loss, augment=task.augment, remat=engine.remat, micro_batches=parts,
+        devices=devices, **options,
+    )  # fmt: skip
+
+
+def network_of(
+    network: NetworkOptions,
+    dataset: data.Dataset,
+    seed: int,
+    *,
+    surrogate: Surrogate | None = None,
+    **options: Any,
+) -> Network:
+    """Build the network of a layout for the data; further options are those of `models.build`."""
+    neuron = LIF(network.decay, network.threshold, surrogate=surrogate or rectangle(1.0))
+    return models.build(
+        layout_of(network.network, dataset.num_classes), dataset.shape, neuron, seed=seed,
+        norm=network.norm, dtype=jnp.dtype(network.dtype), **options,
+    )  # fmt: skip
+
+
+def layout_of(layout: str, classes: int) -> str:
+    """Fill the number of classes into a layout.
+
+    >>> layout_of("8C3-AP2-{10*classes}-V{classes}", 7)
+    '8C3-AP2-70-V7'
+    """
+    return CLASSES.sub(lambda found: str(int(found[1] or 1) * classes), layout)
+
+
+def check_scores(net: Network, task: Task, dataset: data.Dataset) -> None:
+    """Refuse a network whose scores are not the classes of the data."""
+    task.check(net, dataset.train)
+    scores = jax.eval_shape(lambda x: net(x).readout, task.inputs.abstract()).shape[-1]
+    if scores != dataset.num_classes:
+        raise UserError(
+            f"--network ends in {scores} scores, but {dataset.name} has {dataset.num_classes} "
+            "classes"
         )

@@ -1,0 +1,131 @@
+"""From a command line to a configuration, and one `main` for all programs.
+
+Values come from four places, later ones win: the defaults of the classes, the preset for the data
+set, the file given by --config, the flags.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.common.options import changed, flat
+from jaxsnn import data
+from jaxsnn.cli import arguments
+from jaxsnn.errors import UserError
+from jaxsnn.train import host
+
+Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""Preset -> data set -> option -> value."""
+
+NOT_FROM_FILE = {"config", "resume", "out"}  # what says how a run is started, not what it is
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A program: what it is called, its options and their presets, what it does.
+
+    Attributes:
+      name: `experiments.NAME` is the command.
+      about: text above the help.
+      config: a frozen dataclass of groups of options, each with a default; `run` is one of them.
+      presets: preset -> data set -> option -> value.
+      run: what it does with a configuration.
+    """
+
+    name: str
+    about: str | None
+    config: type[Any]
+    presets: Presets
+    run: Callable[[Any], None]
+
+
+def main(experiment: Experiment) -> None:
+    """Run an experiment; a user's mistake is one line on stderr and exit code 2."""
+    host.tune()
+    try:
+        experiment.run(parse(experiment, sys.argv[1:]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parse(experiment: Experiment, argv: Sequence[str]) -> Any:
+    """Return the configuration that a command line gives.
+
+    Raises:
+      UserError: one line for whatever was wrong.
+    """
+    import tyro
+
+    path = _peek(argv, "config")
+    given = {} if path is None else _read(experiment, path)
+    default = experiment.config()
+    if not {"-h", "--help"} & set(argv) or _peek(argv, "preset") or _peek(argv, "dataset"):
+        preset = _peek(argv, "preset") or given.get("preset") or default.run.preset
+        dataset = _peek(argv, "dataset") or given.get("dataset") or default.run.dataset
+        default = preset_of(experiment, str(preset), str(dataset))
+    return arguments.parse(
+        experiment.config,
+        f"python -m experiments.{experiment.name}",
+        experiment.about,
+        [*arguments.words(given), *argv],
+        default=default,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def preset_of(experiment: Experiment, preset: str, dataset: str) -> Any:
+    """Return the configuration of a preset for a data set.
+
+    Raises:
+      UserError: for a name that is unknown, or a pair that has no values, with a list of those that
+        there are.
+    """
+    presets = experiment.presets
+    if preset not in presets:
+        raise UserError(f"--preset {preset!r} is unknown; choose one of {', '.join(presets)}")
+    if dataset not in data.names():
+        raise UserError(
+            f"--dataset {dataset!r} is unknown; choose one of {', '.join(data.names())}"
+        )
+    if dataset not in presets[preset]:
+        there = "; ".join(f"{each}: {', '.join(sets)}" for each, sets in presets.items())
+        raise UserError(
+            f"--preset {preset} has no values for --dataset {dataset}; there are {there}"
+        )
+    values = {"preset": preset, "dataset": dataset} | dict(presets[preset][dataset])
+    return changed(experiment.config(), values)
+
+
+def _read(experiment: Experiment, path: str) -> dict[str, Any]:
+    """Return the options of a file, name -> value; values are checked as words of the command."""
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"--config {path} is no file of options: {error}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"--config {path} is no file of options: {type(found).__name__} found")
+    known = flat(experiment.config())
+    if unknown := sorted(set(found) - set(known)):
+        raise UserError(
+            f"--config {path} has {unknown[0]!r}, which experiments.{experiment.name} does not "
+            f"have; its options are: {', '.join(sorted(known))}"
+        )
+    return {name: value for name, value in found.items() if name not in NOT_FROM_FILE}
+
+
+def _peek(argv: Sequence[str], name: str) -> str | None:
+    """Return what the command line gives for an option; of several values the last."""
+    found = None
+    for word, following in zip(argv, [*argv[1:], None], strict=True):
+        if word.startswith(f"--{name}="):
+            found = word.partition("=")[2]
+        elif word == f"--{name}":
+            found = following
+    return found
