@@ -10,6 +10,8 @@ bytes cannot claim to be a long mask; what is left of the last byte is ones.
 
 import numpy as np
 
+__all__ = ["GAP_WIDTHS", "gap_size", "pack", "pack_gaps", "unpack", "unpack_gaps"]
+
 GAP_WIDTHS = range(2, 9)  # with 1 bit a mask takes as many bits as it has entries, or more
 
 
@@ -80,4 +82,5 @@ def _gaps(mask: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def _fillers(gaps: np.ndarray, width: int) -> np.ndarray:
-    return gaps // (2**width - 1)
+    counts: np.ndarray = gaps // (2**width - 1)
+    return counts

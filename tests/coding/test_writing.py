@@ -1,13 +1,14 @@
 """A leaf returns from its smallest form bit for bit, in the bytes that were promised."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsnn import coding
-from jaxsnn.coding import bitstream
-from jaxsnn.compress.rescaling import rescaled
+from jaxsnn.compress import rescaled, uniform_grid
+from jaxsnn.compress.codes import Step
 
 DRAW = np.random.default_rng(0).normal(size=600).astype(np.float32)
 
@@ -119,112 +120,60 @@ def test_floats_of_any_shape_are_not_taken_for_scaled_codes():
         assert coding.encode(leaf)[0] == "floats" and coding.bits(leaf) == 32
 
 
-SCALED = {"gamma": np.ones(2, np.float32), "width": np.uint8([3]), "codes": np.uint8([0, 0])}
-
-
-@pytest.mark.parametrize(
-    "shape, change, message",
-    [
-        ((4,), {}, r"need two axes or more, the leaf has the shape \(4,\)"),
-        ((2, 2), {"gamma": np.ones(3, np.float32)}, "gamma has 3 elements, expected 2"),
-        ((2, 2), {"width": np.uint8([3, 3])}, "width has 2 elements, expected 1"),
-        ((2, 2), {"width": np.uint8([9])}, "width is 9, allowed are 1 to 8"),
-        ((2, 2), {"width": np.uint8([0])}, "width is 0, allowed are 1 to 8"),
-        ((2, 2), {"codes": np.uint8([0])}, "codes has 1 elements, expected 2"),
-    ],
-)
-def test_scaled_parts_that_do_not_fit_are_refused(shape, change, message):
-    with pytest.raises(ValueError, match=message):
-        coding.decode("scaled_codes", SCALED | change, shape)
-    np.testing.assert_array_equal(coding.decode("scaled_codes", SCALED, (2, 2)), -1)
-
-
 def test_negative_zero_becomes_zero_and_small_numbers_stay():
     leaf = np.array([-0.0, 1e-45, -1e-45, 3e38, -0.0], np.float32)
     form, parts = coding.encode(leaf)
     assert same_bits(coding.decode(form, parts, (5,)), np.where(leaf == 0, np.float32(0), leaf))
 
 
-@pytest.mark.parametrize(
-    "form, parts, message",
-    [
-        ("zip", {}, "form is 'zip'"),
-        (
-            "indexed_floats",
-            {"gap_width": np.uint8([9]), "gaps": np.uint8([0]), "values": np.ones(1, np.float32)},
-            "gap width is 9, allowed are 2 to 8",
-        ),
-        (
-            "indexed_floats",
-            {"gap_width": np.uint8([8]), "gaps": np.uint8([4]), "values": np.ones(1, np.float32)},
-            "gaps reach 5 weights, expected 4",
-        ),
-        (
-            "indexed_floats",
-            {"gap_width": np.uint8([8]), "gaps": np.uint8([2]), "values": np.ones(1, np.float32)},
-            "gaps reach 3 weights, expected 4",
-        ),
-        (
-            "indexed_floats",
-            {"gap_width": np.uint8([8]), "gaps": np.uint8([3]), "values": np.ones(2, np.float32)},
-            "values has 2 elements, expected 1",
-        ),
-        ("floats", {}, "values is missing"),
-        ("floats", {"values": np.ones(3)}, "values is float64"),
-        ("floats", {"values": np.ones(3, np.float32)}, "values has 3 elements, expected 4"),
-        (
-            "codes",
-            {"codebook": np.ones(3, np.float32), "codes": np.uint8([255])},
-            "codes reach 3, the codebook has 3",
-        ),
-        ("codes", {"codebook": np.ones(300, np.float32), "codes": np.uint8([0])}, "at most 256"),
-        (
-            "sparse_floats",
-            {"bitmap": np.uint8([0, 0]), "values": np.ones(0, np.float32)},
-            "bitmap has 2 elements, expected 1",
-        ),
-    ],
-)
-def test_parts_that_do_not_fit_are_refused(form, parts, message):
-    with pytest.raises(ValueError, match=message):
-        coding.decode(form, parts, (4,))
+def on_grid(projection, leaf):
+    """Return a leaf on a grid, and what is known of it."""
+    found = projection.quantize(jnp.asarray(leaf, jnp.float32))
+    return np.asarray(found.decode()), found
 
 
-@pytest.mark.parametrize(
-    "mask, width, packed",
-    [
-        ([0, 0, 1, 0, 1], 2, [0b10_01_11_11]),  # 2, 1, and ones
-        ([0, 0, 0, 0, 1], 2, [0b11_01_11_11]),  # a filler and 1
-        ([1, 0, 0, 0], 2, [0b00_11_11_11]),  # 0, and a filler behind it
-        ([1, 1, 1], 3, [0b000_000_00, 0b0_1111111]),
-        ([], 8, []),
-        ([0] * 300, 8, [255, 255]),
-    ],
-)
-def test_gaps_are_as_computed_by_hand(mask, width, packed):
-    mask = np.array(mask, bool)
-    np.testing.assert_array_equal(bitstream.pack_gaps(mask, width), packed)
-    found = bitstream.unpack_gaps(np.array(packed, np.uint8), width, mask.size)
-    np.testing.assert_array_equal(found, mask)
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("density, shape", [(1.0, (300,)), (0.3, (3, 3, 9, 7)), (0.02, (300,))])
+def test_a_known_grid_is_written_and_told_again(bits, density, shape):
+    draw = np.random.default_rng(bits)
+    leaf = draw.normal(size=shape).astype(np.float32) * (draw.random(shape) < density)
+    leaf, found = on_grid(uniform_grid(bits), leaf)
+    form, parts = coding.encode(leaf, found)
+    assert form.removeprefix("sparse_").removeprefix("indexed_") == "grid_codes"
+    assert sum(part.nbytes for part in parts.values()) == coding.num_bytes(leaf, found)
+    assert coding.num_bytes(leaf, found) <= coding.num_bytes(leaf) + 9
+    assert same_bits(coding.decode(form, parts, shape), leaf + np.float32(0))
+    assert coding.bits(leaf, found) == bits
+    again = Step(*(jnp.asarray(number) for number in coding.step(form, parts, shape)))
+    np.testing.assert_array_equal(again.encode(jnp.asarray(leaf)).codes, found.codes)
+    for name in ("scale", "unit", "offset", "bits"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
 
 
-@settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10**6), size=st.integers(0, 2000), density=st.floats(0, 1))
-def test_a_mask_returns_from_gaps_of_every_width(seed, size, density):
-    mask = np.random.default_rng(seed).random(size) < density
-    sizes = {}
-    for width in bitstream.GAP_WIDTHS:
-        packed = bitstream.pack_gaps(mask, width)
-        assert np.array_equal(bitstream.unpack_gaps(packed, width, size), mask)
-        sizes[width] = packed.size
-    best, width = bitstream.gap_size(mask)
-    assert best == min(sizes.values()) == sizes[width]
+def test_a_scale_for_each_channel_with_a_zero_takes_the_bits_of_its_codes():
+    draw = np.random.default_rng(0)
+    codes = jnp.asarray(draw.integers(-7, 8, (3, 3, 16, 32)))
+    scale = jnp.asarray(draw.uniform(0.1, 1, 32), jnp.float32).reshape(1, 1, 1, -1)
+    found = Step.of(scale, bits=4).with_codes(codes)
+    leaf = np.asarray(found.decode())
+    assert coding.bits(leaf) == 32 and coding.num_bytes(leaf) > 4 * 0.9 * leaf.size
+    assert coding.num_bytes(leaf, found) == 4 * 32 + 9 + leaf.size // 2
+    form, parts = coding.encode(leaf, found)
+    assert same_bits(coding.decode(form, parts, leaf.shape), leaf + np.float32(0))
 
 
-@pytest.mark.parametrize("form", coding.PARTS)
-def test_few_bytes_cannot_claim_to_be_a_long_leaf(form):
-    """A shape of 4 TB must be refused before it is made."""
-    parts = {name: np.zeros(1, dtype) for name, dtype in coding.PARTS[form].items()}
-    parts |= {name: np.uint8([4]) for name in ("width", "gap_width") if name in parts}
-    with pytest.raises(ValueError, match="expected"):
-        coding.decode(form, parts, (2**40, 1))
+def test_rescaled_weights_of_a_known_grid_tell_their_step():
+    leaf, found = on_grid(rescaled(4), np.random.default_rng(0).normal(size=(30, 8)))
+    form, parts = coding.encode(leaf, found)
+    assert form == "scaled_codes"
+    again = Step(*(jnp.asarray(number) for number in coding.step(form, parts, leaf.shape)))
+    np.testing.assert_array_equal(again.encode(jnp.asarray(leaf)).codes, found.codes)
+    assert coding.step("floats", {}, (3,)) is None
+
+
+def test_weights_off_the_grid_that_is_told_are_written_as_they_are():
+    leaf, found = on_grid(uniform_grid(3), np.random.default_rng(0).normal(size=(40, 5)))
+    leaf = leaf.copy()
+    leaf[0, 0] += 0.1
+    form, parts = coding.encode(leaf, found)
+    assert "grid" not in form and same_bits(coding.decode(form, parts, leaf.shape), leaf + 0)

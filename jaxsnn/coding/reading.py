@@ -1,0 +1,160 @@
+"""Read a leaf back from the parts of its form."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from jaxsnn.coding import bitstream
+from jaxsnn.coding.forms import MAX_VALUES, MAX_WIDTH, PARTS, code_bits
+from jaxsnn.coding.levels import on_grid, unscale
+
+__all__ = ["decode", "step"]
+
+
+def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Read a leaf back from the parts that `encode` made.
+
+    Args:
+      form: name of the form, a key of `PARTS`.
+      parts: the arrays of that form.
+      shape: shape of the leaf.
+
+    Returns:
+      The float32 leaf.
+
+    Raises:
+      ValueError: if the parts do not make up a leaf of this shape; the message says which part.
+    """
+    if form not in PARTS:
+        raise ValueError(f"form is {form!r}, known are {', '.join(PARTS)}")
+    for part, dtype in PARTS[form].items():
+        if part not in parts:
+            raise ValueError(f"{part} is missing")
+        if parts[part].dtype != dtype or parts[part].ndim != 1:
+            found = f"{parts[part].dtype} with {parts[part].ndim} axes"
+            raise ValueError(f"{part} is {found}, expected flat {np.dtype(dtype).name}")
+    size = math.prod(shape)
+    stored = _places(form, parts, size)
+    count = size if stored is None else int(stored.sum())
+    if "codebook" in PARTS[form]:
+        values = _from_codebook(parts, count)
+    elif "gamma" in PARTS[form]:
+        values = _from_gamma(form, parts, shape, stored, count)
+    elif "grid" in PARTS[form]:
+        values = _from_grid(parts, shape, stored, count)
+    else:
+        values = parts["values"]
+        _check_size("values", values.size, count)
+    if stored is None:
+        return values.reshape(shape)
+    leaf = np.zeros(stored.size, np.float32)
+    leaf[stored] = values
+    return leaf.reshape(shape)
+
+
+def step(
+    form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> tuple[np.ndarray, ...] | None:
+    """Return scale, unit, offset and bits of the grid of a form that holds them, or None.
+
+    Args:
+      form: name of a form whose parts `decode` takes.
+      parts: the arrays of that form.
+      shape: shape of the leaf.
+
+    Returns:
+      Scale `[]` or `[1, ..., 1, O]`, unit, offset and bits `[]`, all float32: the fields of a
+      `compress.Step`, by which each weight is `scale (c unit)`.
+    """
+    if "gamma" in PARTS[form]:
+        width = int(parts["width"][0])
+        scale, unit, bits = parts["gamma"], np.float32(1 / (2**width - 1)), width
+    elif "grid" in PARTS[form]:
+        scale, unit, bits = parts["scale"], parts["unit"][0], int(parts["grid"][2])
+    else:
+        return None
+    channels = scale.size > 1 or "gamma" in PARTS[form]
+    scale = scale.reshape((1,) * (len(shape) - 1) + (-1,)) if channels else scale.reshape(())
+    numbers = (np.asarray(number, np.float32) for number in (unit, 0.0, bits))
+    return scale, *numbers
+
+
+def _from_codebook(parts: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+    codebook = parts["codebook"]
+    if codebook.size > MAX_VALUES:
+        raise ValueError(f"codebook has {codebook.size} values, at most {MAX_VALUES} allowed")
+    codes = _codes(parts, code_bits(codebook.size), count)
+    if count and codes.max() >= codebook.size:
+        raise ValueError(f"codes reach {codes.max()}, the codebook has {codebook.size} values")
+    values: np.ndarray = codebook[codes]
+    return values
+
+
+def _from_gamma(
+    form: str,
+    parts: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    stored: np.ndarray | None,
+    count: int,
+) -> np.ndarray:
+    if len(shape) < 2:
+        raise ValueError(f"{form} need two axes or more, the leaf has the shape {shape}")
+    _check_size("gamma", parts["gamma"].size, shape[-1])
+    _check_size("width", parts["width"].size, 1)
+    width = int(parts["width"][0])
+    codes = _codes(parts, width, count)
+    gamma = _of_stored(parts["gamma"], shape, stored)
+    return unscale(codes, gamma, width) + np.float32(0)  # -0.0 of a channel of zeros
+
+
+def _from_grid(
+    parts: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    stored: np.ndarray | None,
+    count: int,
+) -> np.ndarray:
+    for part, size in (("unit", 1), ("low", 1), ("grid", 3)):
+        _check_size(part, parts[part].size, size)
+    scale = parts["scale"]
+    if scale.size != 1:
+        _check_size("scale", scale.size, shape[-1] if shape else 1)
+    stride, width, _ = (int(number) for number in parts["grid"])
+    codes = int(parts["low"][0]) + stride * _codes(parts, width, count).astype(np.int64)
+    scale = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
+    return on_grid(codes, scale, parts["unit"][0])
+
+
+def _codes(parts: Mapping[str, np.ndarray], width: int, count: int) -> np.ndarray:
+    """Return `count` codes, after their width and their bytes were checked."""
+    if not 1 <= width <= MAX_WIDTH:
+        raise ValueError(f"width is {width}, allowed are 1 to {MAX_WIDTH}")
+    _check_size("codes", parts["codes"].size, -(-count * width // 8))
+    return bitstream.unpack(parts["codes"], width, count)
+
+
+def _of_stored(
+    channels: np.ndarray, shape: tuple[int, ...], stored: np.ndarray | None
+) -> np.ndarray:
+    """Return the number of its channel for each weight that is stored."""
+    spread = np.broadcast_to(channels, shape).ravel()
+    return spread if stored is None else spread[stored]
+
+
+def _places(form: str, parts: Mapping[str, np.ndarray], size: int) -> np.ndarray | None:
+    """Return where the weights are that are stored, booleans `[size]`; None if all are.
+
+    Nothing of that size is made before the parts were found to be of it.
+    """
+    if "bitmap" in PARTS[form]:
+        _check_size("bitmap", parts["bitmap"].size, -(-size // 8))
+        return np.unpackbits(parts["bitmap"], count=size).astype(bool)
+    if "gaps" in PARTS[form]:
+        _check_size("gap_width", parts["gap_width"].size, 1)
+        return bitstream.unpack_gaps(parts["gaps"], int(parts["gap_width"][0]), size)
+    return None
+
+
+def _check_size(part: str, found: int, expected: int) -> None:
+    if found != expected:
+        raise ValueError(f"{part} has {found} elements, expected {expected}")
