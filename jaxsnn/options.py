@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import (
     Annotated,
     Any,
+    Literal,
     TypeVar,
     dataclass_transform,
     get_args,
@@ -66,8 +67,9 @@ class Whole:
 def options(kind: type[Options]) -> type[Options]:
     """Make a class a frozen dataclass that checks its ranges; all fields are keywords.
 
-    Fields annotated with `Range` or `Whole` are checked; `None` passes where the type allows it. A
-    method `check(self)` of the class, if there is one, checks what depends on several fields.
+    Fields annotated with `Range`, `Whole` or `Literal` are checked; `None` passes where the type
+    allows it. A method `check(self)` of the class, if there is one, checks what depends on several
+    fields.
 
     Example:
       >>> @options
@@ -81,6 +83,9 @@ def options(kind: type[Options]) -> type[Options]:
     def post_init(self: Any) -> None:
         for name, hint in get_type_hints(kind, include_extras=True).items():
             value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                allowed = ", ".join(map(repr, get_args(hint)))
+                raise UserError(f"{name} must be one of {allowed}, found {value!r}")
             for limit in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
                 if isinstance(limit, (Range, Whole)) and value is not None:
                     values = value if isinstance(value, tuple) else (value,)

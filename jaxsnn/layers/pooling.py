@@ -37,6 +37,7 @@ class MaxPool(Layer):
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
         pooled = signal.fold(lambda x: windows(x, self.size).max((2, 4)))
+        tape.pools[self.name] = signal.sources
         tape.activity.pooled[self.name] = lax.stop_gradient(pooled.total())
         return pooled
 

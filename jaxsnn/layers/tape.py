@@ -68,6 +68,7 @@ class Tape:
       membranes: layer name -> membrane; read where a pass begins, written where it ends.
       activity: the record.
       feeds: what enters each kernel, in the order of the calls.
+      pools: max pooling -> layers whose neurons it pools.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Tape:
         self.membranes = dict(membranes or {})
         self.activity = Activity()
         self.feeds: list[Feed] = []
+        self.pools: dict[str, tuple[str, ...]] = {}
         self._key = key
         self._draws = 0
 

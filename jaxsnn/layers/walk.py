@@ -25,6 +25,7 @@ class Flow(NamedTuple):
     readout: tuple[str, ...]  # the layers whose output is the network's
     analog: tuple[str, ...]  # kernels whose input is real valued
     cached: tuple[str, ...]  # those of them that are computed once, their input being constant
+    pools: Mapping[str, tuple[str, ...]]  # max pooling -> layers whose neurons it pools
 
     @property
     def order(self) -> tuple[str, ...]:

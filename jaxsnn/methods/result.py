@@ -1,7 +1,7 @@
 """What all methods share: what they are given to train with, and what they return."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optax
@@ -48,12 +48,22 @@ class Result:
         found: Mapping[str, Any] | None = None,
         *,
         seed: int | None = None,
+        extra: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> "Result":
-        """Measure networks on the test images; the last one is the product."""
+        """Measure networks on the test images; the last one is the product.
+
+        Args:
+          networks: name of a row -> network and task.
+          data: whose test images are taken.
+          found: what the method found on its way.
+          seed: of the run.
+          extra: name of a row -> facts that the method adds to it (`metrics.Report.extra`).
+        """
         rows = [
             metrics.measure(each.task, each.network, data.test, name=name, seed=seed)
             for name, each in networks.items()
         ]
+        rows = [replace(row, extra=(extra or {}).get(row.name, {})) for row in rows]
         last = list(networks.values())[-1]
         report = metrics.Comparison(tuple(rows))
         return Result(last.network, last.task, dict(networks), report, found or {})
