@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         spike_rates,
         spikes_per_sample,
     )
+    from jaxsnn.metrics.facts import densities, density
     from jaxsnn.metrics.measuring import compare, measure
-    from jaxsnn.metrics.report import Comparison, LayerReport, Report, densities, density
+    from jaxsnn.metrics.published import published_energy
+    from jaxsnn.metrics.report import Comparison, LayerReport, Report
 
 _HOME = {
     "Comparison": "report",
@@ -33,10 +35,11 @@ _HOME = {
     "accuracy": "counts",
     "accuracy_over_time": "counts",
     "compare": "measuring",
-    "densities": "report",
-    "density": "report",
+    "densities": "facts",
+    "density": "facts",
     "measure": "measuring",
     "no_counts": "counts",
+    "published_energy": "published",
     "saturated_neurons": "counts",
     "silent_neurons": "counts",
     "spike_rate": "counts",
@@ -57,6 +60,7 @@ __all__ = [
     "density",
     "measure",
     "no_counts",
+    "published_energy",
     "saturated_neurons",
     "silent_neurons",
     "spike_rate",

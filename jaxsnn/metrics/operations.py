@@ -12,29 +12,29 @@ Then, with `events[i]` the number of spikes that reached input `i`,
 Fan-outs are small whole numbers, exact in float32; products and sums are integers on the host, so
 that no count is rounded. A spike that crosses an average pooling is one event of the pooled input.
 
-The energies of published comparisons with ANNs are coarser, from rates:
-
-    OPS_ANN(l) = k^2 C_in C_out H_out W_out      of a convolution, borders and zero weights counted
-    OPS_SNN(l) = r_(l-1) OPS_ANN(l)              r spikes per neuron in one inference
-    E_ANN = E_mac sum_l OPS_ANN(l)               E_SNN = E_ac sum_l OPS_SNN(l)
-
-so that spikes save energy below `r = E_mac / E_ac`, 5.11 in float32. Behind an average pooling over
-n neurons there are three ways to count S spikes: S events, as above; S / n, by the rate before the
-pooling, which is the published way; or the entries of the pooled input that are not zero, each one
-event of its step, which lies between. Leak and threshold, the drawing of input spikes and memory
-are not counted.
+Leak and threshold, the drawing of input spikes and memory are not counted. For the coarser
+energies of published comparisons see `published`.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
+
+__all__ = [
+    "ENERGY_45NM_FLOAT32",
+    "ENERGY_45NM_INT32",
+    "EnergyTable",
+    "energy",
+    "fan_out",
+    "macs",
+    "synops",
+    "synops_of_totals",
+]
 
 Synapse = Callable[[jax.Array, jax.Array], jax.Array]  # [N, *input], kernel -> [N, *output]
 
@@ -107,8 +107,8 @@ def synops_of_totals(
         whole = np.asarray(total)
         if not np.array_equal(whole, np.rint(whole)):
             raise UserError(
-                f"events of {name} are not whole numbers: list it as an analog input (its MACs "
-                "are counted), or count spikes before average pooling"
+                f"events of {name} are not whole numbers: real input costs multiplications, "
+                "count it with macs"
             )
         reach = fan_out(synapses[name], params[name], whole.shape)
         counts[name] = int(np.sum(whole.astype(np.int64) * reach))
@@ -140,98 +140,12 @@ def macs(
     }
 
 
-def ann_operations(
-    synapses: Mapping[str, Synapse],
-    params: Mapping[str, Any],
-    input_shapes: Mapping[str, tuple[int, ...]],
-) -> dict[str, int]:
-    """Count the multiplications of a layer as published tables do: `OPS_ANN`.
-
-    That is `k^2 C_in C_out H_out W_out` of a convolution and `n_in n_out` of a dense layer: every
-    weight at every output, zero or not, taps beyond the border too. `macs` leaves both out.
-
-    Args:
-      synapses: kernel name -> linear map.
-      params: kernel name -> weights, or their shapes.
-      input_shapes: kernel name -> shape of one sample's input; the kernels to count.
-
-    Returns:
-      Kernel name -> exact whole number for one sample in one time step.
-
-    Raises:
-      UserError: if an unknown kernel is named.
-
-    References: Chowdhury et al. 2021, https://arxiv.org/abs/2104.12528, and other work of the
-    group; the formula is from there at second hand.
-    """
-    _check_names("input shapes", input_shapes, synapses, params)
-    counts = {}
-    for name, shape in input_shapes.items():
-        sample = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
-        kernel = jax.ShapeDtypeStruct(params[name].shape, jnp.float32)
-        output = jax.eval_shape(synapses[name], sample, kernel)
-        counts[name] = math.prod(kernel.shape[:-1]) * math.prod(output.shape)
-    return counts
-
-
-def chain_rates(
-    kernels: Sequence[str], spikes: Mapping[str, Any], events: Mapping[str, Any], samples: int
-) -> dict[str, float]:
-    """Return the spikes per neuron and inference of what feeds each kernel, before any pooling.
-
-    Args:
-      kernels: names of the kernels of a chain of layers, in its order (`Functional.synapses`). The
-        first one hears the input, every other one the neurons of the layer before it; but the
-        projection of a block's shortcut hears what the block does, as its first convolution.
-      spikes: layer -> spikes of each neuron, summed over samples, `[*neurons]` of `Counts`.
-      events: the same of the events at the first kernel's input, kernel name -> `[*input]`. Signed
-        spikes must have been counted by magnitude.
-      samples: how many samples.
-
-    Returns:
-      Kernel name -> rate `r`, >= 0.
-
-    Raises:
-      UserError: if no spikes were counted for a layer that feeds another.
-    """
-    rates: dict[str, float] = {}
-    layer = None
-    for name in kernels:
-        here = name.rpartition("/")[0]
-        block, _, part = here.rpartition("/")
-        if block and part == "projection":
-            rates[name] = rates[f"{block}/conv1/kernel"]
-            continue
-        if layer is not None and layer not in spikes:
-            raise UserError(f"{name} is fed by {layer!r}, whose spikes were not counted")
-        total = np.asarray(events[name] if layer is None else spikes[layer], np.float64)
-        rates[name] = float(total.sum()) / (total.size * samples)
-        layer = here
-    return rates
-
-
-def rate_operations(operations: Mapping[str, int], rates: Mapping[str, float]) -> dict[str, float]:
-    """Return the additions of a spiking network from rates, `OPS_SNN = r OPS_ANN`.
-
-    Args:
-      operations: kernel name -> `OPS_ANN`, of `ann_operations`.
-      rates: kernel name -> spikes per neuron and inference at its input, >= 0 (`chain_rates`); the
-        kernels to count.
-
-    Returns:
-      Kernel name -> additions for one sample.
-
-    Raises:
-      UserError: if an unknown kernel is named, or a rate is negative or no number.
-    """
-    _check_names("rates", rates, operations)
-    for name, rate in rates.items():
-        check_range(f"rate of {name}", rate, 0, float("inf"), open_high=True)
-    return {name: rate * operations[name] for name, rate in rates.items()}
-
-
 def energy(synops: float, macs: float, *, table: EnergyTable = ENERGY_45NM_FLOAT32) -> float:
-    """Return `macs * table.mac + synops * table.ac` in pJ."""
+    """Return `macs * table.mac + synops * table.ac` in pJ.
+
+    >>> energy(1000, 100)
+    1360.0
+    """
     return macs * table.mac + synops * table.ac
 
 

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from jaxsnn import coding, layers, tree
 from jaxsnn.errors import UserError
-from jaxsnn.metrics import columns, operations
-from jaxsnn.metrics.counts import Counts, saturated_neurons, silent_neurons
+from jaxsnn.metrics import columns, facts
+from jaxsnn.metrics.counts import Counts
 from jaxsnn.network import Network
 
-__all__ = ["Comparison", "Evaluated", "LayerReport", "Report", "Row", "densities", "density"]
+__all__ = ["Comparison", "Evaluated", "LayerReport", "Report", "Row"]
 
 Row = dict[str, Any]  # one network in results.json
 
@@ -148,8 +147,7 @@ class Report:
         """Measure a network from what an evaluation counted.
 
         T, and which kernels have real input, are facts of the counts. A kernel with an event that
-        was no whole number is taken for one with real input at every step. The bits of a leaf on a
-        known grid (`net.steps`) are those of the grid, of another one those of its distinct values.
+        was no whole number is taken for one with real input at every step.
 
         Args:
           name: of the row.
@@ -165,23 +163,26 @@ class Report:
         counts = found if isinstance(found, Counts) else found.counts
         counts = jax.tree.map(np.asarray, counts)  # sums below are of int64, which is the host's
         _check(name, net, counts)
-        leaves = {leaf: np.asarray(each) for leaf, each in tree.named_leaves(net.params).items()}
-        kernels = _kernels(net, leaves)
-        bits = {kernel: _bits(net, kernel, leaves[kernel]) for kernel in kernels}
-        done = _Operations.of(net, leaves, counts)
-        facts = _stored(kernels, leaves, bits) | done.facts(bits) | _fired(net, counts)
+        stored = facts.stored(net)
+        bits = {layer: each["bits"] for layer, each in stored.layers.items()}
+        parts = [stored, facts.computed(net, counts, bits), facts.fired(net, counts)]
+        network: dict[str, Any] = {}
+        layers: dict[str, dict[str, Any]] = {}
+        for part in parts:
+            network |= part.network
+            for layer, each in part.layers.items():
+                layers[layer] = layers.get(layer, {}) | each
         if not isinstance(found, Counts):
-            facts["accuracy"] = float(found.accuracy)
-            facts["accuracy_over_time"] = tuple(map(float, np.asarray(found.accuracy_over_time)))
+            network["accuracy"] = float(found.accuracy)
+            network["accuracy_over_time"] = tuple(map(float, np.asarray(found.accuracy_over_time)))
         return Report(
             name,
-            weight_bytes=sum(coding.num_bytes(leaf) for leaf in leaves.values()),
             file_bytes=file_bytes,
             timesteps=counts.timesteps,
             seed=seed,
-            layers=_layers(net, {k: leaves[k] for k in kernels}, bits, done, counts),
+            layers=tuple(LayerReport(layer, **each) for layer, each in layers.items()),
             extra=dict(extra or {}),
-            **facts,
+            **network,
         )
 
     def to_row(self) -> Row:
@@ -255,168 +256,12 @@ class Comparison:
         return columns.plain_table(self.to_rows())
 
 
-def densities(weights: Any, where: str | None = None) -> dict[str, float]:
-    """Return the share of non-zero weights of each leaf, in [0, 1].
-
-    Args:
-      weights: a network, or a tree of parameters.
-      where: pattern of leaf names; None for the kernels that a network's synapses name, recurrent
-        ones included, and of anything else for the leaves with two axes or more.
-    """
-    leaves = _selected(weights, where)
-    return {name: _share(leaf) for name, leaf in leaves.items()}
-
-
-def density(weights: Any, where: str | None = None) -> float:
-    """Return the share of non-zero weights of all leaves together, in [0, 1].
-
-    The arguments are those of `densities`; with the default it is the density of a `Report`.
-
-    >>> density({"conv1": {"kernel": np.eye(2), "bias": np.ones(2)}})
-    0.5
-    """
-    leaves = _selected(weights, where).values()
-    return sum(map(_kept, leaves)) / sum(leaf.size for leaf in leaves)
-
-
-def _kept(leaf: np.ndarray) -> int:
-    return int(np.count_nonzero(leaf))
-
-
-def _share(leaf: np.ndarray) -> float:
-    return _kept(leaf) / leaf.size
-
-
-def _selected(weights: Any, where: str | None) -> dict[str, np.ndarray]:
-    """Return the leaves that a pattern, or the default, selects; on the host."""
-    params = tree.params_of(weights)
-    leaves = {name: np.asarray(leaf) for name, leaf in tree.named_leaves(params).items()}
-    if where is not None:
-        return {name: leaves[name] for name in tree.match({where: True}, params)}
-    return {name: leaves[name] for name in _kernels(weights, leaves)}
-
-
-def _kernels(weights: Any, leaves: Mapping[str, np.ndarray]) -> list[str]:
-    """Return the leaves that are weights of synapses, or look like it."""
-    if isinstance(weights, Network) and weights.synapses:
-        return list(weights.synapses)
-    found = [name for name, leaf in leaves.items() if leaf.ndim >= 2]
-    return found or list(leaves)
-
-
 def _check(name: str, net: Network, counts: Counts) -> None:
     """Raise unless something was counted at each kernel."""
     if int(counts.num_samples) == 0:
         raise UserError(f"report of {name!r}: no sample was counted, accumulate a batch first")
     if uncounted := sorted(set(net.synapses) - set(counts.events)):
         raise UserError(f"report of {name!r}: no events were counted for {', '.join(uncounted)}")
-
-
-def _bits(net: Network, kernel: str, leaf: np.ndarray) -> int:
-    """Return the width of a leaf's codes if its grid is known, or what its values need."""
-    if kernel in net.steps:
-        return int(net.steps[kernel].bits)
-    return coding.bits(leaf)
-
-
-class _Operations(NamedTuple):
-    """What each kernel of a network did; nothing of a foreign function."""
-
-    additions: dict[str, int]  # all samples together
-    products: dict[str, int]  # of one sample over all time steps
-    samples: int
-    known: bool
-
-    @staticmethod
-    def of(net: Network, leaves: Mapping[str, np.ndarray], counts: Counts) -> _Operations:
-        events = {k: each for k, each in counts.events.items() if k in net.synapses}
-        shapes = {k: events.pop(k).shape for k in counts.multiplied if k in events}
-        additions = operations.synops_of_totals(net.synapses, leaves, events)
-        products = operations.macs(net.synapses, leaves, shapes)
-        for kernel in products:
-            products[kernel] *= 1 if kernel in counts.cached else counts.timesteps
-        return _Operations(additions, products, int(counts.num_samples), bool(net.synapses))
-
-    def facts(self, bits: Mapping[str, int]) -> dict[str, Any]:
-        """Return the fields of the whole network."""
-        if not self.known:
-            return {}
-        synops, macs = sum(self.additions.values()) / self.samples, sum(self.products.values())
-        weighted = sum(count * bits[kernel] for kernel, count in self.additions.items())
-        return {
-            "synops": synops,
-            "macs": macs,
-            "bit_ops": weighted / self.samples,
-            "energy_pj": operations.energy(synops, macs, table=operations.ENERGY_45NM_FLOAT32),
-            "energy_pj_int32": operations.energy(synops, macs, table=operations.ENERGY_45NM_INT32),
-        }
-
-
-def _stored(
-    kernels: list[str], leaves: Mapping[str, np.ndarray], bits: Mapping[str, int]
-) -> dict[str, float]:
-    """Return density and bits of the weights of all kernels together."""
-    kept = {kernel: _kept(leaves[kernel]) for kernel in kernels}
-    return {
-        "density": sum(kept.values()) / sum(leaves[kernel].size for kernel in kernels),
-        "bits": sum(kept[k] * bits[k] for k in kernels) / max(sum(kept.values()), 1),
-    }
-
-
-def _spiking(net: Network, counts: Counts) -> dict[str, Any]:
-    """Return the spikes of the layers that spike: not those of an ANN's neurons."""
-    if not net.synapses:
-        return dict(counts.spikes)
-    real = {
-        name for name, layer in layers.synapses(net.module).items()
-        if isinstance(layer.neurons, layers.Rectified)
-    }  # fmt: skip
-    return {name: each for name, each in counts.spikes.items() if name not in real}
-
-
-def _fired(net: Network, counts: Counts) -> dict[str, float]:
-    """Return the spikes of the whole network; nothing where no layer can spike."""
-    spikes = _spiking(net, counts)
-    if not spikes and (counts.spikes or not net.synapses):
-        return {}
-    neurons = sum(each.size for each in spikes.values())
-    total = sum(int(np.sum(each, dtype=np.int64)) for each in spikes.values())
-    per_sample = total / int(counts.num_samples)
-    return {
-        "spike_rate": per_sample / max(neurons * counts.timesteps, 1),
-        "spikes_per_sample": per_sample,
-    }
-
-
-def _layers(
-    net: Network,
-    kernels: Mapping[str, np.ndarray],
-    bits: Mapping[str, int],
-    done: _Operations,
-    counts: Counts,
-) -> tuple[LayerReport, ...]:
-    """Return a report for each kernel, then for each layer of neurons without one."""
-    found: dict[str, dict[str, Any]] = {}
-    for kernel, leaf in kernels.items():
-        facts = {
-            "shape": leaf.shape,
-            "density": _share(leaf),
-            "bits": bits[kernel],
-            "bytes": coding.num_bytes(leaf),
-        }
-        if done.known:
-            facts["synops"] = done.additions.get(kernel, 0) / done.samples
-            facts["macs"] = done.products.get(kernel, 0)
-        found[kernel.removesuffix("/kernel")] = facts
-    spiking, always = _spiking(net, counts), counts.timesteps * int(counts.num_samples)
-    silent, saturated = silent_neurons(counts), saturated_neurons(counts)
-    for name, spikes in counts.spikes.items():
-        facts = found.setdefault(name, {}) | {"neurons": spikes.size}
-        if name in spiking:
-            rate = float(np.mean(spikes, dtype=np.float64)) / always
-            facts |= {"rate": rate, "silent": silent[name], "saturated": saturated[name]}
-        found[name] = facts
-    return tuple(LayerReport(name, **facts) for name, facts in found.items())
 
 
 def _as_lists(row: Mapping[str, Any]) -> Row:

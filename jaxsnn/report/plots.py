@@ -1,15 +1,8 @@
-"""Pictures of a run, each from plain data to one PNG.
-
-The colours (Okabe and Ito, "Color Universal Design", 2008) are told apart by colour-blind eyes;
-black is the dense baseline wherever networks are compared. Legends stand beside the data.
-matplotlib is imported only when something is drawn, and its global state is left alone.
-"""
+"""Pictures of a run, each from plain data to one PNG."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,36 +12,28 @@ import numpy as np
 from jaxsnn import tree
 from jaxsnn.errors import UserError
 from jaxsnn.metrics.columns import factor
+from jaxsnn.metrics.report import Report
+from jaxsnn.report.figures import BASELINE, COLOURS, legend, lend_figure, note
+from jaxsnn.report.raster import plot_raster
+from jaxsnn.report.results import as_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+
+__all__ = [
+    "Log",
+    "plot_accuracy_over_time",
+    "plot_curves",
+    "plot_dimensions",
+    "plot_histograms",
+    "plot_layers",
+    "plot_noise",
+    "plot_raster",
+    "plot_residuals",
+    "plot_stages",
+]
 
 Log = Sequence[Mapping[str, Any]]  # rows of metrics.jsonl, in order
-
-BASELINE = "#4d4d4d"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d1f", "#000000")
-MAX_RASTER = 120  # neurons drawn of one layer
-STYLE: dict[Any, Any] = {
-    "figure.dpi": 130,
-    "font.size": 9,
-    "image.interpolation": "nearest",
-    "axes.titlesize": 9,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 9,
-    "axes.edgecolor": "#888888",
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.7,
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "lines.linewidth": 1.6,
-    "legend.frameon": False,
-}
 
 
 def plot_curves(log: Log, path: str | Path) -> None:
@@ -72,7 +57,7 @@ def plot_curves(log: Log, path: str | Path) -> None:
             panel.set_ylabel(label)
             _shade_phases(panel, log)
             if len(panel.get_legend_handles_labels()[0]) > 1:
-                _legend(panel)
+                legend(panel)
         axes[2].set_ylim(bottom=0)
         _name_phases(axes[0], log)
         _epoch_axis(axes[-1], len(log))
@@ -102,18 +87,19 @@ def plot_residuals(log: Log, path: str | Path) -> None:
             panel.set_yscale("log")
             panel.set_ylabel(f"{kind} residual")
             _shade_phases(panel, rows)
-        _legend(axes[0])
+        legend(axes[0])
         _name_phases(axes[0], rows)
         _epoch_axis(axes[-1], len(rows))
 
 
-def plot_layers(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+def plot_layers(rows: Sequence[Report | Mapping[str, Any]], path: str | Path) -> None:
     """Draw density, bits and spike rate of each layer, networks side by side.
 
     Args:
-      rows: of `metrics.report`, the baseline first; eight or fewer read well.
+      rows: the networks, the baseline first; eight or fewer read well.
       path: the PNG to write.
     """
+    rows = as_rows(rows)
     measures = {"density": "density", "bits": "bits per weight", "rate": "spikes / neuron / step"}
     layers = list(dict.fromkeys(layer["name"] for row in rows for layer in row["layers"]))
     height = 0.8 / len(rows)
@@ -129,7 +115,7 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
                 style = {"height": 0.9 * height, "color": colour, "label": row["name"]}
                 panel.barh([p for p, _ in known], [v for _, v in known], **style)
                 for place, value in known:
-                    _note(panel, f"{value:.3g}", (value, place), (3, 0), fontsize=7, va="center")
+                    note(panel, f"{value:.3g}", (value, place), (3, 0), fontsize=7, va="center")
         for panel, label in zip(axes, measures.values(), strict=True):
             panel.set_title(label)
             panel.grid(axis="y", visible=False)
@@ -138,47 +124,7 @@ def plot_layers(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
             panel.tick_params(axis="y", length=0)
         axes[0].set_yticks(range(len(layers)), layers)
         axes[0].invert_yaxis()
-        _legend(axes[-1])
-
-
-def plot_raster(
-    spikes: Mapping[str, Any], path: str | Path, *, image: Any = None, title: str = ""
-) -> None:
-    """Draw when each neuron fired for one sample, a panel for each layer.
-
-    Args:
-      spikes: layer -> `[T, *neurons]`, non-zero where a neuron fired; of a large layer 120 evenly
-        spaced neurons are drawn, all of them firing ones if there are as many.
-      path: the PNG to write.
-      image: the sample, `[H, W]` or `[H, W, C]` in [0, 1] or uint8, drawn beside; or None.
-      title: written above.
-    """
-    drawn = {name: _choose(np.asarray(each)) for name, each in spikes.items()}
-    heights = [max(0.5, math.sqrt(each.shape[1]) / 8) for each in drawn.values()]
-    with lend_figure(path, 7.6, 0.9 + sum(heights)) as figure:
-        parts = figure.add_gridspec(len(drawn), 2, width_ratios=[1, 3.2], height_ratios=heights)
-        first = None
-        for i, (name, each) in enumerate(drawn.items()):
-            first = panel = figure.add_subplot(parts[i, 1], sharex=first)
-            fired = np.where(each.T != 0, 0.87, 0.0)  # nearly black on white
-            extent = (0.5, len(each) + 0.5, each.shape[1], 0)
-            panel.imshow(fired, "Greys", aspect="auto", vmin=0, vmax=1, extent=extent)
-            panel.grid(visible=False)
-            fired_at_all = int(np.any(np.asarray(spikes[name]) != 0, axis=0).sum())
-            total = np.asarray(spikes[name])[0].size
-            shown = "" if total == each.shape[1] else f"; {each.shape[1]} shown"
-            text = f"{name}: {fired_at_all:,} of {total:,} neurons fired{shown}"
-            panel.set_title(text, color="#444444", fontsize=8)
-            panel.set_yticks([])
-            panel.tick_params(labelbottom=i == len(drawn) - 1)
-            panel.locator_params(axis="x", integer=True)
-        panel.set_xlabel("time step")
-        if image is not None:
-            view = figure.add_subplot(parts[:, 0])
-            view.imshow(np.squeeze(np.asarray(image)), cmap="gray")
-            view.set_axis_off()
-            view.set_anchor("N")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+        legend(axes[-1])
 
 
 def plot_histograms(before: Any, after: Any, path: str | Path, *, where: str = "*/kernel") -> None:
@@ -234,7 +180,7 @@ def plot_accuracy_over_time(series: Mapping[str, Any], path: str | Path) -> None
         panel.set_xlabel("time steps")
         panel.set_ylabel("accuracy")
         panel.locator_params(axis="x", integer=True)
-        _legend(panel)
+        legend(panel)
 
 
 def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
@@ -254,7 +200,7 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         points = [0.0 - 100 * row["cost"]["accuracy"] for row in rows]
         axes[0].barh(places, points, color=colours)
         for place, x in zip(places, points, strict=True):
-            _note(axes[0], f"{x:+.2f}", (max(x, 0.0), place), (3, 0), fontsize=7, va="center")
+            note(axes[0], f"{x:+.2f}", (max(x, 0.0), place), (3, 0), fontsize=7, va="center")
         axes[0].set_title(f"accuracy, points\n{sum(points):+.2f} in all")
         axes[0].margins(x=0.3)
         for panel, measure in zip(axes[1:], measures, strict=True):
@@ -262,7 +208,7 @@ def plot_stages(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
             panel.barh(places, [x - 1 for x in factors], left=1, color=colours)
             for place, x in zip(places, factors, strict=True):
                 text = "same" if x == 1 else factor(x)
-                _note(panel, text, (max(x, 1.0), place), (3, 0), fontsize=7, va="center")
+                note(panel, text, (max(x, 1.0), place), (3, 0), fontsize=7, va="center")
             total = rows[-1]["gain_in_all"][measure]
             panel.set_title(
                 f"{measure.replace('_', ' ')}\n" + (f"{factor(total)} in all" if total else "")
@@ -300,7 +246,7 @@ def plot_dimensions(
         panel.set_yscale("log")
         panel.set_xlabel("components")
         panel.set_ylabel("share of variance left")
-        _legend(panel)
+        legend(panel)
 
 
 def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any], path: str | Path) -> None:
@@ -318,20 +264,7 @@ def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any], path: str | P
             panel.plot(sigmas, np.asarray(values), color=colour, marker="o", ms=3.5, label=name)
         panel.set_xlabel("standard deviation of the noise")
         panel.set_ylabel("accuracy")
-        _legend(panel)
-
-
-@contextmanager
-def lend_figure(path: str | Path, width: float, height: float) -> Iterator[Figure]:
-    """Lend a figure of some inches; write it to its file when the block ends."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor="white")
+        legend(panel)
 
 
 def _line(panel: Axes, log: Log, field: str, *, positive: bool = False, **style: Any) -> None:
@@ -341,15 +274,6 @@ def _line(panel: Axes, log: Log, field: str, *, positive: bool = False, **style:
     if points:
         alone: dict[str, Any] = {"marker": "o", "ms": 3} if len(points) < 25 else {}
         panel.plot(*zip(*points, strict=True), **alone, **style)
-
-
-def _note(panel: Axes, text: str, place: Any, shift: tuple[int, int], **style: Any) -> None:
-    """Write text some points away from a place."""
-    panel.annotate(text, place, xytext=shift, textcoords="offset points", **style)
-
-
-def _legend(panel: Axes) -> None:
-    panel.legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
 
 
 def _phases(log: Log) -> list[tuple[str, int, int]]:
@@ -373,23 +297,10 @@ def _name_phases(panel: Axes, log: Log) -> None:
     crowded = any(length / len(log) < 0.018 * len(name) for name, _, length in phases)
     for name, start, _ in phases:
         style = {"fontsize": 8, "color": "#555555", "rotation": 30 * crowded}
-        _note(panel, name, (start + 0.5, 1), (1, 3), xycoords=("data", "axes fraction"), **style)
+        note(panel, name, (start + 0.5, 1), (1, 3), xycoords=("data", "axes fraction"), **style)
 
 
 def _epoch_axis(panel: Axes, length: int) -> None:
     panel.set_xlim(0.5, length + 0.5)
     panel.set_xlabel("epoch")
     panel.locator_params(axis="x", integer=True, min_n_ticks=1)
-
-
-def _choose(spikes: np.ndarray) -> np.ndarray:
-    """Return `[T, neurons]` with at most `MAX_RASTER` neurons, evenly spaced.
-
-    Of a layer with more, those are taken that fired, if they are enough to fill the picture.
-    """
-    flat = spikes.reshape(len(spikes), -1)
-    if flat.shape[1] > MAX_RASTER:
-        firing = flat[:, np.any(flat != 0, axis=0)]
-        flat = firing if firing.shape[1] >= MAX_RASTER else flat
-    size = flat.shape[1]
-    return flat[:, np.linspace(0, size - 1, min(size, MAX_RASTER)).round().astype(int)]

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from jaxsnn.report.plots import BASELINE, COLOURS, lend_figure
+from jaxsnn.report.figures import BASELINE, COLOURS, legend, lend_figure
 from jaxsnn.sweep.fronts import pareto
+
+__all__ = ["plot_front", "plot_heat"]
 
 
 def plot_front(
@@ -50,7 +52,7 @@ def plot_front(
             panel.set_xscale("log")
             panel.set_xlabel(title)
         axes[0].set_ylabel("accuracy")
-        axes[-1].legend(loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+        legend(axes[-1])
 
 
 def plot_heat(

@@ -1,0 +1,173 @@
+"""The facts that a report is made of: what is stored, what is computed, what fires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsnn import coding, layers, tree
+from jaxsnn.metrics import operations
+from jaxsnn.metrics.counts import Counts, saturated_neurons, silent_neurons
+from jaxsnn.network import Network
+
+__all__ = ["Facts", "computed", "densities", "density", "fired", "stored"]
+
+
+class Facts(NamedTuple):
+    """Fields of a `Report`, and of its `LayerReport`s."""
+
+    network: dict[str, Any]
+    layers: dict[str, dict[str, Any]]  # name of the layer -> its fields
+
+
+def densities(weights: Any, where: str | None = None) -> dict[str, float]:
+    """Return the share of non-zero weights of each leaf, in [0, 1].
+
+    Args:
+      weights: a network, or a tree of parameters.
+      where: pattern of leaf names; None for the kernels that a network's synapses name, recurrent
+        ones included, and of anything else for the leaves with two axes or more.
+
+    Raises:
+      UserError: if the pattern matches no leaf.
+    """
+    return {name: _kept(leaf) / leaf.size for name, leaf in _selected(weights, where).items()}
+
+
+def density(weights: Any, where: str | None = None) -> float:
+    """Return the share of non-zero weights of all leaves together, in [0, 1].
+
+    The arguments are those of `densities`; with the default it is the density of a `Report`.
+
+    >>> density({"conv1": {"kernel": np.eye(2), "bias": np.ones(2)}})
+    0.5
+    """
+    leaves = _selected(weights, where).values()
+    return sum(map(_kept, leaves)) / sum(leaf.size for leaf in leaves)
+
+
+def stored(net: Network) -> Facts:
+    """Return density, bits and bytes of the weights.
+
+    The bits of a leaf on a known grid (`net.steps`) are those of the grid; of another one, those
+    that its distinct values need (`coding.bits`).
+    """
+    grids, leaves, kernels = net.quantized, _leaves(net.params), _selected(net)
+    sizes = {name: coding.num_bytes(leaf, grids.get(name)) for name, leaf in leaves.items()}
+    bits = {name: coding.bits(leaf, grids.get(name)) for name, leaf in kernels.items()}
+    kept = {name: _kept(leaf) for name, leaf in kernels.items()}
+    return Facts(
+        {
+            "density": density(net),
+            "bits": sum(kept[name] * bits[name] for name in kernels) / max(sum(kept.values()), 1),
+            "weight_bytes": sum(sizes.values()),
+        },
+        {
+            _layer(name): {
+                "shape": leaf.shape,
+                "density": kept[name] / leaf.size,
+                "bits": bits[name],
+                "bytes": sizes[name],
+            }
+            for name, leaf in kernels.items()
+        },
+    )
+
+
+def computed(net: Network, counts: Counts, bits: Mapping[str, int]) -> Facts:
+    """Return additions, multiplications and energy; nothing of a foreign function.
+
+    Args:
+      net: the network.
+      counts: over a data set, arrays on the host.
+      bits: layer -> bits of a weight of it.
+    """
+    synapses, leaves, samples = net.synapses, _leaves(net.params), int(counts.num_samples)
+    if not synapses:
+        return Facts({}, {})
+    events = {kernel: counts.events[kernel] for kernel in synapses}
+    shapes = {kernel: events.pop(kernel).shape for kernel in counts.multiplied if kernel in events}
+    additions = operations.synops_of_totals(synapses, leaves, events)
+    products = {
+        kernel: count * (1 if kernel in counts.cached else counts.timesteps)
+        for kernel, count in operations.macs(synapses, leaves, shapes).items()
+    }
+    synops, macs = sum(additions.values()) / samples, sum(products.values())
+    weighted = sum(count * bits[_layer(kernel)] for kernel, count in additions.items())
+    return Facts(
+        {
+            "synops": synops,
+            "macs": macs,
+            "bit_ops": weighted / samples,
+            "energy_pj": operations.energy(synops, macs, table=operations.ENERGY_45NM_FLOAT32),
+            "energy_pj_int32": operations.energy(synops, macs, table=operations.ENERGY_45NM_INT32),
+        },
+        {
+            _layer(kernel): {
+                "synops": additions.get(kernel, 0) / samples,
+                "macs": products.get(kernel, 0),
+            }
+            for kernel in synapses
+        },
+    )
+
+
+def fired(net: Network, counts: Counts) -> Facts:
+    """Return the spikes; none of an ANN's layers, and none of a function that records none.
+
+    Args:
+      net: the network.
+      counts: over a data set, arrays on the host.
+    """
+    rectified = _rectified(net) if net.synapses else set()
+    spiking = {name: each for name, each in counts.spikes.items() if name not in rectified}
+    samples, steps = int(counts.num_samples), counts.timesteps
+    silent, saturated = silent_neurons(counts), saturated_neurons(counts)
+    found: dict[str, dict[str, Any]] = {}
+    for name, spikes in counts.spikes.items():
+        found[name] = {"neurons": spikes.size}
+        if name in spiking:
+            found[name] |= {
+                "rate": float(np.mean(spikes, dtype=np.float64)) / (steps * samples),
+                "silent": silent[name],
+                "saturated": saturated[name],
+            }
+    if not spiking and (rectified or not net.synapses):
+        return Facts({}, found)
+    neurons = sum(each.size for each in spiking.values())
+    spikes_of = sum(int(np.sum(each, dtype=np.int64)) for each in spiking.values()) / samples
+    rate = spikes_of / max(neurons * steps, 1)
+    return Facts({"spike_rate": rate, "spikes_per_sample": spikes_of}, found)
+
+
+def _leaves(params: Any) -> dict[str, np.ndarray]:
+    """Return the leaves by name, on the host."""
+    return {name: np.asarray(leaf) for name, leaf in tree.named_leaves(params).items()}
+
+
+def _selected(weights: Any, where: str | None = None) -> dict[str, np.ndarray]:
+    """Return the leaves that a pattern, or the default of `densities`, selects."""
+    params = tree.params_of(weights)
+    leaves = _leaves(params)
+    if where is not None:
+        return {name: leaves[name] for name in tree.match({where: True}, params)}
+    if isinstance(weights, Network) and weights.synapses:
+        return {name: leaves[name] for name in weights.synapses}
+    return {name: leaf for name, leaf in leaves.items() if leaf.ndim >= 2} or leaves
+
+
+def _kept(leaf: np.ndarray) -> int:
+    return int(np.count_nonzero(leaf))
+
+
+def _layer(kernel: str) -> str:
+    """Return the name of a kernel's line: its layer's, or its own if it is a second one there."""
+    return kernel.removesuffix("/kernel")
+
+
+def _rectified(net: Network) -> set[str]:
+    """Return the layers whose neurons are those of an ANN."""
+    found = layers.synapses(net.module).items()
+    return {name for name, layer in found if isinstance(layer.neurons, layers.Rectified)}
