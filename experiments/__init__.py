@@ -1,1 +1,1 @@
-"""Experiments: one module per claim, run as `python -m experiments.NAME`."""
+"""Experiments: a folder or module per claim, run from a checkout: `python -m experiments.NAME`."""

@@ -6,49 +6,65 @@ connections, few bits, few spikes. No download; some minutes on a laptop.
     python -m experiments.quickstart
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
-from experiments.admm_stages import AdmmConfig, AdmmStages, load
-from experiments.common import skeleton
+from experiments import common
+from experiments.common import (
+    DataOptions,
+    DenseOptions,
+    EngineOptions,
+    NetworkOptions,
+    RunOptions,
+    TaskOptions,
+)
+from jaxsnn import data
+from jaxsnn.methods import admm
 
 
 @dataclass(frozen=True)
-class Config(AdmmConfig):
+class Config:
     """Options of `experiments.quickstart`."""
 
-
-def defaults(preset: str, dataset: str | None) -> Config:
-    """Return the defaults of a preset; they are made for the digits."""
-    base = Config(
-        preset=preset, dataset=dataset or "digits", batch_size=32, learning_rate=2e-3,
-        dense_epochs=60, pull_epochs=40, retrain_epochs=60, joint_sparsity=0.9, spike_weight=0.01,
-    )  # fmt: skip
-    if preset == "smoke":
-        return replace(
-            base, network="8C3-AP2-16-10", timesteps=2, limit=300, dense_epochs=2, pull_epochs=1,
-            retrain_epochs=1, joint_sparsity=0.8,
-        )  # fmt: skip
-    return base
+    run: RunOptions = RunOptions()
+    data: DataOptions = DataOptions()
+    task: TaskOptions = TaskOptions()
+    network: NetworkOptions = NetworkOptions()
+    engine: EngineOptions = EngineOptions()
+    dense: DenseOptions = DenseOptions()
+    method: admm.Options = admm.Options()
 
 
-def main() -> None:
-    """Run the experiment."""
-    config = skeleton.parse(defaults, "quickstart")
-    problem = load(config)
-    run = skeleton.Run("quickstart", config)
-    stages = AdmmStages(run, problem)
-    dense = stages.dense()
-    stages.add_row("dense", dense)
-    compressed = stages.joint(dense)
-    stages.add_row("compressed", compressed)
-    run.write_results(stages.rows)
-    stages.draw(dense, compressed, "compressed")
-    run.write_page(
-        f"A spiking network for {config.dataset}, compressed",
-        f"{config.network}, T = {config.timesteps}; {len(problem.data.train.labels):,} training "
-        f"and {len(problem.data.test.labels):,} test images.",
+DIGITS: dict[str, Any] = {
+    "batch_size": 32, "learning_rate": 2e-3, "dense_epochs": 60, "pull_epochs": 40,
+    "retrain_epochs": 60, "sparsity": 0.9, "spike_weight": 0.01,
+}  # fmt: skip
+SMOKE = DIGITS | {
+    "network": "8C3-AP2-16-{classes}", "timesteps": 2, "limit": 300, "dense_epochs": 2,
+    "pull_epochs": 1, "retrain_epochs": 1, "sparsity": 0.8,
+}  # fmt: skip
+PRESETS: common.Presets = {
+    "smoke": dict.fromkeys(data.names(), SMOKE),
+    "cpu": {"digits": DIGITS},
+}
+
+
+def run(config: Config) -> None:
+    """Train the dense network, compress it, report."""
+    method = config.method
+    problem = common.load(config, seed=method.seed, batch_size=method.batch_size)
+    admm.sparsities(problem.net, method.sparsity, method.allocation)  # refuses what empties a layer
+    run = common.Run("quickstart", config)
+    dense = common.train_dense(run.fit, problem, config.dense.dense_epochs, method)
+    run.finish(
+        admm.compress(dense, problem.task, problem.data, method, fit=run.fit),
+        title=f"A spiking network for {config.run.dataset}, compressed",
+        summary=common.summary_of(problem, config.network.network),
+        samples=problem.data.test.images,
     )
 
 
+EXPERIMENT = common.Experiment("quickstart", __doc__, Config, PRESETS, run)
+
 if __name__ == "__main__":
-    skeleton.main(main)
+    common.main(EXPERIMENT)

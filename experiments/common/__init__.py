@@ -9,11 +9,11 @@ An experiment is a folder `experiments/NAME` of three files and a docstring:
     __main__.py   `common.main(EXPERIMENT)`
 
 **Options.** Each field of `Config` is a group: one of `RunOptions`, `DataOptions`, `TaskOptions`,
-`NetworkOptions`, `EngineOptions`, the method's own `methods.NAME.Options` (called `method`), and
-a small `@options` class of the experiment's own. Nothing is inherited; a program has the groups it
-uses. Flags are flat (`--sparsity 0.9`), so a name stands in one group only; `seed` and `batch_size`
-are those of the method. `flat(config)` is all of it as one dictionary, `changed(config, {...})`
-replaces options by name, whatever group they are in.
+`NetworkOptions`, `EngineOptions`, `DenseOptions`, the method's own `methods.NAME.Options` (called
+`method`), and a small `@options` class of the experiment's own. Nothing is inherited; a program has
+the groups it uses. Flags are flat (`--sparsity 0.9`), so a name stands in one group only; `seed`
+and `batch_size` are those of the method. `flat(config)` is all of it as one dictionary,
+`changed(config, {...})` replaces options by name, whatever group they are in.
 
     @dataclass(frozen=True)
     class Config:
@@ -23,40 +23,44 @@ replaces options by name, whatever group they are in.
         network: NetworkOptions = NetworkOptions()
         engine: EngineOptions = EngineOptions()
         method: admm.Options = admm.Options()
-        dense: Dense = Dense()                       # of this program: `dense_epochs`, ...
+        dense: DenseOptions = DenseOptions()
+        ways: Ways = Ways()                          # of this program
 
 **Presets** are values: preset -> data set -> option -> value. A pair that is missing is refused.
 
     PRESETS = {"smoke": dict.fromkeys(data.names(), SMOKE), "cpu": {"digits": {...}}, ...}
 
 **The problem**: `load(config, seed=, batch_size=)` returns `Problem(data, net, task)`, the network
-with its start values; `load(..., build=)` for another network. Its parts are `read`, `task_of`.
+with its start values; `load(..., build=)` for another network. Its parts are `read`, `network_of`
+and `task_of`. `{classes}` in a layout is filled in from the data (`problem.layout_of`).
 
 **A run**: nothing is written before `Run(name, config)`, so that mistakes leave nothing behind:
 check what can be checked before.
 
     problem = common.load(config, seed=m.seed, batch_size=m.batch_size)
     run = common.Run("admm", config)
-    trainer = Trainer(run.fit, problem.data, m.batch_size, m.seed)     # of methods.result
-    dense = trainer("dense", problem.task, optax.adam(...), problem.net, epochs)
+    dense = common.train_dense(run.fit, problem, config.dense.dense_epochs, m)
     result = admm.compress(dense, problem.task, problem.data, m, fit=run.fit)
-    run.finish(result, title="...", summary="...")
+    run.finish(result, title="...", summary=common.summary_of(problem, config.network.network))
 
 - `run.fit` is a `train.Fit` that checkpoints under checkpoints/PHASE and resumes; the names of
   phases are unique in a run. `run.within("joint")` is the same with "joint " before each name.
 - `run.arrays(name, compute)` keeps arrays that are expensive and no training; a resumed run reads
   them.
 - `run.say(text)` prints a line beside the progress.
-- `run.finish(*results, title=, summary=, pictures=(), **extra)` packs every network of the results
-  (`models/NAME.safetensors`), writes results.json (rows, then `extra`), prints the table, draws the
-  pictures and writes report.html. `pictures` are (name, draw) with `draw(path)`: further ones. With
-  several results (one for each seed) the rows follow each other.
+- `run.finish(*results, title=, summary=, samples=None, compared=None, more=(), **extra)` packs all
+  networks of the results (models/NAME.safetensors), writes results.json (the rows, then `extra`),
+  prints the table, draws the pictures (`samples[0]` as a raster, `compared` beside the baseline,
+  `more` of your own as `(name, draw)` with `draw(path)`) and writes report.html. With several
+  results, such as one for each seed, the rows follow each other. What a method knows of a row is
+  `Result.of(..., extra=)`.
 - `timed(before, after, samples)` measures inference in turns, milliseconds a sample.
 """
 
 from experiments.common.command import Experiment, Presets, main, parse
 from experiments.common.options import (
     DataOptions,
+    DenseOptions,
     EngineOptions,
     NetworkOptions,
     RunOptions,
@@ -64,12 +68,21 @@ from experiments.common.options import (
     changed,
     flat,
 )
-from experiments.common.problem import Problem, load, read, task_of
+from experiments.common.problem import (
+    Problem,
+    load,
+    network_of,
+    read,
+    summary_of,
+    task_of,
+    train_dense,
+)
 from experiments.common.run import Run
 from experiments.common.timing import timed
 
 __all__ = [
     "DataOptions",
+    "DenseOptions",
     "EngineOptions",
     "Experiment",
     "NetworkOptions",
@@ -82,8 +95,11 @@ __all__ = [
     "flat",
     "load",
     "main",
+    "network_of",
     "parse",
     "read",
+    "summary_of",
     "task_of",
     "timed",
+    "train_dense",
 ]

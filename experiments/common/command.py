@@ -65,17 +65,15 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> Any:
 
     path = _peek(argv, "config")
     given = {} if path is None else _read(experiment, path)
-    default = experiment.config()
-    if not {"-h", "--help"} & set(argv) or _peek(argv, "preset") or _peek(argv, "dataset"):
-        preset = _peek(argv, "preset") or given.get("preset") or default.run.preset
-        dataset = _peek(argv, "dataset") or given.get("dataset") or default.run.dataset
-        default = preset_of(experiment, str(preset), str(dataset))
+    run = experiment.config().run
+    preset = _peek(argv, "preset") or given.get("preset") or run.preset
+    dataset = _peek(argv, "dataset") or given.get("dataset") or run.dataset
     return arguments.parse(
         experiment.config,
         f"python -m experiments.{experiment.name}",
         experiment.about,
         [*arguments.words(given), *argv],
-        default=default,
+        default=preset_of(experiment, str(preset), str(dataset)),
         config=(tyro.conf.OmitArgPrefixes,),
     )
 

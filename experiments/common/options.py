@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from jaxsnn.data import augment
+from jaxsnn.data import augment as augmentations
 from jaxsnn.errors import UserError
 from jaxsnn.options import Range, Whole, options
 
@@ -54,7 +54,7 @@ class TaskOptions:
     for recordings."""
     loss: Literal["mse", "ce", "ce_sum"] = "mse"
     """Loss of the read-out: mse on the firing rates, ce, or ce_sum on the sum over time."""
-    augment: augment.Name = "none"
+    augment: augmentations.Name = "none"
     """Changes of the training images: none, crop-flip, autoaugment (with cutout), or events."""
 
 
@@ -73,6 +73,14 @@ class NetworkOptions:
     """Batch normalisation in every hidden layer."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers of the synapses' products: bfloat16 is faster on accelerators."""
+
+
+@options
+class DenseOptions:
+    """The dense network, which everything is compared with."""
+
+    dense_epochs: Annotated[int, Whole(1)] = 10
+    """Epochs of the dense network."""
 
 
 @options

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from experiments.common.options import (
     DataOptions,
@@ -17,10 +18,11 @@ from experiments.common.options import (
 from jaxsnn import data, models
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
+from jaxsnn.methods import Trainer
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import Surrogate, rectangle
-from jaxsnn.train import Task, parallel
+from jaxsnn.train import Fit, Task, parallel
 
 CLASSES = re.compile(r"\{(?:(\d+)\*)?classes\}")
 
@@ -126,3 +128,27 @@ def check_scores(net: Network, task: Task, dataset: data.Dataset) -> None:
             f"--network ends in {scores} scores, but {dataset.name} has {dataset.num_classes} "
             "classes"
         )
+
+
+def train_dense(fit: Fit, problem: Problem, epochs: int, method: Any) -> Network:
+    """Train the uncompressed network in a phase "dense", with Adam along a cosine.
+
+    Args:
+      fit: of the run.
+      problem: data, network and task.
+      epochs: how many.
+      method: options with `batch_size`, `learning_rate` and `seed`.
+    """
+    trainer = Trainer(fit, problem.data, method.batch_size, method.seed)
+    adam = optax.adam(trainer.cosine(method.learning_rate, epochs))
+    return trainer("dense", problem.task, adam, problem.net, epochs)
+
+
+def summary_of(problem: Problem, layout: str) -> str:
+    """Return a sentence about network and data, for the page."""
+    found = problem.data
+    notes = f" ({found.notes})" if found.notes else ""
+    return (
+        f"{layout_of(layout, found.num_classes)}, T = {problem.task.inputs.timesteps}, "
+        f"{len(found.train.labels):,} training and {len(found.test.labels):,} test images{notes}."
+    )
