@@ -1,320 +1,357 @@
-"""From a trained ANN to a spiking network: its weights, and a threshold for each layer.
+"""Hybrid conversion: train an ANN, make it spike, train the spiking network on for a few epochs.
 
-An IF neuron with a reset by subtraction fires at the rate `clip(x / v, 0, 1)` of its mean input
-current `x` and its threshold `v`: the rectified unit of an ANN, in units of `v`. So a network of
-the same layers without biases or norms, with average pooling, keeps the weights, and only needs
-thresholds high enough that no rate is clipped and low enough that the rates are not all zero:
+    1. ANN          min over W of CE(ANN(x; W), y)               SGD with momentum, He's start
+    2. thresholds   v[l] = quantile of the current W[l] o[l-1]   front to back (`balancing`)
+    3. conversion   the same W, thresholds `scale v`
+    4. tuning       min over W of loss(SNN(x; W, v), y)          surrogate gradients through time;
+                                                                 thresholds, leaks are constants
 
-    v[l] = quantile over batch and neurons, then largest over time, of the current W[l] o[l-1]
+An IF neuron with a reset by subtraction fires at the rate `clip(x / v, 0, 1)`, so step 3 already
+classifies if T is large; step 4 needs few epochs and far fewer time steps (Rathi et al. 2020,
+section 3, algorithm 1). Two other methods stand on these steps: `spatiotemporal`, `spike_thrift`.
 
-front to back, each with the thresholds before it already in place ("threshold balancing";
-`calibrate.thresholds` is the loop), and at last `v <- scale v` on all of them.
-
-References: Rathi et al. 2020, "Enabling deep SNNs with hybrid conversion and STDB" (the largest
-current, scale 0.7); Chowdhury et al. 2021, https://arxiv.org/abs/2104.12528 (quantile 0.999);
-Kundu et al. 2021, "Spike-Thrift", WACV.
+Reference: Rathi, Srinivasan, Panda and Roy 2020, "Enabling Deep Spiking Neural Networks with Hybrid
+Conversion and Spike Timing Dependent Backpropagation", ICLR, https://arxiv.org/abs/2005.01807.
 
 Where the sources differ:
-- Their codes simulate 1000 to 2500 steps; Chowdhury's overwrites the stored value at each later
-  step whose largest current exceeds it, and rounds it to two decimals. Ours is the equation above.
-- Rathi's code gives the neurons in residual blocks the threshold 1, so that the rates on both
-  ways into the sum have one unit. Here those have thresholds too, and the second kernel of a block
-  is multiplied by the first one's: `v W2 o` is in the unit of the shortcut again, be that the
-  spikes before the block or a projection of them.
-
-Letters in shapes: `T` time, `...` batch and neurons.
+- AMSGrad of optax keeps the largest bias-corrected second moment, that of PyTorch the largest raw
+  one: after a large first gradient ours takes smaller steps, which shows in short tunings.
+- The paper starts the tuning from scores as they come, in units of all thresholds; `scores="ann"`
+  multiplies the read-out so that they are those of the ANN.
+- Step sizes of the ANN fall tenfold at 62.5, 75 and 87.5 % of its epochs: ours.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from math import prod
-from typing import Any
+from dataclasses import replace
+from typing import Annotated, Literal, NamedTuple
 
-import jax.numpy as jnp
-import numpy as np
-from jax import lax
+import jax
+import optax
 
-from jaxsnn import tree
-from jaxsnn.arrays import Array, Number, check_range, check_whole, top_count
+from jaxsnn import layers, models, train
+from jaxsnn.data import Dataset, Split
 from jaxsnn.errors import UserError
-from jaxsnn.neurons import LIF, ORDERS
-from jaxsnn.surrogate import Surrogate, triangle
+from jaxsnn.methods import balancing
+from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.models.variants import ann_of, rescale, spiking_of
+from jaxsnn.network import Network
+from jaxsnn.neurons import LIF
+from jaxsnn.options import Range, Whole, options
+from jaxsnn.surrogate import stdb
 
-Tree = Any
+__all__ = [
+    "Hybrid",
+    "Options",
+    "accuracies",
+    "ann_optimizer",
+    "ann_task",
+    "check",
+    "compress",
+    "falling",
+    "hybrid",
+    "neuron",
+    "take_over",
+    "train_ann",
+    "tune_optimizer",
+]
 
-LINEAR = triangle(1.0, 0.3, normalized=True)  # the surrogate of all three systems
-RESETS = {"fire_then_integrate": "soft_undecayed", "integrate_then_fire": "soft"}
+CALIBRATION_BATCH = 64  # images whose currents are in memory at once
 
-
-def neuron(
-    order: str = "fire_then_integrate", *, decay: Number = 1.0, surrogate: Surrogate = LINEAR
-) -> LIF:
-    """Return the neurons of the converted networks: reset by subtraction, no gradient through it.
-
-    Args:
-      order: "fire_then_integrate" (Rathi et al. 2020, both systems here), in which each layer
-        delays by a step, or "integrate_then_fire" (DIET-SNN, IIR-SNN; for T below about 15).
-      decay: 1 of Rathi et al. and Spike-Thrift; 0.9901 of Chowdhury et al.
-      surrogate: the stand-in for a spike's derivative.
-
-    Raises:
-      UserError: for an unknown order or a decay out of range.
-    """
-    reset = RESETS.get(order, "soft")
-    return LIF(decay, reset=reset, order=order, detach_reset=True, surrogate=surrogate)
-
-
-def spiking_layers(synapses: Iterable[str], *trees: Tree) -> tuple[str, ...]:
-    """Return the names of the layers that have a threshold, first to last.
-
-    Args:
-      synapses: kernel names in the order of the network: `Functional.synapses`.
-      *trees: its parameters and statistics; the threshold is in one of them.
-    """
-    found = [leaf for part in trees for leaf in tree.named_leaves(part)]
-    names = dict.fromkeys(kernel.rpartition("/")[0] for kernel in synapses)
-    return tuple(name for name in names if f"{name}/neurons/threshold" in found)
+Positive = Range(0.0, open_low=True, open_high=True)
+Share = Range(0.0, 1.0, open_high=True)
 
 
-def check_delay(layers: Sequence[str], timesteps: int, order: str) -> None:
-    """Check that spikes reach the read-out within T steps.
+@options
+class Options:
+    """Options of a hybrid training: an ANN, its thresholds, and the tuning that follows."""
 
-    In the order "fire_then_integrate" a current makes a spike one step later, so behind `n` spiking
-    layers the first comes at step `n + 1`; for good accuracy T should be `2 n` and more.
-
-    Args:
-      layers: names of the spiking layers, first to last: `spiking_layers`.
-      timesteps: T.
-      order: of the neurons.
-
-    Raises:
-      UserError: for an unknown order, or with the first layer that can never spike.
-    """
-    check_whole("timesteps", timesteps, 1, float("inf"))
-    if order not in ORDERS:
-        raise UserError(f"order {order!r} is unknown; choose one of {', '.join(ORDERS)}")
-    if order == "fire_then_integrate" and timesteps <= len(layers):
-        raise UserError(
-            f"layer {layers[timesteps - 1]!r} cannot spike within {timesteps} timesteps: in the "
-            f"order {order!r} each layer delays by one; take {len(layers) + 1} timesteps or more, "
-            "or the order 'integrate_then_fire'"
-        )
-
-
-def nearest_rank(values: Array, quantile: float) -> Array:
-    """Return a quantile that is one of the values: the `1 + round(q (n - 1))`-th smallest.
-
-    >>> nearest_rank(jnp.arange(1.0, 1001.0), 0.999).tolist()
-    999.0
-
-    Args:
-      values: `[n]`, no NaN. They are counted, not sorted: ten times faster on a CPU.
-      quantile: `q`, in (0, 1]; 1 is the maximum. A Python number.
-
-    Returns:
-      `[]`.
-    """
-    check_range("quantile", quantile, 0, 1, open_low=True)
-    if quantile == 1:
-        return jnp.max(values)
-    largest = top_count(values, values.size - round(quantile * (values.size - 1)))
-    return jnp.min(jnp.where(largest, values, jnp.inf))
+    order: Literal["fire_then_integrate", "integrate_then_fire"] = "fire_then_integrate"
+    """What a neuron does first; with fire_then_integrate each layer delays by one step."""
+    decay: Annotated[float, Range(0.0, 1.0)] = 1.0
+    """Share of the membrane potential left after a step."""
+    surrogate: Literal["linear", "stdb"] = "linear"
+    """Stand-in for a spike's derivative: linear, or stdb, by the time since the last spike."""
+    ann_epochs: Annotated[int, Whole(0)] = 300
+    """Epochs of each ANN; with 0 the weights given are those of a trained ANN."""
+    ann_learning_rate: Annotated[float, Positive] = 0.1
+    """First step size of the ANN."""
+    ann_weight_decay: Annotated[float, Share] = 1e-4
+    """Weight decay of the ANN, added to the gradient."""
+    quantile: Annotated[float, Range(0.0, 1.0, open_low=True)] = 0.999
+    """Quantile of a layer's input current that becomes its threshold; 1 is the maximum."""
+    threshold_scale: Annotated[float, Positive] = 1.0
+    """Factor on all thresholds, below 1 for more spikes."""
+    scores: Literal["spikes", "ann"] = "spikes"
+    """Unit of the converted network's scores before it is tuned: spikes, as published, or ann."""
+    calibration_images: Annotated[int, Whole(1)] = 512
+    """Training images on which thresholds are found."""
+    calibration_timesteps: Annotated[int, Whole(1)] = 100
+    """Time steps over which thresholds are found."""
+    tune_epochs: Annotated[int, Whole(0)] = 20
+    """Epochs of the spiking network after its conversion."""
+    learning_rate: Annotated[float, Positive] = 1e-4
+    """First step size of the spiking network."""
+    weight_decay: Annotated[float, Share] = 5e-4
+    """Weight decay of the spiking network, added to the gradient."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """How step sizes fall: in steps as published, or along a cosine to 0."""
+    batch_size: Annotated[int, Whole(1)] = 64
+    """Samples of one training step."""
+    seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
+    """Seed of everything random."""
 
 
-@dataclass(frozen=True)
-class Current:
-    """The statistic that is a layer's threshold: how large its input current gets.
+class Hybrid(NamedTuple):
+    """What a hybrid training gives."""
 
-    Equal ones share a compiled program, in which the layers behind are never computed.
-
-    Attributes:
-      layer: its name; the network must be watched (`layers.watch`).
-      quantile: over batch and neurons at each step, in (0, 1]; 1 is the maximum.
-    """
-
-    layer: str
-    quantile: float = 1.0
-
-    def __call__(self, output: Any) -> dict[str, Array]:
-        """Return `{layer: []}` of a network's `Output`, the largest over time.
-
-        Raises:
-          UserError: if the layer's current is not on the record.
-        """
-        currents = output.activity.current
-        if self.layer not in currents:
-            raise UserError(
-                f"layer {self.layer!r} has no recorded current: split layers.watch(network)"
-            )
-        current = currents[self.layer]
-        steps = lax.map(lambda now: nearest_rank(now.ravel(), self.quantile), current)
-        return {self.layer: jnp.max(steps)}
+    ann: Network
+    converted: Network  # the spiking network, not yet tuned
+    spiking: Network  # tuned
+    thresholds: dict[str, float]  # layer -> threshold, not scaled
 
 
-def check_threshold(layer: str, value: Number) -> float:
-    """Return a threshold as a number, if it is one that a neuron can have.
-
-    Raises:
-      UserError: if it is not finite, or not above 0: then the layer gets no current at all.
-    """
-    found = float(value)
-    if not np.isfinite(found):
-        raise UserError(f"layer {layer!r}: its threshold came out as {found}; training diverged")
-    if found <= 0:
-        raise UserError(
-            f"layer {layer!r}: its threshold came out as {found:g}, the layer is silent; calibrate "
-            "over more timesteps, with a larger quantile, or keep more of the weights before it"
-        )
-    return found
-
-
-def convert(
-    ann_params: Tree,
-    params: Tree,
-    stats: Tree,
-    thresholds: Mapping[str, Number],
+def compress(
+    net: Network,
+    task: train.Task,
+    data: Dataset,
+    options: Options = Options(),  # noqa: B008
     *,
-    scale: Number = 1.0,
-    decay: Number | None = None,
-) -> tuple[Tree, Tree]:
-    """Return the parameters and statistics of the spiking network that an ANN becomes.
-
-    Weights are the ANN's, but for the second kernel of a residual block, which is multiplied by the
-    first one's threshold (see the module). Scores come out divided by `score_unit`, which changes
-    no class.
+    fit: train.Fit = train.fit,
+) -> Result:
+    """Train an ANN, convert it to a spiking network and tune that one.
 
     Args:
-      ann_params: of the ANN: kernels only.
-      params: of the spiking network with the same layout.
-      stats: of the spiking network.
-      thresholds: layer -> threshold, [] or one for each channel, `[C]`. Layers left out keep
-        theirs.
-      scale: factor on the given thresholds, > 0; 0.7 of Rathi et al., less for few timesteps.
-      decay: of all spiking neurons, in [0, 1]; left out, they keep theirs.
+      net: gives the layout: an ANN (`models.build(..., activation="relu")`) or the spiking network
+        of the same layers, without biases and norms, with a read-out that does not fire. Its
+        neurons play no part, those of the product are `neuron(options)`; nor do its weights,
+        unless `ann_epochs` is 0: then they are those of a trained ANN.
+      task: of the spiking network: T, "poisson" or "direct", normalisation, loss.
+      data: trained and measured on.
+      options: of the method.
+      fit: trains a phase.
 
     Returns:
-      The parameters and the statistics, trees like `params` and `stats`.
+      The rows "ann", "converted" and "spiking", the product; `found` has the thresholds.
 
     Raises:
-      UserError: for a bias or a norm, weights that do not fit, a layer that has no threshold, or a
-        threshold that no neuron can have; the message names it.
+      UserError: for what cannot be converted, before anything is trained.
+
+    Example:
+      >>> from jaxsnn import data
+      >>> digits = data.load("digits", limit=100)
+      >>> net = models.build("4C3-AP8-10", digits.shape, **dict(models.CONVERTED))
+      >>> short = Options(ann_epochs=1, tune_epochs=1, batch_size=50, order="integrate_then_fire",
+      ...     calibration_images=50, calibration_timesteps=4)
+      >>> task = train.Task(digits.inputs(4, "poisson"), loss="ce")
+      >>> result = compress(net, task, digits, short)
+      >>> list(result.networks)
+      ['ann', 'converted', 'spiking']
     """
-    check_range("scale", scale, 0, float("inf"), open_low=True, open_high=True)
-    kernels, present = tree.named_leaves(ann_params), _named(params, stats)
-    _check_kernels(kernels, tree.named_leaves(params))
-    new = {}
-    for layer, threshold in thresholds.items():
-        name = f"{layer}/neurons/threshold"
-        if name not in present:
-            raise UserError(f"layer {layer!r} has no threshold in this network")
-        what = f"the threshold of layer {layer!r}"
-        check_range(what, threshold, 0, float("inf"), open_low=True, open_high=True)
-        leaf = jnp.asarray(present[name])
-        new[name] = jnp.broadcast_to(jnp.asarray(threshold * scale, leaf.dtype), leaf.shape)
-    if decay is not None:
-        check_range("decay", decay, 0, 1)
-        for name in present:
-            layer, _, constant = name.rpartition("/neurons/")
-            if constant == "decay" and f"{layer}/neurons/threshold" in present:
-                new[name] = jnp.full_like(present[name], decay)
-    constants = present | new
-    for name, kernel in kernels.items():
-        first = _first_of_block(name)
-        unit = constants.get(f"{first}/neurons/threshold") if first else None
-        # The unit of a block's hidden spikes, one or one for each input of the second kernel.
-        new[name] = kernel if unit is None else kernel * jnp.reshape(unit, (1, 1, -1, 1))
-    return tree.substitute(params, new), tree.substitute(stats, new)
+    check(net, task, options, data)
+    trainer = Trainer(fit, data, options.batch_size, options.seed)
+    found = hybrid("conversion", net, task, trainer, options)
+    networks = {
+        "ann": Trained(found.ann, ann_task(task)),
+        "converted": Trained(found.converted, task),
+        "spiking": Trained(found.spiking, task),
+    }
+    return Result.of(networks, data, {"thresholds": found.thresholds}, seed=options.seed)
 
 
-def score_unit(thresholds: Mapping[str, Number], *, scale: Number = 1.0) -> Number:
-    """Return what one unit of a converted network's scores was in the ANN: a product.
-
-        1 = v_1 v_2 ... v_n        over the thresholds, but those of the first neurons of blocks
-
-    A read-out whose weights are multiplied by it gives the ANN's scores as they were. No spike and
-    no class depends on it, but a loss does: on scores that are 60 times too small a cross-entropy
-    sees chance, and tuning begins by tearing the weights apart.
+def hybrid(
+    name: str,
+    net: Network,
+    task: train.Task,
+    trainer: Trainer,
+    options: Options,
+    *,
+    ann: Network | None = None,
+    ann_sgd: optax.GradientTransformation | None = None,
+    tuner: optax.GradientTransformation | None = None,
+) -> Hybrid:
+    """Train a layout as an ANN, convert it, tune it.
 
     Args:
-      thresholds: layer -> threshold, those given to `convert`.
-      scale: as given to `convert`.
+      name: of the two phases, "NAME ann" and "NAME tune".
+      net: the layout, see `compress`.
+      task: of the spiking network.
+      trainer: trains a phase.
+      options: of the training.
+      ann: a trained ANN, in place of the first phase.
+      ann_sgd: optimizer of the ANN, in place of `ann_optimizer`.
+      tuner: optimizer of the tuning, in place of `tune_optimizer`.
     """
-    counted = [v for layer, v in thresholds.items() if not layer.endswith("/conv1")]
-    return prod(v * scale for v in counted)
+    if ann is None:
+        ann = train_ann(f"{name} ann", net, task, trainer, options, ann_sgd)
+    converted, found = take_over(ann, task, trainer, options)
+    tuner = tuner or tune_optimizer(trainer, options)
+    spiking = trainer(f"{name} tune", task, tuner, converted, options.tune_epochs)
+    return Hybrid(ann, converted, spiking, found)
 
 
-def rescale(params: Tree, stats: Tree, factors: Mapping[str, Number]) -> tuple[Tree, Tree]:
-    """Multiply the weights and the threshold of layers by one factor each: the same spikes.
+def train_ann(
+    name: str,
+    net: Network,
+    task: train.Task,
+    trainer: Trainer,
+    options: Options,
+    optimizer: optax.GradientTransformation | None = None,
+) -> Network:
+    """Train the ANN of a layout from He's start values; without epochs, return it as it is."""
+    ann = ann_of(net)
+    if not options.ann_epochs:
+        return ann
+    key = jax.random.fold_in(jax.random.key(trainer.seed), 1)
+    ann = ann.replace(params=models.he_start(key, ann.params))
+    optimizer = optimizer or ann_optimizer(
+        trainer, options, options.ann_learning_rate, options.ann_epochs
+    )
+    return trainer(name, ann_task(task), optimizer, ann, options.ann_epochs)
 
-    The factor `1 / s` turns weights on a grid of step `s` into whole numbers. Spikes are equal bit
-    for bit if the factor is a power of two, otherwise up to potentials within rounding of the
-    threshold. A read-out has no threshold: its scores are multiplied by the factor.
+
+def take_over(
+    ann: Network, task: train.Task, trainer: Trainer, options: Options
+) -> tuple[Network, dict[str, float]]:
+    """Find the thresholds of the spiking network that an ANN becomes, and make it.
 
     Args:
-      params: kernels, biases, recurrent weights; thresholds too if they are trained.
-      stats: the neurons' constants.
-      factors: layer -> factor > 0.
+      ann: the trained ANN.
+      task: of the spiking network.
+      trainer: with the data and the seed.
+      options: of the training.
 
     Returns:
-      The parameters and the statistics.
+      The spiking network, not yet tuned, and layer -> threshold, not scaled.
+    """
+    spiking = spiking_of(ann, neuron(options))
+    batch_size = min(CALIBRATION_BATCH, options.calibration_images)
+    found = balancing.thresholds(
+        ann, spiking, task.at(options.calibration_timesteps), trainer.data.train.images,
+        quantile=options.quantile, batches=options.calibration_images // batch_size,
+        batch_size=batch_size, seed=trainer.seed,
+    )  # fmt: skip
+    net = balancing.convert(ann, spiking, found, scale=options.threshold_scale)
+    if options.scores == "ann":
+        unit = balancing.score_unit(net, task.inputs)
+        net = rescale(net, dict.fromkeys(net.flow(task.inputs).readout, unit))
+    return net, found
+
+
+def neuron(options: Options) -> LIF:
+    """Return the neurons of the spiking network.
+
+    >>> neuron(Options(decay=0.99)).decay
+    0.99
+    """
+    surrogate = balancing.LINEAR if options.surrogate == "linear" else stdb()
+    return balancing.neuron(options.order, decay=options.decay, surrogate=surrogate)
+
+
+def ann_task(task: train.Task) -> train.Task:
+    """Return the task of the ANN: the values of an image, seen once.
+
+    >>> from jaxsnn.inputs import Inputs
+    >>> ann_task(train.Task(Inputs((8, 8, 1), 100, "poisson"))).inputs
+    Inputs(shape=(8, 8, 1), timesteps=1, encoding='direct', mean=None, std=None)
+    """
+    inputs = replace(task.inputs, timesteps=1, encoding="direct")
+    return replace(task, inputs=inputs, spike_weight=0.0, active=None, remat=None, guide=None)
+
+
+def check(net: Network, task: train.Task, options: Options, data: Dataset, *timesteps: int) -> None:
+    """Refuse, in one line and before anything is trained, what cannot be converted.
+
+    Args:
+      net: an ANN or a spiking network; its layout is looked at.
+      task: of the spiking network.
+      options: of the training.
+      data: to train on.
+      *timesteps: other numbers of steps that the network will run with.
 
     Raises:
-      UserError: for a layer that is not there, that has a norm (fold it first), or that ends a
-        residual block whose shortcut has no factor of its own, or is a projection; the message
-        names it.
+      UserError: for biases, norms, recurrence, a read-out that fires, a layer that hears a sum of
+        two layers, an encoding without signs, events, too few images and too few time steps.
     """
-    leaves, new = _named(params, stats), {}
-    for layer, factor in factors.items():
-        check_range(f"factor of layer {layer!r}", factor, 0, float("inf"), open_low=True)
-        own = [name for name in leaves if name.startswith(f"{layer}/")]
-        if f"{layer}/kernel" not in own:
-            raise UserError(f"layer {layer!r} has no weights to rescale")
-        if any(name.startswith(f"{layer}/norm/") for name in own):
-            raise UserError(f"layer {layer!r} has a norm, which undoes a factor: fold it first")
-        block, _, part = layer.rpartition("/")
-        if block and part == "projection":
-            raise UserError(f"layer {layer!r} has no threshold: give the factor to '{block}/conv2'")
-        if _first_of_block(f"{layer}/kernel"):
-            shortcuts = [f"{block}/{x}" for x in ("projection/kernel", "weight")]
-            shortcuts = [name for name in shortcuts if name in leaves]
-            if not shortcuts:
-                raise UserError(
-                    f"layer {layer!r} adds a shortcut that has no factor: build the block with "
-                    "weight=, or leave the layer out"
-                )
-            own.append(shortcuts[0])
-        for name in own:
-            if not name.endswith("/neurons/decay"):
-                new[name] = leaves[name] * factor
-    return tree.substitute(params, new), tree.substitute(stats, new)
-
-
-def _named(*trees: Tree) -> dict[str, Any]:
-    return {name: leaf for part in trees for name, leaf in tree.named_leaves(part).items()}
-
-
-def _first_of_block(kernel: str) -> str | None:
-    """Return the layer whose spikes a kernel weighs, if it is the second of a residual block."""
-    layer = kernel.removesuffix("/kernel")
-    block, _, part = layer.rpartition("/")
-    return f"{block}/conv1" if block and part == "conv2" else None
-
-
-def _check_kernels(kernels: Mapping[str, Any], params: Mapping[str, Any]) -> None:
-    """Raise unless an ANN has kernels only, and those of the spiking network."""
-    for name in kernels:
-        if not name.endswith("/kernel"):
+    task.check(net, data.train)
+    encoding = task.inputs.encoding
+    if encoding not in ("direct", "poisson"):
+        raise UserError(
+            f"encoding {encoding!r} does not suit a conversion: choose poisson or direct"
+        )
+    if options.calibration_images > len(data.train.labels):
+        raise UserError(
+            f"calibration_images {options.calibration_images} is more than the "
+            f"{len(data.train.labels)} training images"
+        )
+    flow, known = net.flow(task.inputs), layers.synapses(net.module)
+    for name, layer in known.items():
+        balancing.check_kernel_only(name, layer)
+    for name in flow.readout:
+        if not isinstance(known[name].neurons, layers.Integrator):
+            raise UserError(f"layer {name!r} fires, but is read out: build with readout='current'")
+    for feed in flow.feeds.values():
+        if len(feed.sources) > 1:
             raise UserError(
-                f"parameter {name!r} does not survive a conversion: build both networks with "
-                "use_bias=False and norm=False, without recurrence"
+                f"layer {feed.layer!r} hears the sum of {' and '.join(feed.sources)}, whose spikes "
+                "will have different units: only the sums of layers.Residual can be converted"
             )
-    expected = {name for name in params if "/neurons/" not in name}
-    for name in sorted(expected ^ kernels.keys()):
-        where = "spiking network" if name in expected else "ANN"
-        raise UserError(f"parameter {name!r} is in the {where} only: build both of one layout")
-    for name, kernel in kernels.items():
-        if jnp.shape(kernel) != jnp.shape(params[name]):
-            raise UserError(
-                f"parameter {name!r} has the shape {jnp.shape(kernel)} in the ANN, "
-                f"{jnp.shape(params[name])} in the spiking network"
-            )
+    spiking = balancing.spiking_layers(spiking_of(net, neuron(options)), task.inputs)
+    balancing.check_delay(spiking, options.calibration_timesteps, options.order)
+    for steps in (task.inputs.timesteps, *timesteps):
+        balancing.check_delay(spiking, steps, options.order)
+        if task.remat is not None and task.remat < steps and steps % task.remat:
+            raise UserError(f"remat {task.remat} does not divide {steps} timesteps")
+
+
+def accuracies(trained: Trained, split: Split, draws: int) -> list[float]:
+    """Return the accuracy for several draws of the input's spikes; one, if nothing is random.
+
+    Args:
+      trained: network and task.
+      split: images and labels.
+      draws: evaluations with other random spikes, at least 1.
+    """
+    draws = draws if trained.task.inputs.encoding == "poisson" else 1
+    return [
+        train.evaluate(trained.task, trained.network, split, seed=seed).accuracy
+        for seed in range(draws)
+    ]
+
+
+# ----------------------------------------------------------------------------------------------
+# optimizers
+
+
+def ann_optimizer(
+    trainer: Trainer, options: Options, rate: float, epochs: int
+) -> optax.GradientTransformation:
+    """Return SGD with Nesterov's momentum, weight decay in the gradient, and falling steps."""
+    steps = falling(trainer, options, rate, epochs, (0.625, 0.75, 0.875), 0.1)
+    return optax.chain(
+        optax.clip_by_global_norm(5.0),  # without norms a first step can be very large
+        optax.add_decayed_weights(options.ann_weight_decay),
+        optax.sgd(steps, 0.9, nesterov=True),
+    )
+
+
+def tune_optimizer(trainer: Trainer, options: Options) -> optax.GradientTransformation:
+    """Return AMSGrad with weight decay in the gradient; the step falls fivefold three times."""
+    rate, epochs = options.learning_rate, options.tune_epochs
+    steps = falling(trainer, options, rate, epochs, (0.6, 0.8, 0.9), 0.2)
+    return optax.chain(optax.add_decayed_weights(options.weight_decay), optax.amsgrad(steps))
+
+
+def falling(
+    trainer: Trainer,
+    options: Options,
+    start: float,
+    epochs: int,
+    shares: tuple[float, ...],
+    factor: float,
+) -> optax.Schedule:
+    """Return step sizes that fall by a factor after shares of the epochs, or along a cosine."""
+    if options.schedule == "cosine":
+        return trainer.cosine(start, epochs)
+    steps = trainer.steps(epochs)
+    return optax.piecewise_constant_schedule(
+        start, {round(share * steps): factor for share in shares}
+    )

@@ -1,0 +1,221 @@
+"""Networks made of other networks: with other neurons, other widths, other units of weight.
+
+What is needed of a network is read off its tree of layers, never off names or a layout string.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxsnn import layers
+from jaxsnn.arrays import Number, check_range, check_whole
+from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
+from jaxsnn.layers import Tape
+from jaxsnn.network import Network
+from jaxsnn.neurons import LIF
+
+__all__ = ["ann_of", "rescale", "residuals", "resized", "spiking_of"]
+
+Weighted = TypeVar("Weighted", layers.Conv, layers.Dense)
+
+
+def ann_of(net: Network) -> Network:
+    """Return the ANN of a network's layout: rectified units in the place of spiking neurons.
+
+    >>> from jaxsnn import models
+    >>> options = {"readout": "current", "use_bias": False}
+    >>> spiking = models.build("8-3", (4,), **options)
+    >>> ann_of(spiking).program == models.build("8-3", (4,), activation="relu", **options).program
+    True
+
+    Args:
+      net: a spiking network, whose weights the ANN gets; or an ANN, which stays as it is.
+    """
+    return _with_units(net, layers.Rectified)
+
+
+def spiking_of(net: Network, neuron: LIF) -> Network:
+    """Return the spiking network of a network's layout, all of its hidden neurons alike.
+
+    Args:
+      net: an ANN, or a spiking network, whose neurons are replaced; the weights stay.
+      neuron: constants of the spiking layers.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> ann = models.build("8-3", (4,), readout="current", activation="relu")
+      >>> spiking_of(ann, LIF(0.9, 1.0)).stats["dense1"]["neurons"]["threshold"].item()
+      1.0
+    """
+    return _with_units(net, lambda: layers.Neurons(neuron))
+
+
+def _with_units(net: Network, unit: Callable[[], layers.Neurons | layers.Rectified]) -> Network:
+    module = net.module
+    for layer in layers.synapses(module).values():
+        if isinstance(layer.neurons, (layers.Neurons, layers.Rectified)):
+            layer.neurons = unit()
+    return Network.of(module)
+
+
+def residuals(net: Network) -> tuple[layers.Residual, ...]:
+    """Return the residual blocks of a network, in the order of `layers.layers_of`."""
+    found = layers.layers_of(net.module)
+    return tuple(layer for layer in found if isinstance(layer, layers.Residual))
+
+
+# ----------------------------------------------------------------------------------------------
+# widths
+
+
+def resized(
+    net: Network,
+    widths: Mapping[str, int],
+    inputs: Inputs,
+    *,
+    left_out: Collection[str] = (),
+    dropout: float | None = None,
+    seed: int = 0,
+) -> Network:
+    """Return a network of the same layers with other widths and fresh start values.
+
+    >>> from jaxsnn import models
+    >>> net = models.build("8C3-AP2-16C3-AP4-10", (8, 8, 1))
+    >>> small = resized(net, {"conv1": 3, "conv2": 5}, Inputs((8, 8, 1), 4))
+    >>> small.params["conv2"]["kernel"].shape, small.params["dense1"]["kernel"].shape
+    ((3, 3, 3, 5), (5, 10))
+
+    Args:
+      net: a chain of layers, without residual blocks.
+      widths: layer -> its channels or neurons, at least 1; layers that are not named keep theirs.
+      inputs: of the task, for the shapes between the layers.
+      left_out: layers that the new network does not have. One takes a dropout right behind it away;
+        poolings stay.
+      dropout: share that each dropout drops, in [0, 1); left out, as before.
+      seed: of the start values.
+
+    Raises:
+      UserError: for a layer that is not there or cannot be resized, or a number out of range.
+    """
+    chain = net.module
+    if not isinstance(chain, layers.Chain):
+        raise UserError(
+            f"only a layers.Chain can get other widths, found {type(chain).__name__}: build the "
+            "narrow network yourself"
+        )
+    for name in (*widths, *left_out):
+        if name not in layers.synapses(chain):
+            raise UserError(f"the network has no layer {name!r} with weights")
+    if dropout is not None:
+        check_range("dropout", dropout, 0.0, 1.0, open_high=True)
+    rngs, found, gone = nnx.Rngs(seed), dict[str, nnx.Module](), False
+    signal = inputs.abstract()
+    signal = signal if isinstance(signal, Signal) else Signal(signal, inputs.timesteps)
+    for name in chain.names:
+        layer = getattr(chain, name)
+        if name in left_out or (gone and isinstance(layer, layers.Dropout)):
+            gone = True
+            continue
+        gone = False
+        layer = _resized(layer, signal.shape[-1], widths.get(name), rngs)
+        if dropout is not None and isinstance(layer, layers.Dropout):
+            layer.rate = dropout
+        found[name] = layer
+        signal = _output(layer, signal)
+    return Network.of(layers.Chain(found))
+
+
+def _output(layer: nnx.Module, signal: Signal) -> Signal:
+    """Return what a layer makes of a signal, as shapes."""
+    graph, state = nnx.split(layer)
+    return jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x, Tape()), state, signal)
+
+
+def _resized(layer: Any, inputs: int, width: int | None, rngs: nnx.Rngs) -> Any:
+    """Return a layer made anew for so many inputs, with a width of its own."""
+    if type(layer) not in (layers.Conv, layers.Dense, layers.Recurrent):
+        if layers.synapses(layer):
+            raise UserError(
+                f"layer {layer.name!r}, a {type(layer).__name__}, cannot get another width: "
+                "resized makes Conv, Dense and Recurrent anew"
+            )
+        return layer
+    outputs = layer.kernel.shape[-1] if width is None else width
+    check_whole(f"width of {layer.name}", outputs, 1, 1 << 20)
+    options: dict[str, Any] = {
+        "neurons": layer.neurons, "use_bias": layer.bias is not None, "dtype": layer.dtype,
+        "norm": layer.norm is not None, "rngs": rngs,
+    }  # fmt: skip
+    if isinstance(layer, layers.Conv):
+        options |= {"stride": layer.stride, "padding": layer.padding}
+        return layers.Conv(inputs, outputs, layer.kernel.shape[0], **options)
+    return type(layer)(inputs, outputs, **options)
+
+
+# ----------------------------------------------------------------------------------------------
+# units
+
+
+def rescale(net: Network, factors: Mapping[str, Number]) -> Network:
+    """Multiply the weights and the threshold of layers by one factor each: the same spikes.
+
+    The factor `1 / s` turns weights on a grid of step `s` into whole numbers. Spikes are equal bit
+    for bit if the factor is a power of two, otherwise up to potentials within rounding of the
+    threshold. A read-out has no threshold: its scores are multiplied by the factor.
+
+    Args:
+      net: a spiking network without norms in the layers named.
+      factors: layer -> factor > 0.
+
+    Raises:
+      UserError: for a layer that is not there, that has a norm (fold it first), or that ends a
+        residual block whose shortcut has no factor of its own, or is a projection; the message
+        names it.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> net = models.build("8-3", (4,))
+      >>> rescale(net, {"dense1": 4.0}).stats["dense1"]["neurons"]["threshold"].item()
+      2.0
+    """
+    module = net.module
+    known = layers.synapses(module)
+    blocks = [block for block in layers.layers_of(module) if isinstance(block, layers.Residual)]
+    ends = {block.conv2.name: block for block in blocks}
+    projections = {block.projection.name: block for block in blocks if block.projection}
+    for name, factor in factors.items():
+        check_range(f"factor of layer {name!r}", factor, 0, float("inf"), open_low=True)
+        if name not in known:
+            raise UserError(f"layer {name!r} has no weights to rescale")
+        if name in projections:
+            end = projections[name].conv2.name
+            raise UserError(f"layer {name!r} has no threshold: give the factor to {end!r}")
+        layer = known[name]
+        if layer.norm is not None:
+            raise UserError(f"layer {name!r} has a norm, which undoes a factor: fold it first")
+        variables = [getattr(layer, kernel) for kernel in layer.maps()]
+        variables += [] if layer.bias is None else [layer.bias]
+        if isinstance(layer.neurons, layers.Neurons):
+            variables.append(layer.neurons.threshold)
+        if name in ends:
+            variables.append(_shortcut(ends[name]))
+        for variable in variables:
+            variable[...] = jnp.asarray(variable[...] * factor, variable[...].dtype)
+    return Network.of(module)
+
+
+def _shortcut(block: layers.Residual) -> Any:
+    """Return what weighs the shortcut of a block."""
+    if block.projection is not None:
+        return block.projection.kernel
+    if block.weight is None:
+        raise UserError(
+            f"layer {block.conv2.name!r} adds a shortcut that has no factor: build the block with "
+            "weight=, or leave the layer out"
+        )
+    return block.weight
