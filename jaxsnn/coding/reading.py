@@ -9,7 +9,7 @@ from jaxsnn.coding import bitstream
 from jaxsnn.coding.forms import MAX_VALUES, MAX_WIDTH, PARTS, code_bits
 from jaxsnn.coding.levels import on_grid, unscale
 
-__all__ = ["decode", "step"]
+__all__ = ["decode", "stored_step"]
 
 
 def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -53,7 +53,7 @@ def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -
     return leaf.reshape(shape)
 
 
-def step(
+def stored_step(
     form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]
 ) -> tuple[np.ndarray, ...] | None:
     """Return scale, unit, offset and bits of the grid of a form that holds them, or None.

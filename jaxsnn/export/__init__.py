@@ -1,8 +1,29 @@
 """What leaves the workshop: smaller networks, networks without norms, files for other programs."""
 
 from jaxsnn.export.fold import fold_norms
+from jaxsnn.export.integer import run_integer, to_integer
 from jaxsnn.export.model import Model
+from jaxsnn.export.nir import from_nir, to_nir
+from jaxsnn.export.npz import save_npz
 from jaxsnn.export.pack import load, save
 from jaxsnn.export.shrinking import shrink, silence
+from jaxsnn.export.stablehlo import load_stablehlo, save_stablehlo, to_stablehlo
+from jaxsnn.export.ties import count_ties
 
-__all__ = ["Model", "fold_norms", "load", "save", "shrink", "silence"]
+__all__ = [
+    "Model",
+    "count_ties",
+    "fold_norms",
+    "from_nir",
+    "load",
+    "load_stablehlo",
+    "run_integer",
+    "save",
+    "save_npz",
+    "save_stablehlo",
+    "shrink",
+    "silence",
+    "to_integer",
+    "to_nir",
+    "to_stablehlo",
+]

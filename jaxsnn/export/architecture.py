@@ -18,17 +18,18 @@ from jaxsnn import fields, layers, surrogate
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Firing
 from jaxsnn.layers.convolution import PADDINGS
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 from jaxsnn.surrogate import Surrogate
 
-__all__ = ["describe", "rebuild"]
+__all__ = ["describe", "describe_network", "rebuild"]
 
 # The curves that have a name in files.
 CURVES = {
     make.__name__: make().shape
     for make in (
         *(surrogate.rectangle, surrogate.triangle, surrogate.atan, surrogate.fast_sigmoid),
-        *(surrogate.sigmoid, surrogate.straight_through, surrogate.stdb),
+        *(surrogate.sigmoid, surrogate.pass_through, surrogate.stdb),
     )
 }
 
@@ -116,6 +117,19 @@ def describe(module: layers.Chain) -> list[dict[str, Any]]:
     [{'name': 'pool1', 'kind': 'max_pool', 'size': 2}, {'name': 'flatten1', 'kind': 'flatten'}]
     """
     return [{"name": _name(name)} | _describe(name, getattr(module, name)) for name in module.names]
+
+
+def describe_network(net: Network) -> list[dict[str, Any]] | None:
+    """Return the layers of a network as plain data, or None of one that is code.
+
+    That is one of another topology than a chain of our layers, with a layer or a surrogate of the
+    user's own, or a wrapped function.
+    """
+    try:
+        module = net.module
+        return describe(module) if isinstance(module, layers.Chain) else None
+    except UserError:
+        return None
 
 
 def rebuild(description: Any) -> layers.Chain:
@@ -268,7 +282,7 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
     return _make_synapse(where, data)
 
 
-def _make_synapse(where: str, data: Mapping[str, Any]) -> Any:
+def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
     makers: dict[str, Any] = {
         "conv": layers.Conv,
         "dense": layers.Dense,
@@ -285,7 +299,9 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> Any:
     firing = _make_firing(f"{where}, neurons", data["neurons"])
     if data["kind"] == "recurrent" and not isinstance(firing, layers.Neurons):
         raise UserError(f"architecture: {where}: a recurrent layer needs neurons of kind 'lif'")
-    layer = makers[data["kind"]](data["inputs"], data["outputs"], neurons=firing, **options)
+    layer: layers.Synapse = makers[data["kind"]](
+        data["inputs"], data["outputs"], neurons=firing, **options
+    )
     if layer.norm is not None:
         norm = fields.check(f"architecture: {where}, norm", data["norm"], NORM)
         layer.norm.momentum, layer.norm.epsilon = norm["momentum"], norm["epsilon"]

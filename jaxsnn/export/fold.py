@@ -22,6 +22,7 @@ Spikes are equal but for rounding; recorded potentials are divided by `|g|` in "
 """
 
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -98,7 +99,7 @@ def _fold(layer: layers.Synapse, into: str, steps: dict[str, Step]) -> np.ndarra
 
     The steps become those of the new leaves, in place too.
     """
-    norm = layer.norm
+    norm: Any = layer.norm
     mean, var = _values(norm.mean), _values(norm.var)
     scale, offset, bias = _values(norm.scale, 1.0), _values(norm.bias), _values(layer.bias)
     factor = scale / np.sqrt(var + norm.epsilon)
@@ -139,12 +140,12 @@ def _multiply(layer: layers.Synapse, factor: np.ndarray, steps: dict[str, Step])
     layer.kernel = nnx.Param(steps[name].with_codes(codes * sign).decode() + 0.0)
 
 
-def _values(variable: nnx.Variable | None, absent: float = 0.0) -> np.ndarray:
+def _values(variable: Any, absent: float = 0.0) -> np.ndarray:
     """Return the numbers of a variable in float64, or what stands for one that is not there."""
     return np.asarray(absent if variable is None else variable[...], np.float64)
 
 
-def _param(values: np.ndarray) -> nnx.Param:
+def _param(values: np.ndarray) -> Any:
     return nnx.Param(jnp.asarray(values, jnp.float32))
 
 

@@ -57,10 +57,11 @@ class Model:
         """
         inputs = self.known_inputs()
         try:
-            return jax.eval_shape(lambda net, x: net(x), self.network, inputs.abstract())
+            found: Output = jax.eval_shape(lambda net, x: net(x), self.network, inputs.abstract())
         except (TypeError, ValueError) as error:
             line = str(error).strip().partition("\n")[0]
             raise UserError(f"the layers do not fit an input {inputs.shape}: {line}") from error
+        return found
 
     @property
     def classes(self) -> int:

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsnn import coding, fields, layers
+from jaxsnn import coding, fields
 from jaxsnn.arrays import Array
 from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
@@ -94,7 +94,8 @@ def save(
             f"net must be a Network (models.build, Network.of, Network.wrap), found "
             f"{type(net).__name__}"
         )
-    header: dict[str, Any] = {"leaves": {}, "numbers": {}, "architecture": _architecture(net)}
+    header: dict[str, Any] = {"leaves": {}, "numbers": {}, "architecture": None}
+    header["architecture"] = architecture.describe_network(net)
     header["inputs"] = None if inputs is None else inputs.to_data()
     tensors: dict[str, np.ndarray] = {}
     known = {f"params/{name}": found for name, found in net.quantized.items()}
@@ -156,7 +157,9 @@ def leaves(path: str | Path, contents: Contents) -> dict[str, dict[str, np.ndarr
     named |= {name: np.array(x, np.float32) for name, x in header["numbers"].items()}
     for name, leaf in header["leaves"].items():
         try:
-            named[name] = coding.decode(leaf["form"], _parts(leaf, tensors[name]), tuple(leaf["shape"]))
+            named[name] = coding.decode(
+                leaf["form"], _parts(leaf, tensors[name]), tuple(leaf["shape"])
+            )
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: the tensor {name} is damaged: {error}") from error
     roots: dict[str, dict[str, np.ndarray]] = {root: {} for root in ROOTS}
@@ -172,7 +175,9 @@ def steps(path: str | Path, contents: Contents) -> dict[str, Step]:
     """Return name -> step of the leaves whose form says it."""
     found = {}
     for name, leaf in contents.header["leaves"].items():
-        step = coding.step(leaf["form"], _parts(leaf, contents.tensors[name]), tuple(leaf["shape"]))
+        step = coding.stored_step(
+            leaf["form"], _parts(leaf, contents.tensors[name]), tuple(leaf["shape"])
+        )
         if step is not None:
             numbers = (jnp.asarray(each) for each in step)
             found[name.removeprefix("params/")] = Step(*numbers)
@@ -213,15 +218,6 @@ def _rebuilt(description: Any, named: Mapping[str, Mapping[str, np.ndarray]]) ->
     for state, tree, root in zip(states, trees, ROOTS, strict=True):
         nnx.replace_by_pure_dict(state, substitute(tree, _as_arrays(named[root])))
     return Network.of(nnx.merge(graph, *states))
-
-
-def _architecture(net: Network) -> list[dict[str, Any]] | None:
-    """Return the description of a network, None of one that is code."""
-    try:
-        module = net.module
-        return architecture.describe(module) if isinstance(module, layers.Chain) else None
-    except UserError:
-        return None
 
 
 def _as_arrays(named: Mapping[str, np.ndarray]) -> dict[str, Array]:

@@ -132,7 +132,9 @@ def silence(net: Network, keep: Mapping[str, ArrayLike]) -> Network:
     return net.replace(params=params, stats=stats, steps=net.steps)
 
 
-def _masks(synapses: Mapping[str, layers.Synapse], keep: Mapping[str, ArrayLike]) -> dict[str, Kept]:
+def _masks(
+    synapses: Mapping[str, layers.Synapse], keep: Mapping[str, ArrayLike]
+) -> dict[str, Kept]:
     """Return what is kept of each layer that `keep` names, after it was checked."""
     *hidden, readout = synapses
     prunable = [name for name in hidden if isinstance(synapses[name], SHRINKABLE)]

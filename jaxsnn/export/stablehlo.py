@@ -18,7 +18,7 @@ tensor `program` is what `jax.export` serialises, so that without jaxsnn
 runs it. JAX promises to read such a program for six months at least.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,31 +30,46 @@ from jax import Array, export
 from jaxsnn import fields
 from jaxsnn.errors import UserError
 from jaxsnn.export import container
-from jaxsnn.export.model import Inputs, Model
+from jaxsnn.inputs import Inputs
+from jaxsnn.network import Network
+
+__all__ = ["load_stablehlo", "save_stablehlo", "to_stablehlo"]
 
 HEADER = {"inputs": fields.OBJECT, "platforms": fields.several(fields.TEXT)}
 
 
-def to_stablehlo(model: Model, platforms: Sequence[str] | None = None) -> export.Exported:
+def to_stablehlo(
+    net: Network, inputs: Inputs, platforms: Sequence[str] | None = None
+) -> export.Exported:
     """Return the program of a network; call it by its `call`.
 
     Args:
-      model: the network, with its inputs.
+      net: the network; its weights become constants of the program.
+      inputs: how samples become its input.
       platforms: on which the program shall run, of "cpu", "cuda", "rocm", "tpu"; left out, the
         present one. Written for the present one, a convolution takes the form that is fast there.
 
     Raises:
-      UserError: if nothing is known of the network's input.
+      UserError: if the layers do not fit the input, or it is not known.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> program = to_stablehlo(models.build("6-3", (4,)), Inputs((4,), timesteps=2))
+      >>> program.call(np.zeros((5, 4), np.uint8)).shape
+      (5, 3)
     """
-    inputs = model.known_inputs()
-    net = model.net
+    if not isinstance(inputs, Inputs):
+        raise UserError(
+            f"inputs must be an Inputs, such as data.inputs(timesteps=4), found "
+            f"{type(inputs).__name__}"
+        )
 
     def program(samples: Array) -> Array:
         if inputs.encoding in ("bernoulli", "poisson"):
             x: Any = samples
         else:
             x = inputs.prepare(jax.random.key(0), samples)
-        return net.apply(net.params, net.stats, x).readout.mean(0)
+        return net(x).readout.mean(0)
 
     (batch,) = export.symbolic_shape("b")
     if inputs.encoding in ("bernoulli", "poisson"):
@@ -64,12 +79,21 @@ def to_stablehlo(model: Model, platforms: Sequence[str] | None = None) -> export
     return export.export(jax.jit(program), platforms=platforms)(jax.ShapeDtypeStruct(shape, dtype))
 
 
-def save_stablehlo(path: str | Path, model: Model, platforms: Sequence[str] | None = None) -> int:
+def save_stablehlo(
+    path: str | Path,
+    net: Network,
+    inputs: Inputs,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    platforms: Sequence[str] | None = None,
+) -> int:
     """Write the program of a network to a file, which appears when it is complete.
 
     Args:
       path: the file.
-      model: as in `to_stablehlo`.
+      net: as in `to_stablehlo`.
+      inputs: as in `to_stablehlo`.
+      metadata: strings to keep; the key `jaxsnn` is taken.
       platforms: as in `to_stablehlo`.
 
     Returns:
@@ -78,13 +102,13 @@ def save_stablehlo(path: str | Path, model: Model, platforms: Sequence[str] | No
     Raises:
       UserError: as `to_stablehlo`, and if the file cannot be written.
     """
-    program = to_stablehlo(model, platforms)
+    program = to_stablehlo(net, inputs, platforms)
     tensors = {"program": np.frombuffer(program.serialize(), np.uint8)}
     header = {
-        "inputs": model.known_inputs().to_data(),
+        "inputs": inputs.to_data(),
         "platforms": list(program.platforms),
     }
-    return container.write(path, "program", tensors, header, model.metadata)
+    return container.write(path, "program", tensors, header, metadata)
 
 
 def load_stablehlo(path: str | Path) -> tuple[export.Exported, Inputs]:

@@ -11,49 +11,56 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxsnn import layers
 from jaxsnn.encode import Signal
-from jaxsnn.export.modules import filled
-from jaxsnn.layers import Chain, Neurons, Tape
+from jaxsnn.layers import Neurons, Tape
+from jaxsnn.network import Network
+
+__all__ = ["count_ties", "count_where"]
 
 
-def count_ties(module: Chain, params: Any, stats: Any, x: Array | Signal) -> dict[str, int]:
+def count_ties(net: Network, x: Array | Signal) -> dict[str, int]:
     """Return how often a potential stood exactly on its threshold, `u[t] == theta`.
 
     Args:
-      module: the network.
-      params: its parameters.
-      stats: its running statistics and constants.
+      net: the network, of layers of ours.
       x: inputs, `[T, B, ...]` or a `Signal`.
 
     Returns:
       Name of each spiking layer -> number of ties over all steps, samples and neurons.
 
     Raises:
-      UserError: if the trees are not those of the module.
+      UserError: if a foreign function is wrapped.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> count_ties(models.build("6-3", (4,)), jnp.ones((2, 1, 4)))
+      {'dense1': 0, 'dense2': 0}
     """
-    return count_where(filled(module, params, stats), x, jnp.equal)
+    return count_where(net, x, jnp.equal)
 
 
 def count_where(
-    net: Chain, x: Array | Signal, holds: Callable[[Array, Array], Array]
+    net: Network, x: Array | Signal, holds: Callable[[Array, Array], Array]
 ) -> dict[str, int]:
     """Return for each spiking layer how often `holds(potential, threshold)` was true.
 
     Args:
-      net: the network, with its values in it.
+      net: the network, of layers of ours.
       x: inputs, `[T, B, ...]` or a `Signal`.
       holds: maps a potential before its reset and a threshold, both `[B, ...]`, to booleans.
     """
     values = x.over_time() if isinstance(x, Signal) else jnp.asarray(x)
+    module: Any = net.module
     spiking = {
         name: layer.neurons.constants()
-        for name, layer in net.synapses().items()
+        for name, layer in layers.synapses(module).items()
         if isinstance(layer.neurons, Neurons)
     }
 
-    def step(membranes, value):
-        tape = Tape(train=False, key=None, membranes=membranes)
-        net(Signal(value[None], 1), tape)
+    def step(membranes: Any, value: Array) -> tuple[Any, dict[str, Array]]:
+        tape = Tape(membranes=membranes)
+        module(Signal(value[None], 1), tape)
         counts = {}
         for name, neuron in spiking.items():
             potential = tape.membranes[name].potential

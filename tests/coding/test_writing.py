@@ -144,7 +144,7 @@ def test_a_known_grid_is_written_and_told_again(bits, density, shape):
     assert coding.num_bytes(leaf, found) <= coding.num_bytes(leaf) + 9
     assert same_bits(coding.decode(form, parts, shape), leaf + np.float32(0))
     assert coding.bits(leaf, found) == bits
-    again = Step(*(jnp.asarray(number) for number in coding.step(form, parts, shape)))
+    again = Step(*(jnp.asarray(number) for number in coding.stored_step(form, parts, shape)))
     np.testing.assert_array_equal(again.encode(jnp.asarray(leaf)).codes, found.codes)
     for name in ("scale", "unit", "offset", "bits"):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
@@ -166,9 +166,9 @@ def test_rescaled_weights_of_a_known_grid_tell_their_step():
     leaf, found = on_grid(rescaled(4), np.random.default_rng(0).normal(size=(30, 8)))
     form, parts = coding.encode(leaf, found)
     assert form == "scaled_codes"
-    again = Step(*(jnp.asarray(number) for number in coding.step(form, parts, leaf.shape)))
+    again = Step(*(jnp.asarray(number) for number in coding.stored_step(form, parts, leaf.shape)))
     np.testing.assert_array_equal(again.encode(jnp.asarray(leaf)).codes, found.codes)
-    assert coding.step("floats", {}, (3,)) is None
+    assert coding.stored_step("floats", {}, (3,)) is None
 
 
 def test_weights_off_the_grid_that_is_told_are_written_as_they_are():

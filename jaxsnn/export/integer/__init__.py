@@ -1,20 +1,27 @@
 """Networks that run on integers alone: conversion with a proof, a runner, and what is exact."""
 
 from jaxsnn.export.integer.conversion import to_integer
-from jaxsnn.export.integer.inputs import PIXELS, SPIKES, Grid, PixelTable, cut, pixel_table
+from jaxsnn.export.integer.inputs import (
+    PIXELS,
+    SPIKES,
+    IntegerGrid,
+    PixelTable,
+    pixel_table,
+    split_before,
+)
 from jaxsnn.export.integer.network import IntegerNetwork, IntegerOutput, run_integer
-from jaxsnn.export.integer.verdict import LayerReport
+from jaxsnn.export.integer.verdict import LayerVerdict
 
 __all__ = [
     "PIXELS",
     "SPIKES",
-    "Grid",
+    "IntegerGrid",
     "IntegerNetwork",
     "IntegerOutput",
-    "LayerReport",
+    "LayerVerdict",
     "PixelTable",
-    "cut",
     "pixel_table",
     "run_integer",
+    "split_before",
     "to_integer",
 ]

@@ -11,12 +11,14 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
+__all__ = ["MOST_FRACTION_BITS", "Choice", "Fixed", "InUnits", "Potentials", "choose"]
+
 MOST_FRACTION_BITS = 30
 WORD = 32  # bits of a sum
 
 
 @dataclass(frozen=True)
-class Scaled:
+class InUnits:
     """A layer in its own units, the current that a weight of 1 makes of an input of 1."""
 
     low: np.ndarray  # [O] smallest weighted sum of inputs
@@ -51,7 +53,7 @@ class Potentials(NamedTuple):
     largest: np.ndarray  # magnitude of what has to fit a word on the way there
 
 
-def fix(layer: Scaled, fraction_bits: np.ndarray | int, top: float) -> Fixed:
+def fix(layer: InUnits, fraction_bits: np.ndarray | int, top: float) -> Fixed:
     """Return the numbers of a layer with `fraction_bits`, `[O]` or `[]`.
 
     Args:
@@ -68,12 +70,13 @@ def fix(layer: Scaled, fraction_bits: np.ndarray | int, top: float) -> Fixed:
 
 
 def potentials(
-    layer: Scaled, fixed: Fixed, fraction_bits: np.ndarray | int, timesteps: int
+    layer: InUnits, fixed: Fixed, fraction_bits: np.ndarray | int, timesteps: int
 ) -> Potentials:
     """Return what the potentials of `timesteps` steps lie between, whatever the input."""
 
     def leak(u: np.ndarray) -> np.ndarray:
-        return layer.keep * u + np.floor(layer.factor * u / 2.0**layer.right)
+        left: np.ndarray = layer.keep * u + np.floor(layer.factor * u / 2.0**layer.right)
+        return left
 
     def rest(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return a range of what is left; the leak never falls with `u`."""
@@ -118,7 +121,7 @@ class Choice(NamedTuple):
 
 def choose(
     name: str,
-    layer: Scaled,
+    layer: InUnits,
     timesteps: int,
     *,
     state_bits: int,
@@ -171,7 +174,7 @@ def choose(
     return Choice(bits_behind, whole, fixed, np.maximum(-found.low, found.high))
 
 
-def _whole_from(layer: Scaled, bits: range) -> np.ndarray:
+def _whole_from(layer: InUnits, bits: range) -> np.ndarray:
     """Return the fewest bits with which all numbers that are added up are whole, `[O]`."""
     numbers = [layer.bias, layer.shortcut, *layer.recurrent]
     if layer.reset in ("soft", "soft_undecayed"):

@@ -24,6 +24,7 @@ with the others is what we do unless it is cut off.
 Letters in shapes: `O` output channels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -34,10 +35,11 @@ from jax import Array
 
 from jaxsnn import layers
 from jaxsnn.arrays import check_range, check_whole
+from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 from jaxsnn.export.fold import fold_norms
-from jaxsnn.export.integer.bounds import MOST_FRACTION_BITS, Scaled, choose
-from jaxsnn.export.integer.inputs import SPIKES, Grid
+from jaxsnn.export.integer.bounds import MOST_FRACTION_BITS, InUnits, choose
+from jaxsnn.export.integer.inputs import SPIKES, IntegerGrid, grid_of
 from jaxsnn.export.integer.network import (
     IntegerNetwork,
     IntegerNeurons,
@@ -46,9 +48,13 @@ from jaxsnn.export.integer.network import (
     Weightless,
 )
 from jaxsnn.export.integer.units import decays, find_scales, int32, narrowest
-from jaxsnn.export.integer.verdict import LayerReport, Weights, judge
-from jaxsnn.layers.chain import NOTHING, by_position
+from jaxsnn.export.integer.verdict import IntegerWeights, LayerVerdict, judge
+from jaxsnn.inputs import Inputs
+from jaxsnn.layers.residual import NOTHING, by_position
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
+
+__all__ = ["to_integer"]
 
 FIRING = layers.Neurons | layers.Integrator
 LEAKS = ("multiply", "power_of_two")
@@ -57,6 +63,7 @@ COARSEST_BIAS = 2.0**20  # of a unit; channels that norms have all but switched 
 
 @dataclass(frozen=True)
 class _Options:
+    steps: Mapping[str, Step]  # of leaves on a known grid
     normed: frozenset[str]  # layers whose norm is folded away
     timesteps: int
     weight_bits: int
@@ -66,12 +73,10 @@ class _Options:
 
 
 def to_integer(
-    module: layers.Chain,
-    params: Any,
-    stats: Any,
-    timesteps: int,
+    net: Network,
+    inputs: Inputs | IntegerGrid = SPIKES,
+    timesteps: int | None = None,
     *,
-    inputs: Grid = SPIKES,
     weight_bits: int = 8,
     leak: str = "multiply",
     leak_bits: int = 8,
@@ -80,12 +85,12 @@ def to_integer(
 ) -> IntegerNetwork:
     """Convert a network to integers.
 
+    Weights whose grid is known (`net.quantized`) become its codes.
+
     Args:
-      module: the network, as built or as `shrink` returned it.
-      params: its parameters, the quantized ones.
-      stats: its running statistics and constants.
-      timesteps: T >= 1, for which nothing must overflow.
-      inputs: what its integer input stands for: `SPIKES`, `PIXELS` or another.
+      net: the network, a chain of layers.
+      inputs: of the task; or what its integer input stands for, `SPIKES`, `PIXELS` or another.
+      timesteps: T >= 1, for which nothing must overflow; left out, that of the task's inputs.
       weight_bits: of weights on no grid of up to 256 levels, signed, in [2, 16].
       leak: "multiply", by the nearest `j / 2**leak_bits`; or "power_of_two", the nearest of 0,
         1, `2**-m` and `1 - 2**-m`, for which a shift and a sum are enough.
@@ -99,7 +104,44 @@ def to_integer(
     Raises:
       UserError: for options out of range or unknown, layers without a counterpart, and where a
         potential may outgrow its bits; the message names the layer.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> from jaxsnn.neurons import LIF
+      >>> integers = to_integer(models.build("6-3", (4,), LIF(0.5)), SPIKES, 4)
+      >>> [layer.layer for layer in integers.report]
+      ['dense1', 'dense2']
     """
+    grid = grid_of(inputs)
+    if timesteps is None:
+        if not isinstance(inputs, Inputs):
+            raise UserError("timesteps is missing: pass it, or the inputs of the task")
+        timesteps = inputs.timesteps
+    _check_options(grid, timesteps, weight_bits, leak, leak_bits, state_bits, fraction_bits)
+    normed = frozenset(
+        name for name, layer in layers.synapses(net.module).items() if layer.norm is not None
+    )
+    folded = fold_norms(net, "neuron")
+    module = folded.module
+    if not isinstance(module, layers.Chain):
+        raise UserError(f"integers are made of a Chain of layers, found {type(module).__name__}")
+    leaks = decays(leak, leak_bits)
+    options = _Options(
+        folded.steps, normed, timesteps, weight_bits, leaks, state_bits, fraction_bits
+    )
+    stages, unit, reports = _convert(module, grid, options)
+    return IntegerNetwork(tuple(stages), grid, timesteps, unit, tuple(reports))
+
+
+def _check_options(
+    grid: IntegerGrid,
+    timesteps: int,
+    weight_bits: int,
+    leak: str,
+    leak_bits: int,
+    state_bits: int,
+    fraction_bits: int | None,
+) -> None:
     check_whole("timesteps", timesteps, 1, 1 << 20)
     check_whole("weight_bits", weight_bits, 2, 16)
     check_whole("leak_bits", leak_bits, 1, 12)
@@ -108,22 +150,23 @@ def to_integer(
         check_whole("fraction_bits", fraction_bits, 0, MOST_FRACTION_BITS)
     if leak not in LEAKS:
         raise UserError(f"leak {leak!r} is unknown; choose {' or '.join(LEAKS)}")
-    check_range("the unit of the inputs", inputs.unit, 0, float("inf"), open_low=True)
-    check_whole("the largest input", inputs.high, 1 - 2**31, 2**31 - 1)
-    check_whole("the smallest input", inputs.low, 1 - 2**31, inputs.high)
-    net = fold_norms(module, params, stats, "neuron")
-    synapses = module.synapses()
-    normed = frozenset(name for name in synapses if synapses[name].norm is not None)
-    leaks = decays(leak, leak_bits)
-    options = _Options(normed, timesteps, weight_bits, leaks, state_bits, fraction_bits)
-    *_, readout = net.synapses()
-    final = getattr(net, net.names[-1])
+    check_range("the unit of the inputs", grid.unit, 0, float("inf"), open_low=True)
+    check_whole("the largest input", grid.high, 1 - 2**31, 2**31 - 1)
+    check_whole("the smallest input", grid.low, 1 - 2**31, grid.high)
+
+
+def _convert(
+    module: layers.Chain, grid: IntegerGrid, options: _Options
+) -> tuple[list[Any], float, list[LayerVerdict]]:
+    """Return the stages, what 1 of the last one's output stands for, and the reports."""
+    *_, readout = layers.synapses(module)
+    final = getattr(module, module.names[-1])
     classes = final.classes if isinstance(final, layers.Vote) else None
-    grid, width = inputs, 0
+    width = 0
     stages: list[Any] = []
-    reports: list[LayerReport] = []
-    for name in net.names:
-        layer = getattr(net, name)
+    reports: list[LayerVerdict] = []
+    for name in module.names:
+        layer = getattr(module, name)
         if isinstance(layer, layers.Residual):
             if layer.projection is not None:
                 raise UserError(f"{name!r} has a projected shortcut, which has no integers yet")
@@ -143,14 +186,16 @@ def to_integer(
         elif not isinstance(layer, layers.Dropout):
             stage, grid = _rearrange(name, layer, grid, width)
             stages.append(stage)
-    return IntegerNetwork(tuple(stages), inputs, timesteps, grid.unit, tuple(reports))
+    return stages, grid.unit, reports
 
 
-def _rearrange(name: str, layer: nnx.Module, grid: Grid, width: int) -> tuple[Weightless, Grid]:
+def _rearrange(
+    name: str, layer: nnx.Module, grid: IntegerGrid, width: int
+) -> tuple[Weightless, IntegerGrid]:
     """Convert a layer without weights, and return what its integers stand for."""
     if isinstance(layer, layers.AveragePool):
         count = layer.size**2
-        summed = Grid(grid.unit / count, grid.low * count, grid.high * count)
+        summed = IntegerGrid(grid.unit / count, grid.low * count, grid.high * count)
         return Weightless("sum", layer.size), summed
     if isinstance(layer, layers.MaxPool):
         return Weightless("max", layer.size), grid
@@ -163,24 +208,24 @@ def _rearrange(name: str, layer: nnx.Module, grid: Grid, width: int) -> tuple[We
 
 
 class _Converted(NamedTuple):
-    """Hold a layer of integers, and what belongs to it."""
+    """A layer of integers, and what belongs to it."""
 
     stage: Weighted
-    report: LayerReport
+    report: LayerVerdict
     shortcut: Array  # int32 [O]: factor of the integers that a shortcut adds
     unit: float  # what 1 of its output stands for
 
 
 class _Shortcut(NamedTuple):
-    """Hold what a block adds to a layer's current."""
+    """What a block adds to a layer's current."""
 
     weight: np.ndarray  # [O]
-    grid: Grid  # of what it is multiplied by
+    grid: IntegerGrid  # of what it is multiplied by
 
 
 def _join(
-    name: str, block: layers.Residual, grid: Grid, options: _Options
-) -> tuple[Joined, list[LayerReport]]:
+    name: str, block: layers.Residual, grid: IntegerGrid, options: _Options
+) -> tuple[Joined, list[LayerVerdict]]:
     """Convert a residual block."""
     inputs, outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
     sources = np.asarray(block.sources or by_position(inputs, outputs))
@@ -195,7 +240,7 @@ def _join(
 def _weigh(
     name: str,
     layer: layers.Synapse,
-    grid: Grid,
+    grid: IntegerGrid,
     options: _Options,
     *,
     shortcut: _Shortcut | None = None,
@@ -207,7 +252,7 @@ def _weigh(
         if not isinstance(part, known):
             raise UserError(f"{name!r}, {type(part).__name__}, has no counterpart of integers")
     neuron = firing.constants() if isinstance(firing, layers.Neurons) else None
-    weights = _weights(name, layer, grid, options.weight_bits, apart=neuron is not None)
+    weights = _weights(name, layer, grid, options, apart=neuron is not None)
     decay = _decay(layer, neuron)
     leaks = options.leaks[np.abs(decay.reshape(-1, 1) - options.leaks[:, 0]).argmin(1)]
     scaled = _in_units(layer, neuron, weights, leaks, shortcut)
@@ -252,17 +297,31 @@ def _weigh(
     return _Converted(stage, report, int32(fixed.shortcut), 1.0 if neuron else one)
 
 
-def _weights(name: str, layer: layers.Synapse, grid: Grid, bits: int, *, apart: bool) -> Weights:
+def _weights(
+    name: str, layer: layers.Synapse, grid: IntegerGrid, options: _Options, *, apart: bool
+) -> IntegerWeights:
     """Return the kernel of a layer in integers; a scale for all channels, unless `apart`."""
     kernel = np.asarray(layer.kernel[...].astype(layer.dtype), np.float64)
     rows = kernel.reshape(-1, kernel.shape[-1])
     if not (np.isfinite(rows).all() and np.isfinite(_bias(layer)).all()):
         raise UserError(f"{name!r} has weights that are no finite numbers")
     least = np.abs(_bias(layer)) / grid.unit / COARSEST_BIAS
-    scale = find_scales(rows if apart else rows.reshape(-1, 1), bits)
+    scale = _known_scale(options.steps.get(f"{name}/kernel"), apart=apart)
+    if scale is None:
+        scale = find_scales(rows if apart else rows.reshape(-1, 1), options.weight_bits)
     scale = np.maximum(scale, least if apart else least.max())
     scale = np.broadcast_to(scale, rows.shape[1:])
-    return Weights(rows, np.rint(rows / scale), scale, grid)
+    return IntegerWeights(rows, np.rint(rows / scale), scale, grid)
+
+
+def _known_scale(step: Step | None, *, apart: bool) -> np.ndarray | None:
+    """Return what a code of 1 stands for, `[O]` or `[1]`; None if that is not known, or not one."""
+    if step is None or np.any(np.asarray(step.offset)):
+        return None
+    scale = (np.asarray(step.scale, np.float64) * np.asarray(step.unit, np.float64)).ravel()
+    if not apart and scale.size > 1:
+        return None
+    return np.where(scale == 0, scale.max() or 1.0, scale)
 
 
 def _bias(layer: layers.Synapse) -> np.ndarray:
@@ -280,10 +339,10 @@ def _decay(layer: layers.Synapse, neuron: LIF | None) -> np.ndarray:
 def _in_units(
     layer: layers.Synapse,
     neuron: LIF | None,
-    weights: Weights,
+    weights: IntegerWeights,
     leaks: np.ndarray,
     shortcut: _Shortcut | None,
-) -> Scaled:
+) -> InUnits:
     """Return a layer in its own units."""
     unit, ends = weights.unit, np.array(weights.grid[1:]).reshape(2, 1, 1)
     sums = weights.integers * ends
@@ -291,7 +350,7 @@ def _in_units(
     added = shortcut or _Shortcut(np.zeros_like(unit), SPIKES)
     feedback = layer.feedback()
     heard = np.zeros((0, unit.size)) if feedback is None else np.asarray(feedback, np.float64)
-    return Scaled(
+    return InUnits(
         low=sums.min(0).clip(max=0).sum(0),
         high=sums.max(0).clip(min=0).sum(0),
         bias=_bias(layer) / unit,

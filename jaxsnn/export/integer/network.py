@@ -34,9 +34,19 @@ from jax import Array, lax
 from jaxsnn.arrays import is_traced
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.export.integer.inputs import Grid
-from jaxsnn.export.integer.verdict import LayerReport
+from jaxsnn.export.integer.inputs import IntegerGrid
+from jaxsnn.export.integer.verdict import LayerVerdict
 from jaxsnn.layers.pooling import windows
+
+__all__ = [
+    "IntegerNetwork",
+    "IntegerNeurons",
+    "IntegerOutput",
+    "Joined",
+    "Weighted",
+    "Weightless",
+    "run_integer",
+]
 
 STATIC = {"static": True}
 
@@ -44,7 +54,7 @@ STATIC = {"static": True}
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class IntegerNeurons:
-    """Hold the constants of a layer of neurons, or of a silent read-out; int32 `[O]` each."""
+    """The constants of a layer of neurons, or of a silent read-out; int32 `[O]` each."""
 
     level: Array
     theta: Array
@@ -110,7 +120,7 @@ class Weighted:
         """Return spikes or read-out, `[T, B, ..., O]`."""
         current = signal.fold(self.current)
         if shortcut is not None:
-            current = current.plus(shortcut)
+            current = current + shortcut
         fired = self.neurons.run(current.over_time(), self.recurrent)
         if self.neurons.reset is not None:
             counts[self.name] = fired.sum(0)
@@ -194,19 +204,19 @@ class IntegerNetwork:
     """
 
     stages: tuple[Any, ...]
-    inputs: Grid = field(metadata=STATIC)
+    inputs: IntegerGrid = field(metadata=STATIC)
     timesteps: int = field(metadata=STATIC)
     unit: float = field(metadata=STATIC)
-    report: tuple[LayerReport, ...] = field(metadata=STATIC)
+    report: tuple[LayerVerdict, ...] = field(metadata=STATIC)
 
     @property
     def exact(self) -> bool:
-        """Tell whether every spike and the read-out are proved to be the float network's."""
+        """Return whether every spike and the read-out are proved to be the float network's."""
         return all(layer.verdict == "exact" for layer in self.report)
 
 
 class IntegerOutput(NamedTuple):
-    """Hold what a pass through a network of integers gives."""
+    """What a pass through a network of integers gives."""
 
     readout: Array  # int32 [T, B, classes], in units of `network.unit`; its sum over time fits too
     spikes: dict[str, Array]  # layer -> int32 [B, ..., O] spikes summed over time
@@ -235,7 +245,8 @@ def run_integer(network: IntegerNetwork, x: Array | Signal) -> IntegerOutput:
         raise UserError(
             f"this network was made for {network.timesteps} timesteps, found {signal.timesteps}"
         )
-    return _run(network.stages, replace(signal, value=value.astype(jnp.int32)))
+    output: IntegerOutput = _run(network.stages, replace(signal, value=value.astype(jnp.int32)))
+    return output
 
 
 @jax.jit  # of the stages alone: networks that differ in their numbers share a program

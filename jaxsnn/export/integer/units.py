@@ -4,6 +4,16 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+__all__ = [
+    "FLOAT_ROUNDING",
+    "decays",
+    "find_scales",
+    "int32",
+    "narrowest",
+    "odd_part",
+    "signed_bits",
+]
+
 LARGEST = 255  # of the integers that are looked for: the levels of 8 bits are -255, -253, ..., 255
 FLOAT_ROUNDING = 2.0**-20  # relative; a few roundings of float32 that a quantized weight has seen
 
@@ -48,7 +58,8 @@ def decays(way: str, bits: int) -> np.ndarray:
 def odd_part(x: np.ndarray | float) -> np.ndarray:
     """Return the odd integer that a float64 is, times a power of two."""
     digits = (np.frexp(np.asarray(x))[0] * 2.0**53).astype(np.int64)
-    return digits / (digits & -digits)
+    odd: np.ndarray = digits / (digits & -digits)
+    return odd
 
 
 def signed_bits(magnitude: float) -> int:

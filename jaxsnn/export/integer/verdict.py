@@ -7,15 +7,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn.export.integer.bounds import Choice, Scaled
-from jaxsnn.export.integer.inputs import Grid
+from jaxsnn.export.integer.bounds import Choice, InUnits
+from jaxsnn.export.integer.inputs import IntegerGrid
 from jaxsnn.export.integer.units import FLOAT_ROUNDING, odd_part, signed_bits
+
+__all__ = ["IntegerWeights", "LayerVerdict", "judge"]
 
 FLOAT_DIGITS = 24
 
 
-class LayerReport(NamedTuple):
-    """Say how faithful a layer of integers is to the float layer.
+class LayerVerdict(NamedTuple):
+    """How faithful a layer of integers is to the float layer.
 
     `verdict` is one of
 
@@ -37,13 +39,13 @@ class LayerReport(NamedTuple):
     state_bits: int  # of a signed potential, in the worst case
 
 
-class Weights(NamedTuple):
+class IntegerWeights(NamedTuple):
     """A kernel and its integers; float64."""
 
     rows: np.ndarray  # [m, O]
     integers: np.ndarray  # [m, O]
     scale: np.ndarray  # [O]
-    grid: Grid  # of the input
+    grid: IntegerGrid  # of the input
 
     @property
     def unit(self) -> np.ndarray:
@@ -53,14 +55,14 @@ class Weights(NamedTuple):
 
 def judge(
     name: str,
-    weights: Weights,
-    layer: Scaled,
+    weights: IntegerWeights,
+    layer: InUnits,
     choice: Choice,
     *,
     timesteps: int,
     decay_off: float,
     rounds_more: bool,
-) -> LayerReport:
+) -> LayerVerdict:
     """Return the report of a layer.
 
     Args:
@@ -87,7 +89,7 @@ def judge(
             "exact" if not rounds_more and _float_is_exact(weights, layer, choice) else "float"
         )
     bits = choice.fraction_bits
-    return LayerReport(
+    return LayerVerdict(
         layer=name,
         verdict=verdict,
         rounded=tuple(sorted(rounded.items())),
@@ -97,7 +99,7 @@ def judge(
     )
 
 
-def _rounded(layer: Scaled, choice: Choice, timesteps: int) -> dict[str, float]:
+def _rounded(layer: InUnits, choice: Choice, timesteps: int) -> dict[str, float]:
     """Return what was rounded to the bits behind the point, and by how much at most."""
     one, fixed = 2.0**choice.fraction_bits, choice.fixed
     reference = layer.theta if layer.reset else np.maximum(choice.largest / one, 1.0)
@@ -116,8 +118,8 @@ def _rounded(layer: Scaled, choice: Choice, timesteps: int) -> dict[str, float]:
     return {part: share for part, share in shares.items() if share > 0}
 
 
-def _float_is_exact(weights: Weights, layer: Scaled, choice: Choice) -> bool:
-    """Tell whether float32 rounds nothing, given that nothing is rounded here.
+def _float_is_exact(weights: IntegerWeights, layer: InUnits, choice: Choice) -> bool:
+    """Return whether float32 rounds nothing, given that nothing is rounded here.
 
     All that it adds up are multiples of one unit's last bit; they must be short enough.
     """

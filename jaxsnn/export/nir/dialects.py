@@ -43,11 +43,13 @@ from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF
 
+__all__ = ["DIALECTS", "Dialect", "NodeConstants", "dialect_of"]
+
 LONG = 2.0**30  # steps of a time constant whose decay rounds to 1 in float32
 
 
-class Constants(NamedTuple):
-    """Hold the numbers of a neuron in the file; each a scalar or `[C]`."""
+class NodeConstants(NamedTuple):
+    """The numbers of a neuron in the file; each a scalar or `[C]`."""
 
     kind: str  # "LIF" or "IF"; of read-outs "LI" or "I"
     tau: np.ndarray
@@ -57,7 +59,7 @@ class Constants(NamedTuple):
 
 @dataclass(frozen=True)
 class Dialect:
-    """Say how one reader understands a file; the columns of the table above."""
+    """How one reader understands a file; the columns of the table above."""
 
     name: str
     dt: float = 1e-4  # seconds a step, as its importer has it unless told
@@ -89,7 +91,7 @@ class Dialect:
         """Return the error for a layer that the target cannot express."""
         return UserError(f"{name}: {what}: NIR for target {self.name!r} cannot express it")
 
-    def constants(self, name: str, decay: np.ndarray, dt: float, *, spiking: bool) -> Constants:
+    def constants(self, name: str, decay: np.ndarray, dt: float, *, spiking: bool) -> NodeConstants:
         """Return what to write so that the reader's decay and gain are ours.
 
         Args:
@@ -112,16 +114,16 @@ class Dialect:
         alone = np.ones_like(decay)
         if never and ("I" in self.integrators if not spiking else self.integrate_and_fire):
             r = alone / dt if self.reads_r else alone
-            return Constants("IF" if spiking else "I", alone, r, alone)
+            return NodeConstants("IF" if spiking else "I", alone, r, alone)
         with np.errstate(divide="ignore"):
             steps = -1.0 / np.log(decay) if self.exponential else 1.0 / (1.0 - decay)
         steps = np.where(decay == 1.0, LONG, steps)
         kind = "LIF" if spiking else "LI"
         if self.exponential:
-            return Constants(kind, steps * dt, alone, alone)
+            return NodeConstants(kind, steps * dt, alone, alone)
         if self.reads_r:
-            return Constants(kind, steps * dt, steps, alone)
-        return Constants(kind, steps * dt, alone, steps)
+            return NodeConstants(kind, steps * dt, steps, alone)
+        return NodeConstants(kind, steps * dt, alone, steps)
 
     def threshold(self, name: str, neuron: LIF) -> np.ndarray:
         """Return the threshold to write, float32, with ties as the neuron has them."""

@@ -8,6 +8,8 @@ from typing import Any
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
+__all__ = ["Graph", "package", "read_nir", "write_nir"]
+
 Graph = Any  # a nir.NIRGraph
 
 MOST_PACKED = 1100  # bytes that one byte of a gzip stream can stand for, rounded up
@@ -22,13 +24,13 @@ def package(name: str = "nir") -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise UserError("NIR needs a package: pip install 'jaxsnn-compress[nir]'") from None
+        raise UserError(
+            f"NIR needs the package {name}, which comes with jaxsnn: pip install {name}"
+        ) from None
 
 
 def write_nir(path: str | Path, graph: Graph) -> int:
     """Write a graph to a NIR file; return its size in bytes.
-
-    Example: `write_nir("net.nir", to_nir(net, params, stats, (28, 28, 1), target="snntorch"))`.
 
     Raises:
       UserError: if the file cannot be written or the package `nir` is missing.

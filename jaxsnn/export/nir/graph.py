@@ -1,6 +1,6 @@
 """A network as a NIR graph that another framework reads as the same network.
 
-Each target has its own reading of the standard (`nir_dialects`); the graph is written for one of
+Each target has its own reading of the standard (`dialects`); the graph is written for one of
 them, and what that one cannot express is refused by the name of the layer. Images are `[C, H, W]`
 there and `[H, W, C]` here, so the inputs of the layer behind a flattening change their order.
 
@@ -18,6 +18,7 @@ kernel gets a row and a column of zeros in front, since NIR pads both sides alik
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -27,58 +28,89 @@ from jax import Array
 from jaxsnn import layers
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.export.modules import filled
 from jaxsnn.export.nir.dialects import Dialect, dialect_of
-from jaxsnn.export.nir.files import Graph, package
+from jaxsnn.export.nir.files import Graph, package, write_nir
 from jaxsnn.export.ties import count_where
-from jaxsnn.layers.chain import NOTHING, by_position
+from jaxsnn.inputs import Inputs
+from jaxsnn.layers.residual import NOTHING, by_position
+from jaxsnn.network import Network
+
+__all__ = ["WRITER", "to_nir"]
 
 WRITER = "jaxsnn"  # in the metadata of a graph: it says for which target it was written
 
 
 def to_nir(
-    module: layers.Chain,
-    params: Any,
-    stats: Any,
-    input_shape: Sequence[int],
+    net: Network,
+    path: str | Path | None = None,
+    inputs: Inputs | Sequence[int] | None = None,
     *,
     target: str = "nir",
     dt: float | None = None,
     example: Array | Signal | None = None,
 ) -> Graph:
-    """Return a network as a NIR graph for one reader, a `nir.NIRGraph`; `write_nir` writes it.
+    """Return a network as a NIR graph for one reader, and write it to a file.
 
     The metadata of the graph say target and dt; with an example those of each spiking node say the
     number of its ties (`ties.count_ties`).
 
     Args:
-      module: the network, without batch normalisation.
-      params: its parameters.
-      stats: its other arrays.
-      input_shape: of one sample at one step, `(H, W, C)` or `(features,)`.
+      net: the network, a chain of layers without batch normalisation (`export.fold_norms`).
+      path: the file, which appears when it is complete; None only returns the graph.
+      inputs: of the task, or the shape of one sample at one step, `(H, W, C)` or `(features,)`;
+        may be left out where the first weights are dense, which take features.
       target: who is to read it: "nir" (the plain standard), "snntorch", "norse", "spikingjelly" or
         "sinabs".
       dt: seconds of one step; left out, what the target's importer takes by itself.
       example: typical inputs, `[T, B, ...]` or a `Signal`. The target "sinabs" needs them: its
         neurons fire twice at twice the threshold, and a network that gets there is refused.
 
+    Returns:
+      The `nir.NIRGraph`.
+
     Raises:
-      UserError: if the target cannot express a layer, a shape does not fit, or the package `nir`
-        is missing.
+      UserError: if the target cannot express a layer, a shape does not fit, the network is no
+        chain, the file cannot be written, or the package `nir` is missing.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> from jaxsnn.neurons import LIF
+      >>> sorted(to_nir(models.build("6-3", (4,), LIF(0.5)), target="snntorch").nodes)
+      ['dense1', 'dense1_neurons', 'dense2', 'dense2_neurons', 'input', 'output']
     """
     nir = package()
     dialect = dialect_of(target)
-    writer = _Writer(nir, dialect, dialect.timestep(dt), tuple(input_shape))
-    net = filled(module, params, stats)
-    for name in net.names:
-        writer.layer(name, getattr(net, name))
+    module = net.module
+    if not isinstance(module, layers.Chain):
+        raise UserError(
+            f"NIR is written for a Chain of layers, found the topology of {type(module).__name__}"
+        )
+    writer = _Writer(nir, dialect, dialect.timestep(dt), _shape(module, inputs))
+    for name in module.names:
+        writer.layer(name, getattr(module, name))
     if dialect.several_spikes:
         _check_single_spikes(net, dialect, example)
     ties = {} if example is None else count_where(net, example, jnp.equal)
-    return writer.graph({name.replace("/", "_"): count for name, count in ties.items()})
+    graph = writer.graph({name.replace("/", "_"): count for name, count in ties.items()})
+    if path is not None:
+        write_nir(path, graph)
+    return graph
 
 
-def _check_single_spikes(net: layers.Chain, dialect: Dialect, example: Any) -> None:
+def _shape(module: layers.Chain, inputs: Inputs | Sequence[int] | None) -> tuple[int, ...]:
+    """Return the shape of one sample at one step."""
+    if isinstance(inputs, Inputs):
+        return inputs.shape
+    if inputs is not None:
+        return tuple(inputs)
+    first = next(iter(layers.synapses(module).values()))
+    images = [name for name in module.names if isinstance(getattr(module, name), layers.Flatten)]
+    if isinstance(first, layers.Dense) and not images:
+        return (int(first.kernel.shape[0]),)
+    raise UserError("this network takes images of any size: pass inputs=task.inputs")
+
+
+def _check_single_spikes(net: Network, dialect: Dialect, example: Any) -> None:
     what = "neurons fire several spikes in one step from twice the threshold on"
     if example is None:
         raise UserError(f"target {dialect.name!r}: {what}; pass example= to show that none does")
@@ -88,7 +120,7 @@ def _check_single_spikes(net: layers.Chain, dialect: Dialect, example: Any) -> N
 
 
 class _Shortcut(NamedTuple):
-    """Hold what a block adds to its second current."""
+    """What a block adds to its second current."""
 
     name: str  # of its node
     source: str  # the node whose output it passes on
@@ -98,11 +130,11 @@ class _Shortcut(NamedTuple):
 
 
 class _Writer:
-    """Hold the graph so far, and what comes out of its last node."""
+    """The graph so far, and what comes out of its last node."""
 
     def __init__(self, nir: Any, dialect: Dialect, dt: float, shape: tuple[int, ...]):
         if len(shape) not in (1, 3) or min(shape) < 1:
-            raise UserError(f"input_shape must be (H, W, C) or (features,), found {shape}")
+            raise UserError(f"inputs must have the shape (H, W, C) or (features,), found {shape}")
         self.nir = nir
         self.dialect = dialect
         self.dt = dt

@@ -1,6 +1,6 @@
 """A network from a NIR graph, its own or another framework's.
 
-A graph is read as one framework reads it (`nir_dialects`), since the standard leaves the step of
+A graph is read as one framework reads it (`dialects`), since the standard leaves the step of
 time open. A graph that `to_nir` wrote says in its metadata for which target; any other is taken by
 the letter of the standard, unless told. It must be a chain, with residual blocks in it; a node that
 no layer here computes is refused by its name.
@@ -8,7 +8,7 @@ no layer here computes is refused by its name.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,11 +16,16 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
-from jaxsnn.export.nir import WRITER
 from jaxsnn.export.nir.dialects import Dialect, dialect_of
 from jaxsnn.export.nir.files import Graph, package, read_nir
-from jaxsnn.layers.chain import NOTHING, by_position
+from jaxsnn.export.nir.graph import WRITER
+from jaxsnn.layers.residual import NOTHING, by_position
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
+
+__all__ = ["from_nir"]
+
+Layer = TypeVar("Layer", bound=layers.Synapse)
 
 
 def from_nir(
@@ -29,8 +34,8 @@ def from_nir(
     target: str | None = None,
     dt: float | None = None,
     reset: str | None = None,
-) -> layers.Chain:
-    """Return the network of a NIR graph; `functional.split` gives its values.
+) -> Network:
+    """Return the network of a NIR file or graph.
 
     Layers are named as `models.build` names them. Weights take up what a neuron multiplies its
     current by.
@@ -44,6 +49,12 @@ def from_nir(
 
     Raises:
       UserError: for a file that is damaged or no NIR file, and for a node that has no layer here.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> from jaxsnn.export import to_nir
+      >>> from_nir(to_nir(models.build("6-3", (4,)))).order
+      ('dense1', 'dense2')
     """
     nir = package()
     graph = read_nir(source) if isinstance(source, str | Path) else source
@@ -54,7 +65,7 @@ def from_nir(
     if dt is None and dialect.name == said.get("target"):
         dt = float(said["dt"])
     reader = _Reader(nir, graph, dialect, dialect.timestep(dt), reset or dialect.reset)
-    return layers.Chain(reader.chain())
+    return Network.of(layers.Chain(reader.chain()))
 
 
 class _Reader:
@@ -166,7 +177,7 @@ class _Reader:
             self.flattened = None
         self.shape = kernel.shape[1:]
         firing, gain = self._neurons(neurons, self.shape)
-        layer = layers.Dense(kernel.shape[0], kernel.shape[1], firing, rngs=nnx.Rngs(0))
+        layer = layers.Dense(*kernel.shape, neurons=firing, rngs=nnx.Rngs(0))
         return _with_values(layer, kernel, getattr(node, "bias", np.zeros(self.shape)), gain)
 
     def _conv(self, name: str, neurons: str | None, scale: float | None = None) -> layers.Conv:
@@ -184,7 +195,7 @@ class _Reader:
         firing, gain = self._neurons(neurons, self.shape)
         options: dict[str, Any] = {"size": size, "stride": stride, "padding": padding}
         inputs, outputs = kernel.shape[2:]
-        layer = layers.Conv(inputs, outputs, firing, rngs=nnx.Rngs(0), **options)
+        layer = layers.Conv(inputs, outputs, neurons=firing, rngs=nnx.Rngs(0), **options)
         scale = self._took_scale() if scale is None else scale
         return _with_values(layer, kernel * scale, node.bias, gain)
 
@@ -333,7 +344,7 @@ def _exact(gain: np.ndarray) -> np.ndarray:
     return np.where(np.isclose(gain, 1.0, rtol=1e-6, atol=0.0), 1.0, gain)
 
 
-def _with_values(layer: Any, kernel: np.ndarray, bias: Any, gain: np.ndarray) -> Any:
+def _with_values(layer: Layer, kernel: np.ndarray, bias: Any, gain: np.ndarray) -> Layer:
     gain = _exact(gain)
     layer.kernel = nnx.Param(jnp.asarray(kernel * gain, jnp.float32))
     layer.bias = nnx.Param(jnp.asarray(np.asarray(bias, np.float64) * gain, jnp.float32))
