@@ -48,18 +48,20 @@ class Step:
     def encode(self, leaf: Array) -> "Quantized":
         """Return the leaf with its codes, each the whole number nearest to its weight.
 
-        For a leaf that lies on the grid these are the numbers it was made of.
+        For a leaf that lies on the grid these are the numbers it was made of, if they have no more
+        than 18 significant bits, which is all that a compiled division is sure of.
 
         Args:
-          leaf: `[...]`, float32 or wider; bfloat16 carries 8 bits and no more.
+          leaf: `[...]`, float32 or wider; bfloat16 carries codes up to 127 and no larger ones.
 
         >>> step = Step.of(jnp.float32(0.1), bits=3)
         >>> step.encode(jnp.asarray([0.1, -0.3, 0.0])).codes.tolist()
         [1, -3, 0]
         """
         values = at_least_float32(leaf) - self.offset
-        codes = jnp.round(safe_divide(values, opaque(self.scale * self.unit)))
-        return self.with_codes(codes)
+        codes = safe_divide(values, opaque(self.scale * self.unit))
+        exponent = 8 if codes.dtype == jnp.float32 else 11
+        return self.with_codes(jnp.round(jax.lax.reduce_precision(codes, exponent, 18)))
 
     def with_codes(self, codes: Array) -> "Quantized":
         """Return the leaf of these codes, `[...]` of whole numbers, floats or not."""

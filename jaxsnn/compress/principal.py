@@ -58,7 +58,7 @@ ROWS_PER_CHANNEL = 100  # the ANN paper's rule, at second hand
 
 
 class Moments(NamedTuple):
-    """Hold what is kept of many rows: their number, their mean, their spread about it."""
+    """What is kept of many rows: their number, their mean, their spread about it."""
 
     rows: int
     mean: np.ndarray  # float64 [C]
@@ -78,7 +78,7 @@ def drive(
     record counts n events for a value of 1, which scales a whole layer and changes no width.
 
     Args:
-      synapses: kernel name -> linear map (`Functional.synapses`).
+      synapses: kernel name -> linear map (`Network.synapses`).
       kernels: kernel name -> weights (`tree.named_leaves(params)`).
       events: kernel name -> events at each input, summed over time, `[B, ...]`: those of
         `Activity.events` whose layers are to be measured. Signed spikes keep their sign.

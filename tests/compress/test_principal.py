@@ -1,15 +1,13 @@
 """Principal dimensions against numpy's eigenvalues, planted ranks and hand-made spectra."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxsnn import encode, models, tree
-from jaxsnn import network as functional
+from jaxsnn import encode, models, train, tree
 from jaxsnn.compress import principal
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF, unroll
 from jaxsnn.train import calibrate
 
@@ -118,28 +116,19 @@ def test_merging_is_symmetric_and_nothing_changes_nothing():
 # --- A network ------------------------------------------------------------------------------------
 
 T = 6
+TASK = train.Task(Inputs((6, 6, 1), T, "poisson", (0.5,), (0.5,)))
 IMAGES = RNG(0).integers(0, 256, (24, 6, 6, 1), dtype=np.uint8)
-
-
-def prepare(key, images, training):
-    del training
-    values = images.astype(jnp.float32) / 127.5 - 1
-    return encode.signed_poisson(key, values, T)
 
 
 @pytest.fixture(scope="module")
 def net():
     neuron = LIF(0.9, 0.3, reset="soft", order="integrate_then_fire")
-    return functional.split(
-        models.build(
-            "4C3-AP2-5C3-10", (6, 6, 1), neuron, readout="current", use_bias=False, rngs=nnx.Rngs(0)
-        )
-    )
+    return models.build("4C3-AP2-5C3-10", (6, 6, 1), neuron, readout="current", use_bias=False)
 
 
 def test_the_drive_is_the_mean_current_of_every_step_and_the_potential_that_of_the_neurons(net):
-    x = prepare(jax.random.key(1), IMAGES[:4], False)
-    out = net.apply(net.params, net.stats, x)
+    x = encode.signed_poisson(jax.random.key(1), IMAGES[:4] / np.float32(127.5) - 1, T)
+    out = net(x)
     kernels = tree.named_leaves(net.params)
     drives = principal.drive(net.synapses, kernels, out.activity.events, T)
     currents = jax.vmap(net.synapses["conv1/kernel"], (0, None))(x, kernels["conv1/kernel"])
@@ -168,9 +157,8 @@ def test_widths_of_a_network_from_its_batches_on_one_device_or_two(net):
     for devices in (1, 2):
         state = {}
         for values in calibrate.each_batch(
-            net.apply, prepare, net.params, net.stats, IMAGES, statistic,
-            batches=3, batch_size=8, devices=devices,
-        ):  # fmt: skip
+            TASK, net, IMAGES, statistic, batches=3, batch_size=8, devices=devices
+        ):
             assert values["conv1"].shape == (8, 6, 6, 4)
             state = principal.update(state, values)
         found.append(state)

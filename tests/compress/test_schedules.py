@@ -4,12 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from jaxsnn import encode, losses, models, neurons
 from jaxsnn.compress import schedules
 from jaxsnn.errors import UserError
-from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
 
@@ -133,10 +131,8 @@ def test_weights_of_the_readout_make_a_constant_current_its_own_mean_at_every_le
 
 
 def test_a_masked_network_has_the_loss_and_gradient_of_the_truncated_run():
-    net = Network.of(
-        models.mlp((5, 6, 3), LIF(0.9, 0.3, order="fire_then_integrate"), readout="current",
-                   rngs=nnx.Rngs(0))
-    )  # fmt: skip
+    neuron = LIF(0.9, 0.3, order="fire_then_integrate")
+    net = models.mlp((5, 6, 3), neuron, readout="current")
     x = encode.bernoulli(jax.random.key(0), jnp.full((4, 5), 0.8), T)
     labels = jnp.array([0, 1, 2, 0])
 
