@@ -17,31 +17,31 @@ Any order is possible, some can be left out, and neighbours can be trained toget
 its order and all its numbers are ours; there is no published result to compare with.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import jax
 import numpy as np
 import optax
-from jax import Array
 
 from jaxsnn import compress as sets
 from jaxsnn import export, train, tree
-from jaxsnn.compress import schedules, singular
+from jaxsnn.compress import schedules
 from jaxsnn.compress.projections import Projection
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
-from jaxsnn.methods import admm
+from jaxsnn.methods import admm, channels
 from jaxsnn.methods.result import Result, Trained, Trainer
-from jaxsnn.network import Network, Output
+from jaxsnn.metrics import Comparison, Report
+from jaxsnn.network import Network
 from jaxsnn.options import PerLayer, Range, Whole, options
 from jaxsnn.train import Fit, Task
 
-__all__ = ["STAGES", "Options", "channel_scores", "compress", "groups"]
+__all__ = ["STAGES", "Options", "check", "compress", "groups"]
 
 Stage = Literal["channels", "connections", "bits", "timesteps", "spikes"]
 STAGES: tuple[Stage, ...] = ("channels", "connections", "bits", "timesteps", "spikes")
+MEASURES = ("weight_bytes", "synops", "bit_ops", "timesteps", "spikes_per_sample")
 BITS = {"rescaled": (1, 8), "uniform": (2, 8), "pow2": (2, 6)}  # fewest and most of each levels
 
 
@@ -181,9 +181,9 @@ def compress(
       ['dense', 'compressed']
     """
     chosen = options or Options()
+    check(net, task, data, chosen)
     pipeline = _Pipeline(chosen, Trainer(fit, data, chosen.batch_size, chosen.seed))
     held = _Held(net, net, task)
-    pipeline.rehearse(held)
     networks = {"dense": Trained(net, task)}
     found: dict[str, Any] = {"stages": []}
     parts = groups(chosen)
@@ -193,27 +193,46 @@ def compress(
         row = "compressed" if group is parts[-1] else name
         networks[row] = Trained(held.seen, held.task)
         found["stages"].append({"stage": name, "row": row} | tried)
-    return Result.of(networks, data, found, seed=chosen.seed)
+    result = Result.of(networks, data, found, seed=chosen.seed)
+    return replace(result, report=_with_gains(result.report, found["stages"]))
 
 
-def channel_scores(
-    net: Network, task: Task, samples: Any, *, batches: int, batch_size: int, seed: int = 0
-) -> dict[str, np.ndarray]:
-    """Return layer -> score of each channel, `[C]`: the rank of its spike maps, for hidden layers.
+def check(net: Network, task: Task, data: Dataset, options: Options) -> None:
+    """Refuse stages that do not suit a network or its data, before anything is trained.
 
-    A neuron of a dense layer has a map of one pixel, whose rank is 1 if it fired at all.
+    Args:
+      net: the network, trained or not.
+      task: that it is trained for.
+      data: trained on.
+      options: of the stages.
+
+    Raises:
+      UserError: naming the stage and what it lacks.
     """
-    hidden, timesteps = _hidden(net, task), task.inputs.timesteps
+    task.check(net, data.train, "data.train")
+    trainer = Trainer(train.fit, data, options.batch_size, options.seed)
+    _Pipeline(options, trainer).rehearse(_Held(net, net, task))
 
-    def statistic(output: Output) -> dict[str, Array]:
-        spikes = output.activity.spikes
-        maps = {x: s if (s := spikes[x]).ndim == 4 else s[:, None, None] for x in hidden}
-        return {x: singular.singular_scores(maps[x], timesteps) for x in hidden}
 
-    found = train.over_batches(
-        task, net, samples, statistic, batches=batches, batch_size=batch_size, seed=seed
-    )
-    return {layer: np.asarray(found.mean[layer]) for layer in hidden}
+def _with_gains(report: Comparison, stages: list[dict[str, Any]]) -> Comparison:
+    """Add to the row of each stage what it cost, and what it gained, against the row before."""
+    dense, rows = report.rows[0], [report.rows[0]]
+    for row, stage in zip(report.rows[1:], stages, strict=True):
+        before = rows[-1]
+        facts = {
+            "stage": stage["stage"],
+            "cost": {"accuracy": (before.accuracy or 0.0) - (row.accuracy or 0.0)},
+            "gain": _factors(before, row),
+            "gain_in_all": _factors(dense, row),
+        }
+        rows.append(replace(row, extra={**row.extra, **facts}))
+    return Comparison(tuple(rows))
+
+
+def _factors(base: Report, row: Report) -> dict[str, float | None]:
+    """Return by what factor each measure is smaller than in another row."""
+    pairs = {name: (getattr(base, name), getattr(row, name)) for name in MEASURES}
+    return {name: was / now if was and now else None for name, (was, now) in pairs.items()}
 
 
 def _hidden(net: Network, task: Task) -> tuple[str, ...]:
@@ -275,11 +294,12 @@ class _Pipeline:
     def cut_channels(self, held: _Held) -> _Held:
         """Remove the channels of the lowest scores for good, from weights and masks."""
         c = self.chosen
-        scores = channel_scores(
-            held.seen, held.task, self.trainer.data.train.images, batches=c.calibration_batches,
-            batch_size=c.calibration_batch_size, seed=c.seed,
+        ratios = self.ratios(held)
+        scores = channels.scores(
+            held.seen, held.task, self.trainer.data.train.images, ratios, seed=c.seed,
+            batches=c.calibration_batches, batch_size=c.calibration_batch_size,
         )  # fmt: skip
-        kept = singular.kept_channels(scores, self.ratios(held))
+        kept = channels.kept(scores, ratios)
         free = export.shrink(held.free, kept)
         left = held.masks
         if left is not None:
@@ -293,10 +313,7 @@ class _Pipeline:
 
     def ratios(self, held: _Held) -> dict[str, float]:
         """Return layer -> share of its channels to remove, for all layers but the read-out."""
-        hidden, ratios = _hidden(held.free, held.task), self.chosen.channel_ratios
-        if not isinstance(ratios, Mapping):
-            return dict.fromkeys(hidden, ratios)
-        return tree.match(ratios, dict.fromkeys(hidden, 0.0))
+        return channels.shares(_hidden(held.free, held.task), self.chosen.channel_ratios)
 
     def prune(self, held: _Held) -> _Held:
         """Remove the smallest connections, after a phase that pulls them to zero or at once."""
@@ -380,21 +397,9 @@ class _Pipeline:
                     "no images are held out to tell how few time steps are enough: hold some out "
                     "(validation), or leave timesteps out of stages"
                 )
-        needed = c.calibration_batches * c.calibration_batch_size
-        if "channels" in c.stages and needed > len(data.train.labels):
-            raise UserError(
-                f"calibration_batches {c.calibration_batches} of calibration_batch_size "
-                f"{c.calibration_batch_size} need {needed} training images, found "
-                f"{len(data.train.labels)}"
-            )
         if "channels" in c.stages:
-            nothing: dict[str, Any] = {
-                layer: np.zeros(tree.named_leaves(held.free.params)[f"{layer}/kernel"].shape[-1])
-                for layer in self.ratios(held)
-            }
-            held = replace(
-                held,
-                free=export.shrink(held.free, singular.kept_channels(nothing, self.ratios(held))),
-            )
+            sizes = c.calibration_batches, c.calibration_batch_size
+            channels.check_images(len(data.train.labels), *sizes)
+            channels.rehearse(held.free, self.ratios(held))
         if "connections" in c.stages:
             jax.eval_shape(lambda params: sets.prune(params, self.sparse(held)), held.free.params)

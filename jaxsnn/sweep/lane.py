@@ -45,17 +45,23 @@ LaneFunction = Callable[[Point, Network], Lane | tuple[Any, Network]]
 
 
 def training(
-    lane: LaneFunction, task: Task, *, epochs: int, batch_size: int, seed: int = 0
+    lane: LaneFunction,
+    task: Task,
+    *,
+    epochs: int,
+    batch_size: int,
+    seed: int = 0,
+    devices: int = 1,
 ) -> Callable[[Point, Tree], tuple[Tree, dict[str, Any]]]:
     """Return the function that `run` maps: train a lane and evaluate it.
 
     Args:
       lane: what a point trains.
-      task: of all lanes that bring none of their own; its number of `devices` is taken to be 1,
-        for the lanes are what is spread over devices.
+      task: of all lanes that bring none of their own.
       epochs: of the training, at least 1.
       batch_size: samples of a step.
       seed: where a lane has none.
+      devices: that share a batch, in place of the task's; 1 where lanes are spread over devices.
 
     Returns:
       `(point, {"start": network, "splits": name -> (samples, labels)})` -> the trained network and
@@ -70,7 +76,7 @@ def training(
 
     def run(point: Point, data: Tree) -> tuple[Tree, dict[str, Any]]:
         this = _as_lane(lane(point, data["start"]))
-        own = replace(this.task or task, devices=1)
+        own = replace(this.task or task, devices=devices)
         if own.active is not None and this.net.has_norms:
             raise UserError(
                 "a task with active steps needs a network without batch normalisation, which would "

@@ -1,0 +1,130 @@
+"""Options of the sweep, their grid, and their presets."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.common import (
+    DataOptions,
+    EngineOptions,
+    NetworkOptions,
+    Presets,
+    RunOptions,
+    TaskOptions,
+)
+from jaxsnn import sweep
+from jaxsnn.errors import UserError
+from jaxsnn.options import Range, Whole, options
+from jaxsnn.sweep import AXES, Axis
+
+
+@options
+class SweepOptions:
+    """The grid, what one lane of it trains, and which network is chosen."""
+
+    sparsity: Annotated[tuple[float, ...], Range(0, 1, open_high=True)] = (0.5, 0.7, 0.8, 0.9, 0.95)
+    """Values of the axis sparsity: share of all connections that is removed."""
+    bits: Annotated[tuple[int, ...], Whole(2, 8)] = (2, 3, 4, 6)
+    """Values of the axis bits, of the remaining weights, 2 to 8."""
+    axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """Another axis, name=v1,v2,...; may be given several times. Names: penalty, spike_weight,
+    learning_rate, threshold, decay, timesteps, seed."""
+    allocation: Literal["root", "uniform"] = "root"
+    """How to spread a sparsity: root (a layer keeps as the root of its size) or uniform."""
+    dense_epochs: Annotated[int, Whole(1)] = 10
+    """Epochs of the dense network, from which every lane starts."""
+    tune_epochs: Annotated[int, Whole(1)] = 5
+    """Epochs of each lane's quantization-aware training on what pruning left."""
+    pull_epochs: Annotated[int, Whole(0)] = 0
+    """Epochs in which each lane is pulled towards sparse weights by ADMM before it is pruned."""
+    penalty: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
+    """ADMM penalty rho of these epochs, where it is no axis."""
+    tolerance: Annotated[float, Range(0, 1)] = 0.01
+    """Accuracy on the held-out images that the chosen network may lose against the dense one."""
+    lanes: Literal["auto", "vmap", "loop"] = "auto"
+    """How lanes are computed on one device: vmap (together), loop (in turn), or what is faster."""
+    chunk: Annotated[int | None, Whole(1)] = None
+    """Lanes computed at a time; what fits the memory if left out."""
+    memory_mb: Annotated[float | None, Range(0, open_low=True)] = None
+    """Memory of a chunk on each device; 80 % of what is free if left out."""
+    learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
+    """First step size of each training; it falls to 0 along a cosine."""
+    batch_size: Annotated[int, Whole(1)] = 100
+    """Samples of one training step."""
+    seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
+    """Seed of everything random."""
+
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """Return axis -> values."""
+        grid: dict[str, tuple[float, ...]] = {"sparsity": self.sparsity, "bits": self.bits}
+        for text in self.axis:
+            name, _, values = text.partition("=")
+            if name in grid:
+                where = f"--{name}" if name in ("sparsity", "bits") else "its first --axis"
+                raise UserError(f"--axis {text!r}: give all values of {name} to {where}")
+            try:
+                grid[name] = tuple(float(value) for value in values.split(","))
+            except ValueError:
+                raise UserError(f"--axis {text!r}: write it as name=v1,v2,...") from None
+        return grid
+
+    def axes(self, timesteps: int) -> dict[str, Axis]:
+        """Return the axes of this run, with their ranges; T is the most that timesteps can be."""
+        axes = AXES | {"bits": Axis(2, 8, whole=True), "timesteps": Axis(1, timesteps, whole=True)}
+        if not self.pull_epochs:
+            if "penalty" in self.grid():
+                raise UserError("--axis penalty=... needs --pull-epochs, in which it pulls")
+            del axes["penalty"]
+        return axes
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `experiments.sweep`."""
+
+    run: RunOptions = RunOptions()
+    data: DataOptions = DataOptions()
+    task: TaskOptions = TaskOptions()
+    network: NetworkOptions = NetworkOptions()
+    engine: EngineOptions = EngineOptions()
+    sweep: SweepOptions = SweepOptions()
+
+    def check(self) -> None:
+        """Refuse a grid before anything is read or made."""
+        sweep.points(self.sweep.grid(), self.sweep.axes(self.task.timesteps))
+
+
+Values = dict[str, Any]
+
+DIGITS: Values = {
+    "network": "16C3-AP2-32C3-64-{classes}", "batch_size": 32, "learning_rate": 2e-3,
+    "dense_epochs": 40, "tune_epochs": 20,
+}  # fmt: skip
+MNIST: Values = {
+    "network": "16C3-AP2-32C3-AP2-64-{classes}", "limit": 12_000, "dense_epochs": 12,
+    "tune_epochs": 4,
+}  # fmt: skip
+
+# No paper has such a sweep: the whole training set, longer, and a finer grid.
+LONG: Values = {
+    "network": "32C3-AP2-32C3-AP2-128-{classes}", "dense_epochs": 40, "tune_epochs": 20,
+    "sparsity": (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.97, 0.98), "bits": (2, 3, 4, 5, 6, 8),
+}  # fmt: skip
+LONG_DIGITS: Values = LONG | {
+    "network": "32C3-AP2-32C3-128-{classes}", "batch_size": 32, "dense_epochs": 100,
+}  # fmt: skip
+
+SMOKE: Values = {
+    "network": "48-{classes}", "limit": 200, "validation": 0.2, "batch_size": 24,
+    "learning_rate": 1e-2, "dense_epochs": 2, "tune_epochs": 1, "sparsity": (0.5, 0.8),
+    "bits": (2, 4), "tolerance": 0.03,
+}  # fmt: skip
+
+LIKE_MNIST = ("mnist", "fashion_mnist", "kmnist")
+PRESETS: Presets = {
+    "smoke": dict.fromkeys(("digits", *LIKE_MNIST), SMOKE),
+    "cpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST)},
+    "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, LONG | {"dense_epochs": 12})},
+    "paper": {"digits": LONG_DIGITS, **dict.fromkeys(LIKE_MNIST, LONG)},
+}
