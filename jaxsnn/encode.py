@@ -11,8 +11,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsnn.arrays import check_whole, sum_over_time
+from jaxsnn.arrays import at_least_float32, check_whole, sum_over_time
 from jaxsnn.errors import UserError
+
+__all__ = ["Signal", "bernoulli", "direct", "latency", "signed_poisson"]
 
 
 @jax.tree_util.register_dataclass
@@ -90,6 +92,7 @@ def direct(values: Array, timesteps: int) -> Signal:
       timesteps: T >= 1.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
+    values = at_least_float32(jnp.asarray(values))
     return Signal(values, timesteps, constant=True, analog=True)
 
 
@@ -105,6 +108,7 @@ def bernoulli(key: Array, values: Array, timesteps: int) -> Array:
       `[T, B, ...]`, 0 or 1.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
+    values = _fractions(values)
     draws = jax.random.uniform(key, (timesteps, *values.shape), values.dtype)
     return (values[None] > draws).astype(values.dtype)
 
@@ -123,6 +127,7 @@ def signed_poisson(key: Array, values: Array, timesteps: int) -> Array:
     Returns:
       `[T, B, ...]`, -1, 0 or 1.
     """
+    values = _fractions(values)
     return jnp.sign(values)[None] * bernoulli(key, jnp.abs(values), timesteps)
 
 
@@ -139,6 +144,18 @@ def latency(values: Array, timesteps: int) -> Array:
       `[T, B, ...]`, 0 or 1.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
+    values = _fractions(values)
     when = jnp.round((1.0 - values) * (timesteps - 1))
     steps = jnp.arange(timesteps, dtype=values.dtype).reshape((-1,) + (1,) * values.ndim)
     return ((steps == when[None]) & (values > 0)[None]).astype(values.dtype)
+
+
+def _fractions(values: Array) -> Array:
+    """Return values that are probabilities; whole numbers are pixels that nobody has scaled."""
+    values = jnp.asarray(values)
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        raise UserError(
+            f"values must be floats on the scale of [0, 1], found {values.dtype}: divide pixels by "
+            "255"
+        )
+    return values

@@ -16,23 +16,79 @@ from jaxsnn.arrays import Number, check_range
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Activity
 
+__all__ = [
+    "attention_distance",
+    "attention_guided",
+    "attention_map",
+    "attention_transfer",
+    "check_labels",
+    "cross_entropy",
+    "distillation",
+    "mean_squared_error",
+    "rate",
+    "readout_loss",
+    "spike_count",
+    "summed_cross_entropy",
+]
+
 # Attention maps of smaller norm are divided by this: silence stays zero and has a slope.
 SMALLEST_NORM = 1e-6
 
 
 def rate(readout: Array) -> Array:
-    """Return the scores of the classes, the mean over time, `[B, classes]`."""
+    """Return the scores of the classes, the mean over time, `[B, classes]`.
+
+    >>> rate(jnp.asarray([[[1.0, 0.0]], [[0.0, 0.0]]])).tolist()
+    [[0.5, 0.0]]
+
+    Raises:
+      UserError: unless the read-out is `[T, B, classes]`.
+    """
+    if jnp.ndim(readout) != 3:
+        raise UserError(
+            f"readout must be [T, B, classes], found the shape {jnp.shape(readout)}: scores that "
+            "are means over time already are readout[None]"
+        )
     return readout.mean(0)
+
+
+def check_labels(labels: Array, batch: int, what: str = "labels") -> None:
+    """Raise unless the labels are whole numbers, one for each sample.
+
+    Args:
+      labels: `[B]`, may be traced.
+      batch: B.
+      what: how the labels are called, for the message.
+
+    Raises:
+      UserError: for another shape, one-hot vectors among them, or numbers with fractions.
+    """
+    shape, dtype = jnp.shape(labels), jnp.result_type(labels)
+    if shape != (batch,):
+        hint = ": of one-hot labels take labels.argmax(-1)" if len(shape) == 2 else ""
+        raise UserError(
+            f"{what} must be whole numbers [{batch}], one a sample, found the shape {shape}{hint}"
+        )
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise UserError(f"{what} must be whole numbers, found {dtype}")
+
+
+def _check(readout: Array, labels: Array) -> None:
+    """Raise unless the read-out is `[T, B, classes]` and the labels are whole numbers `[B]`."""
+    rate(readout)
+    check_labels(labels, readout.shape[1])
 
 
 def mean_squared_error(readout: Array, labels: Array) -> Array:
     """Return `mean (rate - onehot)^2` over batch and classes (Wu et al., STBP, 2018)."""
+    _check(readout, labels)
     scores = rate(readout)
     return jnp.mean(jnp.square(scores - jax.nn.one_hot(labels, scores.shape[-1])))
 
 
 def cross_entropy(readout: Array, labels: Array) -> Array:
     """Return the softmax cross-entropy of the scores, its mean over the batch."""
+    _check(readout, labels)
     return optax.softmax_cross_entropy_with_integer_labels(rate(readout), labels).mean()
 
 
@@ -41,14 +97,22 @@ def summed_cross_entropy(readout: Array, labels: Array) -> Array:
 
     The loss of Rathi et al. 2020 for converted networks, whose scores a step are small.
     """
+    _check(readout, labels)
     return optax.softmax_cross_entropy_with_integer_labels(readout.sum(0), labels).mean()
 
 
 READOUT = {"mse": mean_squared_error, "ce": cross_entropy, "ce_sum": summed_cross_entropy}
 
 
-def by_name(name: str) -> Callable[[Array, Array], Array]:
-    """Return the read-out loss of that name, "mse", "ce" or "ce_sum"."""
+def readout_loss(name: str) -> Callable[[Array, Array], Array]:
+    """Return the read-out loss of that name, "mse", "ce" or "ce_sum".
+
+    >>> readout_loss("ce") is cross_entropy
+    True
+
+    Raises:
+      UserError: for another name.
+    """
     if name not in READOUT:
         raise UserError(f"loss {name!r} is unknown; choose one of {', '.join(READOUT)}")
     return READOUT[name]

@@ -16,7 +16,7 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxsnn import layers, tree
-from jaxsnn.arrays import check_whole
+from jaxsnn.arrays import at_least_float32, check_whole
 from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
@@ -165,7 +165,7 @@ class Network:
         Raises:
           UserError: if a layer does not fit its input, or `remat` does not divide T.
         """
-        signal = x if isinstance(x, Signal) else Signal(jnp.asarray(x), jnp.shape(x)[0])
+        signal = _signal(x)
         return self.program.run(
             self.params, self.stats, signal, train=train, key=key, remat=remat, axis=axis
         )
@@ -294,9 +294,9 @@ class _Module:
         ends: list[tuple[str, ...]] = []
 
         def run(params: Tree, stats: Tree, x: Any) -> Array:
-            signal = x if isinstance(x, Signal) else Signal(x, x.shape[0])
+            signal = _signal(x)
             tapes.append(Tape())
-            found = self.fill(params, stats)(signal, tapes[-1])
+            found = _run(self.fill(params, stats), signal, tapes[-1])
             ends.append(found.sources)
             return found.over_time()
 
@@ -310,11 +310,7 @@ class _Module:
     ) -> tuple[Array, Tree, Tape]:
         net = self.fill(params, stats)
         tape = Tape(membranes=membranes, **mode)
-        readout = net(signal, tape)
-        if not isinstance(readout, Signal):
-            raise UserError(
-                f"{type(net).__name__} must return a Signal, found {type(readout).__name__}"
-            )
+        readout = _run(net, signal, tape)
         stats = nnx.to_pure_dict(nnx.state(net, nnx.filterlib.Not(nnx.Param)))
         return readout.over_time(), stats, tape
 
@@ -346,6 +342,27 @@ class _Module:
         activity = jax.tree.map(lambda sums: sums.sum(0), activity)
         activity = replace(activity, timesteps=signal.timesteps)
         return Output(readout.reshape((-1, *readout.shape[2:])), stats, activity)
+
+
+def _signal(x: Array | Signal) -> Signal:
+    """Return the input of a network as a signal, spikes as floats."""
+    if isinstance(x, Signal):
+        return x
+    if jnp.ndim(x) < 3:
+        raise UserError(
+            f"x must be [T, B, ...] or a Signal such as encode.direct(values, timesteps=4), found "
+            f"the shape {jnp.shape(x)}"
+        )
+    value = at_least_float32(jnp.asarray(x))
+    return Signal(value, value.shape[0])
+
+
+def _run(module: nnx.Module, signal: Signal, tape: Tape) -> Signal:
+    readout = module(signal, tape)  # type: ignore[operator]
+    if not isinstance(readout, Signal):
+        found = type(readout).__name__
+        raise UserError(f"{type(module).__name__} must return a Signal, found {found}")
+    return readout
 
 
 def _activity(tape: Tape, timesteps: int) -> Activity:

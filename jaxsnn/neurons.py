@@ -32,11 +32,23 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxsnn.arrays import check_range, sum_over_time
 from jaxsnn.errors import UserError
 from jaxsnn.surrogate import Surrogate, fire, rectangle
+
+__all__ = [
+    "LIF",
+    "Membrane",
+    "integrate",
+    "integrate_and_fire",
+    "lif_step",
+    "rest",
+    "spikes_of",
+    "unroll",
+]
 
 ORDERS = ("integrate_then_fire", "fire_then_integrate")
 RESETS = ("hard", "soft", "soft_undecayed")
@@ -49,7 +61,7 @@ UNROLL_LIMIT = 4
 
 @dataclass(frozen=True)
 class LIF:
-    """Hold the constants of a layer of leaky integrate-and-fire neurons.
+    """Constants of a layer of leaky integrate-and-fire neurons.
 
     A pytree: `decay` and `threshold` are its leaves, so they may be traced, mapped over or
     differentiated; the rest is static.
@@ -83,6 +95,17 @@ class LIF:
             raise UserError(f"order {self.order!r} is unknown; choose one of {', '.join(ORDERS)}")
         check_range("decay", self.decay, 0.0, 1.0)
         check_range("threshold", self.threshold, 0.0, float("inf"), open_low=True, open_high=True)
+        # Whole numbers have no gradient.
+        object.__setattr__(self, "decay", _as_float(self.decay))
+        object.__setattr__(self, "threshold", _as_float(self.threshold))
+
+
+def _as_float(constant: Array | float) -> Array | float:
+    if isinstance(constant, (int, float)):
+        return float(constant)
+    if isinstance(constant, (list, tuple)):
+        constant = np.asarray(constant)
+    return constant if jnp.issubdtype(constant.dtype, jnp.floating) else constant.astype("float32")
 
 
 def integrate_and_fire(
@@ -110,7 +133,7 @@ jax.tree_util.register_pytree_node(LIF, _flatten, _unflatten)
 
 
 class Membrane(NamedTuple):
-    """Hold what a layer of neurons carries from one step to the next."""
+    """What a layer of neurons carries from one step to the next."""
 
     potential: Array  # [B, ...] potential after the last integration, before its reset
 

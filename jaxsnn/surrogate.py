@@ -28,6 +28,21 @@ from jaxsnn import arrays
 from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "Surrogate",
+    "atan",
+    "custom",
+    "fast_sigmoid",
+    "fire",
+    "fire_over_time",
+    "pass_through",
+    "rectangle",
+    "sigmoid",
+    "stdb",
+    "steps_since_spike",
+    "triangle",
+]
+
 Derivative = Callable[[Array], Array]  # distance to the threshold in widths -> height, peak 1
 
 NEVER = 999.0  # steps since the last spike at the first step of all, before any spike
@@ -35,7 +50,7 @@ NEVER = 999.0  # steps since the last spike at the first step of all, before any
 
 @dataclass(frozen=True)
 class Surrogate:
-    """Hold `h(z) = peak * shape(z / width)`, the stand-in for a step's derivative.
+    """The stand-in for a step's derivative, `h(z) = peak * shape(z / width)`.
 
     Attributes:
       shape: the curve in units of its width, with height 1 at 0.
@@ -101,7 +116,7 @@ def sigmoid(slope: float = 4.0) -> Surrogate:
     return Surrogate(_logistic, 1.0 / slope if slope else 0.0, slope / 4.0)
 
 
-def straight_through() -> Surrogate:
+def pass_through() -> Surrogate:
     """Return `h(z) = 1`: the gradient passes the step untouched (Bengio et al., 2013)."""
     return Surrogate(jnp.ones_like)
 

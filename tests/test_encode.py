@@ -1,5 +1,7 @@
 """Encodings, and the signal that flows between layers."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,3 +92,16 @@ def test_impossible_timesteps_are_errors(timesteps):
         encode.signed_poisson(KEY, values, timesteps)
     with pytest.raises(UserError, match="timesteps must be"):
         encode.latency(values, timesteps)
+
+
+@pytest.mark.parametrize("draw", [
+    partial(encode.bernoulli, KEY), partial(encode.signed_poisson, KEY), encode.latency,
+])  # fmt: skip
+def test_pixels_that_nobody_scaled_are_refused(draw):
+    with pytest.raises(UserError, match=r"floats on the scale of \[0, 1\], found uint8: divide"):
+        draw(jnp.ones((1, 2), jnp.uint8), 3)
+
+
+def test_direct_coding_takes_whole_numbers_as_real_ones():
+    signal = encode.direct(np.full((1, 2), 200, np.uint8), 4)
+    assert signal.analog and signal.total().tolist() == [[800.0, 800.0]]

@@ -34,15 +34,32 @@ def test_the_summed_cross_entropy_sees_scores_t_times_as_large():
 
 
 def test_losses_by_name():
-    assert losses.by_name("mse") is losses.mean_squared_error
-    assert losses.by_name("ce") is losses.cross_entropy
-    assert losses.by_name("ce_sum") is losses.summed_cross_entropy
+    assert losses.readout_loss("mse") is losses.mean_squared_error
+    assert losses.readout_loss("ce") is losses.cross_entropy
+    assert losses.readout_loss("ce_sum") is losses.summed_cross_entropy
     with pytest.raises(UserError, match="loss 'hinge' is unknown; choose one of mse, ce"):
-        losses.by_name("hinge")
+        losses.readout_loss("hinge")
 
 
-def activity(spikes):
-    return Activity(spikes, {}, {}, {}, {})
+@pytest.mark.parametrize("name", losses.READOUT)
+@pytest.mark.parametrize(
+    ("readout", "labels", "message"),
+    [
+        (READOUT[0], LABELS, r"readout must be \[T, B, classes\], found the shape \(2, 3\)"),
+        (READOUT[:, :1], LABELS, r"labels must be whole numbers \[1\], .*found the shape \(2,\)"),
+        (READOUT, jnp.eye(3)[LABELS], r"found the shape \(2, 3\): of one-hot labels take labels.ar"),
+        (READOUT, LABELS.astype(float), "labels must be whole numbers, found float32"),
+    ],
+)
+def test_shapes_are_checked_at_the_door(name, readout, labels, message):
+    with pytest.raises(UserError, match=message):
+        losses.readout_loss(name)(readout, labels)
+    with pytest.raises(UserError, match=message):
+        jax.jit(losses.readout_loss(name))(readout, labels)
+
+
+def activity(spikes, timesteps=4):
+    return Activity(spikes, timesteps=timesteps)
 
 
 def test_activity_trace_all_ones():
@@ -54,7 +71,9 @@ def test_activity_trace_all_ones():
     }
 
     def regularizer(spikes):
-        return losses.spike_count(activity({k: v.sum(0) for k, v in spikes.items()}), timesteps)
+        return losses.spike_count(
+            activity({k: v.sum(0) for k, v in spikes.items()}, timesteps)
+        )
 
     value, gradients = jax.value_and_grad(regularizer)(spikes)
     assert float(value) == 1.0
@@ -64,14 +83,14 @@ def test_activity_trace_all_ones():
 
 def test_excluded_layers_are_free_to_fire():
     spikes = activity({"dense1": jnp.full((2, 3), 1.0), "dense2": jnp.full((2, 5), 4.0)})
-    assert float(losses.spike_count(spikes, 4)) == pytest.approx((6 + 40) / (4 * 16))
-    assert float(losses.spike_count(spikes, 4, exclude=("dense2",))) == pytest.approx(0.25)
+    assert float(losses.spike_count(spikes)) == pytest.approx((6 + 40) / (4 * 16))
+    assert float(losses.spike_count(spikes, exclude=("dense2",))) == pytest.approx(0.25)
     with pytest.raises(UserError, match=r"after excluding \['dense1', 'dense2'\]"):
-        losses.spike_count(spikes, 4, exclude=("dense1", "dense2"))
+        losses.spike_count(spikes, exclude=("dense1", "dense2"))
 
 
 def test_silence_costs_nothing():
-    assert float(losses.spike_count(activity({"dense1": jnp.zeros((2, 3))}), 4)) == 0.0
+    assert float(losses.spike_count(activity({"dense1": jnp.zeros((2, 3))}))) == 0.0
 
 
 # ---- attention and distillation ----

@@ -425,3 +425,18 @@ def test_feedback_needs_spikes_of_the_last_step():
     neuron = LIF(order="fire_then_integrate")
     with pytest.raises(UserError, match="feedback needs neurons of the order 'integrate_then_"):
         unroll(neuron, jnp.zeros((2, 1, 3)), feedback=jnp.zeros((3, 3)))
+
+
+def test_constants_that_are_whole_numbers_have_a_gradient():
+    neuron = LIF(1, 2, reset="soft", surrogate=surrogate.triangle())
+    assert (type(neuron.decay), type(neuron.threshold)) == (float, float)
+    several = LIF(np.asarray([1, 0]), [1, 2])
+    assert several.decay.dtype == several.threshold.dtype == np.float32
+
+    def total(neuron):
+        return unroll(neuron, jnp.full((3, 1, 2), 1.5))[0].sum()
+
+    gradient = jax.grad(total)(neuron)
+    assert jnp.isfinite(gradient.threshold) and gradient.threshold < 0
+    with pytest.raises(UserError, match="decay must be a number in"):
+        LIF("a half")

@@ -16,11 +16,13 @@ from jaxsnn.data.autoaugment import autoaugment
 from jaxsnn.data.base import check_rank
 from jaxsnn.errors import UserError
 
+__all__ = ["NAMES", "Name", "augmentation", "crop_and_flip", "cutout", "flip_and_roll"]
+
 Name = Literal["none", "crop-flip", "autoaugment", "events"]
 NAMES: tuple[str, ...] = get_args(Name)
 
 
-def by_name(name: str, *, pad: int = 4) -> Callable[[Array, Array], Array]:
+def augmentation(name: str, *, pad: int = 4) -> Callable[[Array, Array], Array]:
     """Return the augmentation `(key, images) -> images` of that name.
 
     | name          | what it does                                            | takes        |

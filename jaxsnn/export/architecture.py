@@ -259,7 +259,7 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
     """Make a layer from its checked description."""
     match data["kind"]:
         case "residual" | "projected_residual":
-            parts = {
+            parts: dict[str, Any] = {
                 part: _make_synapse(
                     f"{where}, {part}", _checked(f"{where}, {part}", data[part], CONV)
                 )
@@ -299,9 +299,8 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
     firing = _make_firing(f"{where}, neurons", data["neurons"])
     if data["kind"] == "recurrent" and not isinstance(firing, layers.Neurons):
         raise UserError(f"architecture: {where}: a recurrent layer needs neurons of kind 'lif'")
-    layer: layers.Synapse = makers[data["kind"]](
-        data["inputs"], data["outputs"], neurons=firing, **options
-    )
+    widths = data["inputs"], data["outputs"]
+    layer: layers.Synapse = makers[data["kind"]](*widths, neurons=firing, **options)
     if layer.norm is not None:
         norm = fields.check(f"architecture: {where}, norm", data["norm"], NORM)
         layer.norm.momentum, layer.norm.epsilon = norm["momentum"], norm["epsilon"]

@@ -6,14 +6,16 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from jaxsnn.arrays import check_whole
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.metrics.counts import Counts, accumulate, no_counts
 from jaxsnn.network import Network
 from jaxsnn.train import parallel
-from jaxsnn.train.task import Task
+from jaxsnn.train.task import Task, as_task
 
 __all__ = ["Evaluation", "evaluate", "measure", "predict"]
 
@@ -41,7 +43,8 @@ def evaluate(
       batch_size: samples at a time.
       seed: of the encoding's random numbers.
     """
-    task.check(net, split)
+    as_task(task).check(net, split)
+    check_whole("batch_size", batch_size, 1, 1 << 31)
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices)
     samples, labels = split
@@ -118,6 +121,8 @@ def predict(
     Returns:
       `[N, classes]`.
     """
+    as_task(task).check(net, (samples, np.zeros(len(samples), np.int32)), "samples")
+    check_whole("batch_size", batch_size, 1, 1 << 31)
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices)
     net, samples = parallel.replicate((net, jnp.asarray(samples)), devices)

@@ -29,7 +29,7 @@ from jaxsnn.network import Network
 from jaxsnn.train import parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
 from jaxsnn.train.evaluation import evaluate
-from jaxsnn.train.task import Task
+from jaxsnn.train.task import Task, as_task
 
 __all__ = [
     "Diverged",
@@ -89,10 +89,10 @@ def init(net: Network, phase: Phase, key: Array) -> TrainState:
       phase: what trains it.
       key: from which shuffling, encoding and dropout are drawn (`phase_key`).
     """
-    net = jax.tree.map(jnp.array, net.replace(steps={}))
     opt_state = phase.optimizer.init(net.params)
-    net = net.replace(params=phase.begin(net.params))
-    return TrainState(net, opt_state, jnp.array(jax.random.key_data(key)), jnp.int32(0))
+    begun = net.replace(params=phase.begin(net.params))
+    state = TrainState(begun, opt_state, jax.random.key_data(key), jnp.int32(0))
+    return jax.tree.map(jnp.array, state)
 
 
 def phase_key(seed: int | Array, name: str) -> Array:
@@ -288,8 +288,15 @@ def fit(
       >>> task = Task(digits.inputs(timesteps=2))
       >>> net = fit(task, optax.adam(1e-2), net, digits.train, epochs=1, batch_size=30, show=False)
     """
-    task.check(net, split)
-    phase = as_phase(phase)
+    as_task(task).check(net, split)
+    if isinstance(validation, Split) and not len(validation.labels):
+        validation = None
+    if validation is not None:
+        task.check(net, validation, "validation")
+    phase = as_phase(phase, name="phase")
+    if not isinstance(checkpoints, Checkpoints | None):
+        found = type(checkpoints).__name__
+        raise UserError(f"checkpoints must be train.Checkpoints(folder) or None, found {found}")
     check_whole("batch_size", batch_size, 1, len(split[1]))
     check_whole("epochs", epochs, 0, 1 << 20)
     state = init(net, phase, phase_key(seed, name))
@@ -319,7 +326,7 @@ def fit(
             if not _is_finite(state.net.params):
                 raise Diverged(_what_happened(name, epoch, "a weight", checkpoints))
             record = {"phase": name, "epoch": epoch + 1, **_means(sums, batch_size)}
-            if validation is not None and len(validation[1]):
+            if validation is not None:
                 found = evaluate(task, state.net, validation, batch_size=batch_size)
                 record["validation_accuracy"] = found.accuracy
             if phase.observe is not None:

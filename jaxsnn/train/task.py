@@ -11,7 +11,8 @@ from jax import Array
 from jaxsnn import losses
 from jaxsnn.arrays import Number, check_range, check_whole, is_traced
 from jaxsnn.compress import schedules
-from jaxsnn.data import Dataset, Split, augment
+from jaxsnn.data import Dataset, Split
+from jaxsnn.data import augment as augmentations
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
@@ -94,7 +95,7 @@ class Task:
     inputs: Inputs = field(metadata={"static": True})
     loss: str | ReadoutLoss = field(default="mse", metadata={"static": True})
     spike_weight: Number = field(default=0.0, metadata={"static": True})
-    augment: augment.Name = field(default="none", metadata={"static": True})
+    augment: augmentations.Name = field(default="none", metadata={"static": True})
     active: Number | None = field(default=None, metadata={"static": True})
     remat: int | None = field(default=None, metadata={"static": True})
     micro_batches: int = field(default=1, metadata={"static": True})
@@ -108,11 +109,13 @@ class Task:
                 f"{type(self.inputs).__name__}"
             )
         if not callable(self.loss):
-            losses.by_name(self.loss)
-        augment.by_name(self.augment, pad=0)
+            losses.readout_loss(self.loss)
+        augmentations.augmentation(self.augment, pad=0)
         check_range("spike_weight", self.spike_weight, 0.0, np.inf, open_high=True)
         if self.active is not None:
             check_whole("active", self.active, 1, self.inputs.timesteps)
+        if self.remat is not None:
+            check_whole("remat", self.remat, 1, 1 << 20)
         for name in ("micro_batches", "devices"):
             check_whole(name, getattr(self, name), 1, 1 << 20)
 
@@ -127,7 +130,7 @@ class Task:
         augment_key, code_key = jax.random.split(key)
         if train:
             border = self.inputs.shape[0] // 8  # 4 pixels for CIFAR, 8 for Tiny-ImageNet
-            samples = augment.by_name(self.augment, pad=border)(augment_key, samples)
+            samples = augmentations.augmentation(self.augment, pad=border)(augment_key, samples)
         return self.inputs.prepare(code_key, samples)
 
     def run(self, net: Network, x: Array | Signal, **mode: Any) -> Output:
@@ -142,7 +145,7 @@ class Task:
         self, output: Output, labels: Array, x: Array | Signal, *, train: bool = True
     ) -> Array:
         """Return what is minimised, `[]`; without the teacher's terms outside training."""
-        readout_loss = losses.by_name(self.loss) if isinstance(self.loss, str) else self.loss
+        readout_loss = losses.readout_loss(self.loss) if isinstance(self.loss, str) else self.loss
         if self.guide is not None and train:
             value = self.guide.loss(output, labels, x)
         else:
@@ -167,17 +170,30 @@ class Task:
         if not (isinstance(split, tuple) and len(split) == 2):
             raise UserError(f"{what} must be (samples, labels), found {type(split).__name__}")
         samples, labels = split
+        if not (hasattr(samples, "dtype") and hasattr(labels, "dtype")):
+            raise UserError(
+                f"{what} must be arrays (samples, labels), found {type(samples).__name__} and "
+                f"{type(labels).__name__}"
+            )
         if np.shape(samples)[1:] != self.inputs.sample_shape:
             raise UserError(
                 f"{what} has samples of the shape {np.shape(samples)[1:]}, but the task's inputs "
                 f"are made for {self.inputs.sample_shape}"
             )
-        if len(np.shape(labels)) != 1 or len(labels) != len(samples):
+        if self.inputs.encoding != "events" and samples.dtype != np.uint8:
             raise UserError(
-                f"{what} has {len(samples):,} samples, but labels of the shape {np.shape(labels)}"
+                f"{what} must have uint8 samples, 0 to 255, found {samples.dtype}: the task's "
+                "inputs divide by 255 and normalise"
             )
+        if not len(samples):
+            raise UserError(f"{what} holds no samples")
+        losses.check_labels(labels, len(samples), f"the labels of {what}")
         found = jax.eval_shape(lambda net, x: net(x).readout, net, self.inputs.abstract()).shape
-        highest = 0 if is_traced(labels) or not len(labels) else int(np.max(np.asarray(labels)))
+        if is_traced(labels):
+            return
+        lowest, highest = int(np.min(labels)), int(np.max(labels))
+        if lowest < 0:
+            raise UserError(f"the labels of {what} must be at least 0, found {lowest}")
         if highest >= found[-1]:
             raise UserError(
                 f"the network ends in {found[-1]} scores, but {what} has a label {highest}"
@@ -186,3 +202,17 @@ class Task:
     def at(self, timesteps: int) -> "Task":
         """Return the task with another number of time steps."""
         return replace(self, inputs=replace(self.inputs, timesteps=timesteps))
+
+
+def as_task(task: Task) -> Task:
+    """Return a task as it is.
+
+    Raises:
+      UserError: for anything else, so that swapped arguments are one line.
+    """
+    if not isinstance(task, Task):
+        raise UserError(
+            f"task must be a train.Task, such as Task(data.inputs(timesteps=4)), found "
+            f"{type(task).__name__}"
+        )
+    return task

@@ -131,21 +131,21 @@ def test_frames_of_a_recording_are_mirrored_and_rolled_together():
     assert 11 < sum(mirror for _, _, mirror in found) < 49  # 30, five standard deviations of 3.9
 
 
-def test_augmentations_are_found_by_name():
+def test_augmentations_are_found_augmentation():
     key, images = jax.random.key(0), jnp.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
     images = images.astype(jnp.uint8)
-    np.testing.assert_array_equal(augment.by_name("none")(key, images), images)
-    cropped = augment.by_name("crop-flip", pad=2)(key, images)
+    np.testing.assert_array_equal(augment.augmentation("none")(key, images), images)
+    cropped = augment.augmentation("crop-flip", pad=2)(key, images)
     np.testing.assert_array_equal(cropped, augment.crop_and_flip(key, images, 2))
     frames = images.reshape(2, 1, 8, 8, 3)
-    rolled = augment.by_name("events")(key, frames)
+    rolled = augment.augmentation("events")(key, frames)
     np.testing.assert_array_equal(rolled, augment.flip_and_roll(key, frames))
 
 
 def test_autoaugment_comes_after_the_crop_and_before_the_hole(monkeypatch):
     monkeypatch.setattr(augment, "autoaugment", lambda key, images: images + 5)
     images = jnp.full((6, 20, 20, 3), 94, jnp.uint8)
-    result = np.array(augment.by_name("autoaugment")(jax.random.key(1), images))
+    result = np.array(augment.augmentation("autoaugment")(jax.random.key(1), images))
     assert set(result.ravel()) == {0, 5, 99}  # hole, border of the crop, image
     for hole in (result == 0).all(-1):
         np.testing.assert_array_equal(hole, hole.any(1)[:, None] & hole.any(0))
@@ -154,10 +154,10 @@ def test_autoaugment_comes_after_the_crop_and_before_the_hole(monkeypatch):
 
 def test_a_wrong_name_or_shape_is_told():
     with pytest.raises(UserError, match="'flip' is unknown; choose one of none, crop-flip, auto"):
-        augment.by_name("flip")
+        augment.augmentation("flip")
     for name, wanted in (("crop-flip", "[B, H, W, C]"), ("events", "[B, T, H, W, C]")):
         with pytest.raises(UserError) as caught:
-            augment.by_name(name)(jax.random.key(0), jnp.zeros((2, 3, 4)))
+            augment.augmentation(name)(jax.random.key(0), jnp.zeros((2, 3, 4)))
         assert f"shape {wanted} expected, (2, 3, 4) found" in str(caught.value)
     with pytest.raises(UserError, match="hole of -1 pixels"):
         augment.cutout(jax.random.key(0), IMAGES, -1)

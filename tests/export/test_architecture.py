@@ -83,7 +83,7 @@ def test_every_layer_and_option_returns_and_computes_the_same():
         lambda: surrogate.atan(3.0),
         lambda: surrogate.fast_sigmoid(11.0),
         lambda: surrogate.sigmoid(3.0),
-        surrogate.straight_through,
+        surrogate.pass_through,
     ],
 )
 def test_every_named_surrogate_returns_equal(make):

@@ -7,17 +7,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
 
-from jaxsnn import encode, losses, models, train
-from jaxsnn import network as functional
+from jaxsnn import models, train
+from jaxsnn.compress import as_phase
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF
 from jaxsnn.train import parallel
 
 BATCH, TIMESTEPS = 8, 3
-KEY = jax.random.key(3)
+KEY, SGD, ADAM = jax.random.key(3), optax.sgd(0.5), optax.adam(1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -30,32 +30,19 @@ def split():
 
 def task_of(*, layout="3C3-AP2-D0.5-6-4", direct=False, norm=False, **how):
     """Return a network that convolves, pools and drops out, and its task; rates enter the loss."""
-    net = functional.split(
-        models.build(layout, (6, 6, 1), LIF(0.5, 0.3), norm=norm, rngs=nnx.Rngs(0))
-    )
-
-    def prepare(key, images, training):
-        del training
-        values = images.astype(jnp.float32) / 255
-        if direct:
-            return encode.direct(values, TIMESTEPS)
-        return encode.bernoulli(key, values, TIMESTEPS)
-
-    def loss(output, labels):
-        quiet = losses.spike_count(output.activity, TIMESTEPS)
-        return losses.mean_squared_error(output.readout, labels) + 0.1 * quiet
-
-    return net, train.Task(net.apply, prepare, loss, **how)
+    net = models.build(layout, (6, 6, 1), LIF(0.5, 0.3), norm=norm, seed=0)
+    inputs = Inputs((6, 6, 1), TIMESTEPS, "direct" if direct else "bernoulli")
+    return net, train.Task(inputs, spike_weight=0.1, **how)
 
 
 def two_steps(split, **how):
     """Return the network and the sums after two training steps."""
     net, task = task_of(**how)
-    state = train.init(net.params, net.stats, optax.sgd(0.5), KEY)
+    state = train.init(net, as_phase(SGD), KEY)
     sums = train.no_sums()
     device = tuple(map(jnp.asarray, split))
-    state, sums = train.run_steps(task, optax.sgd(0.5), BATCH, state, sums, device, jnp.int32(2))
-    return jax.tree.map(np.asarray, ((state.params, state.stats), sums._asdict()))
+    state, sums = train.run_steps(task, SGD, BATCH, state, sums, device, jnp.int32(2))
+    return jax.tree.map(np.asarray, (state.net, sums._asdict()))
 
 
 CUTS = [{"devices": 2}, {"micro_batches": 4}, {"devices": 2, "micro_batches": 2}]
@@ -66,7 +53,7 @@ CUTS = [{"devices": 2}, {"micro_batches": 4}, {"devices": 2, "micro_batches": 2}
 def test_a_cut_batch_trains_as_the_whole_one(split, direct, cut):
     whole, parts = (two_steps(split, direct=direct, **how) for how in ({}, cut))
     start = task_of()[0].params["dense1"]["kernel"]
-    assert np.abs(whole[0][0]["dense1"]["kernel"] - start).max() > 1e-3
+    assert np.abs(whole[0].params["dense1"]["kernel"] - start).max() > 1e-3
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), parts, whole)
 
 
@@ -87,10 +74,8 @@ def fit(split):
 
     def run(epochs, devices, checkpoints=None):
         net, task = task_of(devices=devices)
-        optimizer = optax.adam(1e-2)
-        state = train.init(net.params, net.stats, optimizer, KEY)
         return train.fit(
-            task, optimizer, state, split,
+            task, ADAM, net, split,
             epochs=epochs, batch_size=BATCH, checkpoints=checkpoints, show=False,
         )  # fmt: skip
 
@@ -98,12 +83,10 @@ def fit(split):
 
 
 def test_what_two_devices_trained_lies_on_one_and_can_be_resumed(fit, tmp_path):
-    from jaxsnn.train.checkpoint import Checkpoints
-
     whole = fit(2, 2)
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))
     for epochs in (1, 2):
-        checkpoints = Checkpoints(tmp_path / "run")
+        checkpoints = train.Checkpoints(tmp_path / "run")
         resumed = fit(epochs, 2, checkpoints)
         checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
@@ -112,14 +95,14 @@ def test_what_two_devices_trained_lies_on_one_and_can_be_resumed(fit, tmp_path):
 @pytest.mark.parametrize("devices", [1, 2])
 def test_evaluation_counts_every_sample_once_on_any_number_of_devices(split, devices):
     net, task = task_of(direct=True, devices=devices)
-    found = train.evaluate(task, net.params, net.stats, split, batch_size=BATCH)
+    found = train.evaluate(task, net, split, batch_size=BATCH)
     x = task.prepare(KEY, jnp.asarray(split.images), False)
-    output = net.apply(net.params, net.stats, x)
+    output = net(x)
     right = (output.readout.mean(0).argmax(-1) == split.labels).mean()
     assert found.accuracy == pytest.approx(right) and found.counts.num_samples == 21
     for name, spikes in output.activity.spikes.items():
         np.testing.assert_array_equal(found.counts.spikes[name], spikes.sum(0))
-    scores = train.predict(task, net.params, net.stats, split.images, batch_size=BATCH)
+    scores = train.predict(task, net, split.images, batch_size=BATCH)
     np.testing.assert_allclose(scores, output.readout.mean(0), rtol=1e-5, atol=1e-6)
 
 

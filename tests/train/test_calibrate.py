@@ -4,44 +4,52 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxsnn import encode, models
-from jaxsnn import network as functional
+from jaxsnn import Network, encode, models
 from jaxsnn.compress.singular import singular_scores
+from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Activity
 from jaxsnn.network import Output
 from jaxsnn.neurons import LIF
-from jaxsnn.train import calibrate
+from jaxsnn.train import Task, calibrate
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 6, 6, 1), dtype=np.uint8)
-NUMBERED = np.arange(50, dtype=np.uint8)
+NUMBERED = np.arange(50, dtype=np.uint8)[:, None, None]
 T = 3
 
 
 # --- A network that shows what it was given -------------------------------------------------------
 
 
-def show(params, stats, x, *, train=False, **_):
+def show(params, stats, x, *, train=False):
     """Read out the inputs, as they came, scaled by a parameter."""
-    return Output(x[None] * params["scale"], {"trained": train}, Activity({}, {}, {}, {}, {}))
+    return Output(x * params["scale"], {"trained": jnp.float32(train)}, Activity(timesteps=1))
 
 
-def prepare(key, images, training):
-    """Return image numbers, and behind the point a random number and whether it trains."""
-    return images.astype(jnp.float32) + 0.5 * jax.random.uniform(key, ()) + 100 * training
+class Noted(Task):
+    """Gives image numbers, and behind the point a random number and whether it trains."""
+
+    def prepare(self, key, samples, train):
+        numbers = samples.astype(jnp.float32)
+        return (numbers + 0.5 * jax.random.uniform(key, ()) + 100 * train)[:, 0][None]
+
+
+TASK = Noted(Inputs((1,), 1, "events"))
 
 
 def inputs(output):
-    return output.readout[0]
+    return output.readout[0, :, 0]
+
+
+def shown(scale=1.0):
+    return Network.wrap({"scale": jnp.float32(scale)}, show, {"trained": jnp.float32(0)})
 
 
 def calibration(images=NUMBERED, statistic=inputs, scale=1.0, **options):
     options = {"batches": 3, "batch_size": 10} | options
-    return calibrate.over_batches(
-        show, prepare, {"scale": jnp.float32(scale)}, {}, images, statistic, **options
-    )
+    return calibrate.over_batches(TASK, shown(scale), images, statistic, **options)
 
 
 def test_batches_are_shuffled_images_none_twice_prepared_as_in_training():
@@ -88,8 +96,7 @@ def test_what_is_not_finite_is_named():
 
 def each_batch(images=NUMBERED, statistic=lambda params, output: inputs(output), **options):
     options = {"batches": 3, "batch_size": 10} | options
-    params = {"scale": jnp.float32(1)}
-    return calibrate.each_batch(show, prepare, params, {}, images, statistic, **options)
+    return calibrate.each_batch(TASK, shown(), images, statistic, **options)
 
 
 def test_samples_come_batch_by_batch_prepared_as_in_evaluation_from_one_program():
@@ -117,38 +124,23 @@ def test_samples_are_refused_as_statistics_are():
 
 
 def test_scores_of_a_network_are_those_of_its_batches_alone_on_one_device_or_two():
-    net = functional.split(
-        models.build("4C3-MP2-3", (6, 6, 1), LIF(0.5, 0.5), norm=True, rngs=nnx.Rngs(0))
-    )
-    stats = {**net.stats, "conv1": {**net.stats["conv1"], "norm": {
-        "mean": jnp.full(4, 0.1), "var": jnp.full(4, 0.2)}}}  # fmt: skip
-    seen = []
-
-    def note(key, images, training):
-        del key, training
-        x = images.astype(jnp.float32) / 255
-        jax.debug.callback(lambda batch: seen.append(np.asarray(batch)), x, ordered=True)
-        return encode.direct(x, T)
+    net = models.build("4C3-MP2-3", (6, 6, 1), LIF(0.5, 0.5), norm=True, seed=0)
+    norm = {"mean": jnp.full(4, 0.1), "var": jnp.full(4, 0.2)}
+    net = net.replace(stats={**net.stats, "conv1": {**net.stats["conv1"], "norm": norm}})
+    task, options = Task(Inputs((6, 6, 1), T)), {"batches": 2, "batch_size": 8}
 
     def statistic(output):
         spikes = output.activity.spikes["conv1"], output.activity.pooled["pool1"]
         return {"own": singular_scores(spikes[0], T), "pooled": singular_scores(spikes[1], T)}
 
-    options = {"batches": 2, "batch_size": 8}
-    one = calibrate.over_batches(net.apply, note, net.params, stats, IMAGES, statistic, **options)
-    jax.effects_barrier()
-    assert len(seen) == 2
-    for i, x in enumerate(seen):
-        alone = statistic(net.apply(net.params, stats, encode.direct(x, T)))
-        for name in ("own", "pooled"):
-            np.testing.assert_allclose(one.batches[name][i], alone[name], rtol=1e-6)
-            assert 0 < alone[name].max() <= (6 if name == "own" else 3)
-
-    def quiet(key, images, training):
-        del key, training
-        return encode.direct(images.astype(jnp.float32) / 255, T)
-
-    two = calibrate.over_batches(
-        net.apply, quiet, net.params, stats, IMAGES, statistic, devices=2, **options
-    )
+    one = calibrate.over_batches(task, net, IMAGES, statistic, **options)
+    rows, _ = calibrate._choose(len(IMAGES), *options.values(), 0)
+    alone = jax.jit(lambda x: statistic(net(x)))
+    for i, chosen in enumerate(rows):
+        x = encode.direct(jnp.asarray(IMAGES[chosen], jnp.float32) / 255, T)
+        assert isinstance(x, Signal)
+        for name, scores in alone(x).items():
+            np.testing.assert_allclose(one.batches[name][i], scores, rtol=1e-6)
+            assert 0 < scores.max() <= (6 if name == "own" else 3)
+    two = calibrate.over_batches(task, net, IMAGES, statistic, devices=2, **options)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, two)

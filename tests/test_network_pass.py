@@ -1,4 +1,4 @@
-"""Whole networks as data and functions: time folding, remat, norms, traced constants."""
+"""What a network computes: time folding, remat, norms, traced constants, symmetries."""
 
 from functools import partial
 
@@ -6,14 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from jax import lax
 
-from jaxsnn import models
+from jaxsnn import Network, models
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.losses import cross_entropy
-from jaxsnn.network import split
 from jaxsnn.neurons import LIF, Membrane, lif_step
 from jaxsnn.surrogate import triangle
 
@@ -21,8 +19,11 @@ LABELS = jnp.asarray([0, 3])
 NEURON = LIF(0.75, 0.25, reset="soft", surrogate=triangle(1.0, 0.3, normalized=True))
 
 
+RUN = jax.jit(Network.__call__, static_argnames=("train", "remat"))
+
+
 def network(layout="4C3-AP2-6-5", shape=(4, 4, 2), neuron=NEURON, **options):
-    return split(models.build(layout, shape, neuron, rngs=nnx.Rngs(2), **options))
+    return models.build(layout, shape, neuron, seed=2, **options)
 
 
 def spikes(*shape, rate=0.5):
@@ -33,7 +34,7 @@ def gradients_of(net, **options):
     """Return the gradient, and the output, of a loss that looks at read-out and activity."""
 
     def loss(params, x):
-        out = net.apply(params, net.stats, x, **options)
+        out = net.replace(params=params)(x, **options)
         quiet = sum(jnp.square(s).mean() for s in out.activity.spikes.values())
         return cross_entropy(out.readout, LABELS) + 0.1 * quiet, out
 
@@ -43,36 +44,6 @@ def gradients_of(net, **options):
 def assert_close(found, expected, tolerance=1e-5):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=tolerance, atol=tolerance), found,
                  expected)  # fmt: skip
-
-
-# --- Data and functions ---------------------------------------------------------------------------
-
-
-def test_parameters_are_a_plain_tree_with_outputs_last():
-    nets = []
-
-    def trees():
-        nets.append(network("4C3-AP2-6R-5", norm=True))
-        return nets[0].params, nets[0].stats
-
-    shapes, stats = jax.tree.map(lambda leaf: leaf.shape, jax.eval_shape(trees))
-    norm = {"scale": (4,), "bias": (4,)}
-    assert shapes["conv1"] == {"kernel": (3, 3, 2, 4), "bias": (4,), "norm": norm}
-    assert set(shapes) == {"conv1", "dense1", "dense2"}
-    assert shapes["dense1"]["recurrent"] == (6, 6) and shapes["dense2"]["kernel"] == (6, 5)
-    assert type(shapes) is type(shapes["conv1"]) is dict
-    assert set(nets[0].synapses) == {
-        "conv1/kernel", "dense1/kernel", "dense1/recurrent", "dense2/kernel",
-    }  # fmt: skip
-    assert set(stats["conv1"]) == {"norm", "neurons"}
-
-
-def test_an_array_is_taken_as_time_first():
-    net, x = network("5", (3,)), spikes(4, 2, 3)
-    out = net.apply(net.params, net.stats, x)
-    assert out.readout.shape == (4, 2, 5)
-    assert out.activity.spikes["dense1"].shape == (2, 5)
-    assert jax.tree.structure(out.stats) == jax.tree.structure(net.stats)
 
 
 # --- Time folding ---------------------------------------------------------------------------------
@@ -133,7 +104,10 @@ def test_a_constant_input_is_the_same_one_repeated():
     gradients, out = run(net.params, signal)
     repeated_gradients, repeated = run(net.params, signal.over_time())
     jax.tree.map(np.testing.assert_array_equal, out.activity.spikes, repeated.activity.spikes)
-    assert_close((gradients, out), (repeated_gradients, repeated))
+    assert_close(gradients, repeated_gradients)
+    assert_close(jax.tree.leaves(out), jax.tree.leaves(repeated))
+    # Only as one copy it is known to be real valued, and computed once.
+    assert out.activity.cached == ("conv1/kernel",) and repeated.activity.cached == ()
 
 
 # --- Remat ----------------------------------------------------------------------------------------
@@ -161,16 +135,13 @@ def test_remat_changes_no_value_and_no_gradient(case):
 
 def test_remat_of_all_steps_is_no_remat():
     net, x = network("5", (3,)), spikes(4, 2, 3)
-    found = net.apply(net.params, net.stats, x, remat=4)
-    jax.tree.map(
-        np.testing.assert_array_equal, found, net.apply(net.params, net.stats, x, remat=None)
-    )
+    found = net(x, remat=4)
+    jax.tree.map(np.testing.assert_array_equal, found, net(x, remat=None))
 
 
 def test_dropout_is_the_same_in_all_chunks():
     net = network("D0.5-5", (30,), readout="current")
-    run = partial(jax.jit(net.apply, static_argnames=("train", "remat")), net.params, net.stats,
-                  jnp.ones((4, 2, 30)), train=True)  # fmt: skip
+    run = partial(RUN, net, jnp.ones((4, 2, 30)), train=True)
     whole, chunks = run(key=jax.random.key(1)), run(key=jax.random.key(1), remat=2)
     np.testing.assert_allclose(whole.readout, chunks.readout, rtol=1e-5)
     assert (whole.readout == whole.readout[:1]).all()
@@ -188,15 +159,14 @@ def test_dropout_is_the_same_in_all_chunks():
 def test_impossible_remats_are_errors(remat, message):
     net = network("5", (3,))
     with pytest.raises(UserError, match=message):
-        net.apply(net.params, net.stats, spikes(4, 2, 3), remat=remat)
+        net(spikes(4, 2, 3), remat=remat)
 
 
 def test_remat_and_batch_norm_meet_in_evaluation_only():
     net, x = network("3-5", (4,), norm=True), spikes(4, 2, 4)
     with pytest.raises(UserError, match="would normalise each chunk of time by itself"):
-        net.apply(net.params, net.stats, x, train=True, remat=2)
-    run = partial(jax.jit(net.apply, static_argnames="remat"), net.params, net.stats, x)
-    assert_close(run(remat=2), run())
+        net(x, train=True, remat=2)
+    assert_close(RUN(net, x, remat=2), RUN(net, x))
 
 
 # --- Norms, dtypes, trained and traced constants --------------------------------------------------
@@ -205,17 +175,16 @@ def test_remat_and_batch_norm_meet_in_evaluation_only():
 def test_norms_learn_in_training_and_rest_in_evaluation():
     net, x = network("3-5", (4,), norm=True), spikes(3, 2, 4)
     before = jax.tree.map(np.asarray, net.stats)
-    apply = jax.jit(net.apply, static_argnames="train")
-    trained = apply(net.params, net.stats, x, train=True).stats
+    trained = RUN(net, x, train=True).stats
     jax.tree.map(np.testing.assert_array_equal, net.stats, before)  # nothing is changed in place
     kernel, bias = (np.asarray(net.params["dense1"][name]) for name in ("kernel", "bias"))
     current = np.asarray(x).reshape(6, 4) @ kernel + bias
     mean, var = (np.asarray(trained["dense1"]["norm"][name]) for name in ("mean", "var"))
     np.testing.assert_allclose(mean, 0.1 * current.mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(var, 0.9 + 0.1 * current.var(0), rtol=1e-5)
-    rested = apply(net.params, trained, x).stats
+    rested = RUN(net.replace(stats=trained), x).stats
     jax.tree.map(np.testing.assert_array_equal, rested, trained)
-    potential = apply(net.params, trained, x[:1]).activity.potential["dense1"]
+    potential = RUN(net.replace(stats=trained), x[:1]).activity.potential["dense1"]
     normed = (current[:2] - mean) / np.sqrt(var + 1e-5)
     np.testing.assert_allclose(potential, normed, rtol=1e-4, atol=1e-5)
 
@@ -226,7 +195,7 @@ def test_short_synapses_change_values_little_and_types_not_at_all():
     for leaf in jax.tree.leaves(jax.eval_shape(gradients_of(short), net.params, x)):
         assert leaf.dtype == jnp.float32
     exact, rounded = (
-        jax.jit(n.apply)(net.params, net.stats, x).activity.potential["conv1"] for n in (net, short)
+        RUN(n.replace(params=net.params), x).activity.potential["conv1"] for n in (net, short)
     )
     # Eight bits of weights in [-1/4, 1/4], summed over at most 18 of them.
     np.testing.assert_allclose(rounded, exact, atol=18 * 0.25 * 2**-8)
@@ -267,7 +236,7 @@ def test_a_mapped_threshold_is_a_loop_over_thresholds():
         stats = jax.tree.map(lambda x: x, net.stats)
         for layer in stats.values():
             layer["neurons"]["threshold"] = threshold
-        return net.apply(net.params, stats, x).activity.spikes
+        return net.replace(stats=stats)(x).activity.spikes
 
     mapped, alone = jax.jit(jax.vmap(run))(thresholds), jax.jit(run)
     for i, threshold in enumerate(thresholds):
@@ -283,7 +252,7 @@ def test_a_mapped_threshold_is_a_loop_over_thresholds():
 def test_networks_map_over_parameters():
     net, x = network("6-5", (3,)), spikes(4, 2, 3)
     twice = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), net.params)
-    run = jax.jit(lambda p: net.apply(p, net.stats, x).readout)
+    run = jax.jit(lambda p: net.replace(params=p)(x).readout)
     mapped = jax.jit(jax.vmap(run))(twice)
     for i in range(2):
         one = run(jax.tree.map(lambda w, i=i: w[i], twice))
@@ -300,14 +269,13 @@ def test_permuting_hidden_channels_leaves_the_output():
     params["conv1"] = {name: leaf[..., order] for name, leaf in params["conv1"].items()}
     inputs = params["dense1"]["kernel"].reshape(2, 2, 4, 6)[:, :, order]
     params["dense1"]["kernel"] = inputs.reshape(16, 6)
-    run = jax.jit(net.apply)
-    found, expected = run(params, net.stats, x), run(net.params, net.stats, x)
+    found, expected = RUN(net.replace(params=params), x), RUN(net, x)
     np.testing.assert_array_equal(found.readout, expected.readout)
     moved = expected.activity.spikes["conv1"][..., order]
     np.testing.assert_array_equal(found.activity.spikes["conv1"], moved)
     # Channels moved without the weights that read them do not give the same.
     params["dense1"] = net.params["dense1"]
-    other = run(params, net.stats, x).activity.potential["dense1"]
+    other = RUN(net.replace(params=params), x).activity.potential["dense1"]
     assert (other != expected.activity.potential["dense1"]).any()
 
 
@@ -318,8 +286,8 @@ def test_scaling_weights_and_thresholds_leaves_the_spikes():
     stats = jax.tree.map(lambda s: s, net.stats)
     for layer in stats.values():
         layer["neurons"]["threshold"] = 8 * layer["neurons"]["threshold"]
-    run = jax.jit(net.apply)
-    found, expected = run(params, stats, x).activity, run(net.params, net.stats, x).activity
+    scaled = net.replace(params=params, stats=stats)
+    found, expected = RUN(scaled, x).activity, RUN(net, x).activity
     jax.tree.map(np.testing.assert_array_equal, found.spikes, expected.spikes)
     potential = jax.tree.map(lambda u: 8 * u, expected.potential)
     jax.tree.map(np.testing.assert_array_equal, found.potential, potential)

@@ -34,7 +34,7 @@ def output_of(program):
     "call, devices", [("", "1"), ("host.tune(1)", "1"), ("host.tune(); host.tune()", "2")]
 )
 def test_the_cpu_becomes_devices_only_if_asked(call, devices):
-    program = f"import jax\nimport jaxsnn\nfrom jaxsnn import host\n{call}\n"
+    program = f"import jax\nimport jaxsnn\nfrom jaxsnn.train import host\n{call}\n"
     if devices == "2" and host.cores() < 2:
         pytest.skip("needs two cores")
     assert output_of(program + "print(jax.local_device_count())") == devices
@@ -44,7 +44,7 @@ def test_the_cpu_becomes_devices_only_if_asked(call, devices):
 def test_freed_memory_is_not_mapped_again():
     plain, tuned = (
         int(output_of(FAULTS.format(tune=tune)))
-        for tune in ("", "from jaxsnn import host; host.tune(1)")
+        for tune in ("", "from jaxsnn.train import host; host.tune(1)")
     )
     assert tuned * 10 < plain  # 64 MiB are 16,384 pages
 
