@@ -4,6 +4,7 @@ from jaxsnn.compress import (
     distributions,
     masks,
     principal,
+    rescaling,
     rewiring,
     schedules,
     singular,
@@ -33,7 +34,6 @@ from jaxsnn.compress.projections import (
     Projection,
     Recipe,
     compose,
-    identity,
     keep_largest,
     n_of_m,
     on_mask,
@@ -45,7 +45,7 @@ from jaxsnn.compress.projections import (
 )
 from jaxsnn.compress.rescaling import gradient_rule, rescaled, vanilla
 from jaxsnn.compress.rewiring import sparse
-from jaxsnn.compress.transforms import confine, latent, pass_through, pass_within, pull, snap
+from jaxsnn.compress.transforms import confine, latent, pass_within, pull, snap
 
 __all__ = [
     "Finished",
@@ -61,13 +61,11 @@ __all__ = [
     "distributions",
     "gradient_rule",
     "gradually_pruned",
-    "identity",
     "keep_largest",
     "latent",
     "masks",
     "n_of_m",
     "on_mask",
-    "pass_through",
     "pass_within",
     "percentile_keep",
     "pow2_grid",
@@ -81,6 +79,7 @@ __all__ = [
     "quantize",
     "quantized",
     "rescaled",
+    "rescaling",
     "restrict",
     "rewired",
     "rewiring",

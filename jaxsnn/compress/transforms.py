@@ -11,8 +11,7 @@ In other people's loops:
 - `optax.inject_hyperparams`: name the arguments that are functions or switches,
   `inject_hyperparams(pull, static_args=("recipe", "every", "mode"))`, and for `latent`
   `static_args=("inner", "recipe", "straight_through")`.
-- `optax.tree_map_params(optimizer, f, state)`: `f` sees the stored leaves; trees in `rest` do not
-  fit, because only the leaves of the recipe are stored.
+- `optax.tree_map_params(optimizer, f, state)`: `f` sees the stored leaves, so no trees in `rest`.
 - `optax.contrib.schedule_free` and `optax.ema` go inside, `latent(schedule_free(...), recipe)`
   and `chain(ema(...), confine(masks))`: outside they would change updates that land exactly where
   they should. `schedule_free(chain(..., confine(masks)))` keeps zeros that are there.
@@ -287,7 +286,7 @@ def latent(
         state = optimizer.init(params)        # the free copies are the given weights
         params = project(params, recipe)      # and from here on the weights are projected
 
-    `phase.quantized` does both, and `snap` after the last step.
+    `phase.quantized` does both, and `snap` at last.
 
     Args:
       inner: the optimizer to wrap.
@@ -310,8 +309,7 @@ def latent(
         if is_placeholder(params):
             return LatentState(params, inner.init(params))
         leaves = tree.named_leaves(params)
-        # A copy, because a caller may donate the parameters' own buffers.
-        free = {name: jnp.array(leaves[name]) for name in resolve(recipe, params)}
+        free = {name: jnp.array(leaves[name]) for name in resolve(recipe, params)}  # to donate
         return LatentState(free, inner.init(params))
 
     def update_fn(

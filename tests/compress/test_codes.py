@@ -117,6 +117,17 @@ def test_codes_come_from_a_sweep_over_traced_bits():
         np.testing.assert_allclose(decoded[i], single.decode(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_double_precision_is_kept_where_it_is_on(name):
+    projection = make(name, FAMILIES[name][0][-1], "channel")
+    with jax.enable_x64(True):
+        for leaf in (jnp.asarray(LEAF), jnp.asarray(LEAF, jnp.float64)):
+            found, projected = pr.quantize(projection, leaf), projection(leaf)
+            assert projected.dtype == found.decode().dtype == leaf.dtype
+            np.testing.assert_array_equal(found.decode(), projected)
+            np.testing.assert_array_equal(found.step.encode(projected).codes, found.codes)
+
+
 def test_gradients_pass_a_tree_that_holds_steps():
     step = grids.uniform_grid(3).quantize(LEAF).step
     tree = {"weights": LEAF, "steps": {"w": step}}
@@ -149,9 +160,7 @@ def test_a_grid_for_each_channel_is_the_leaf_s_grid_on_each_channel_alone(name):
 
 def test_each_code_is_the_nearest_level_at_the_scale_of_its_channel():
     found = grids.uniform_grid(3, per="channel").quantize(LEAF)
-    levels = (
-        np.arange(-3, 4).reshape(1, 1, 1, 1, 7) * np.asarray(found.scale, np.float64)[..., None]
-    )
+    levels = np.arange(-3, 4) * np.asarray(found.scale, np.float64)[..., None]
     nearest = np.abs(np.asarray(LEAF, np.float64)[..., None] - levels).min(-1)
     distance = np.abs(np.asarray(LEAF, np.float64) - np.asarray(found.decode(), np.float64))
     np.testing.assert_allclose(distance, nearest, atol=1e-6)
