@@ -1,0 +1,60 @@
+"""The programs and options that the docs name exist."""
+
+import re
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+
+pytestmark = pytest.mark.run
+
+
+@cache
+def options_of(*command: str) -> frozenset[str]:
+    """Return the options that a program's `--help` names."""
+    start = ["-c", "import jaxsnn.cli; jaxsnn.cli.main()"] if command[0] == "jaxsnn" else ["-m"]
+    done = subprocess.run(
+        [sys.executable, *start, *command[command[0] == "jaxsnn" :], "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"{' '.join(command)} --help: {done.stderr}"
+    return frozenset(OPTION.findall(done.stdout))
+
+
+def documented() -> dict[tuple[str, ...], dict[str, set[str]]]:
+    """Return program -> page -> options that the page uses it with."""
+    found: dict[tuple[str, ...], dict[str, set[str]]] = {}
+
+    def note(program: tuple[str, ...], page: Path, options: list[str]) -> None:
+        name = page.relative_to(ROOT).as_posix()
+        found.setdefault(program, {}).setdefault(name, set()).update(options)
+
+    for page in PAGES:
+        text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name, rest in re.findall(r"-m (experiments(?:\.[a-z_]+)+)([^`\n]*)", text):
+            note((name,), page, OPTION.findall(rest))
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            for name, rest in re.findall(r"(?m)^jaxsnn ([a-z]+)(.*)$", block):
+                note(("jaxsnn", name), page, OPTION.findall(rest))
+        last = text.partition("## Options that matter")[2]
+        if last:
+            note((f"experiments.{page.stem}",), page, OPTION.findall(last))
+    return found
+
+
+DOCUMENTED = documented()
+
+
+@pytest.mark.parametrize("program", DOCUMENTED, ids=" ".join)
+def test_a_program_has_the_options_that_the_docs_use(program):
+    known = options_of(*program)
+    missing = {page: sorted(used - known) for page, used in DOCUMENTED[program].items()}
+    assert {page: options for page, options in missing.items() if options} == {}
