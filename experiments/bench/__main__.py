@@ -1,7 +1,7 @@
 """`python -m experiments.bench`."""
 
 from experiments.bench.command import main
-from experiments.common import skeleton
+from experiments.common.command import guard
 
 if __name__ == "__main__":
-    skeleton.main(main)
+    guard(main)

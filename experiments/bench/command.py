@@ -46,7 +46,7 @@ from experiments.bench.problems import USUAL, WORKLOADS, WorkloadName
 from experiments.bench.rounds import Effort
 from experiments.bench.studies.registry import STUDIES
 from experiments.bench.tables import WIDTH, describe, draw, show
-from experiments.common import skeleton
+from jaxsnn.cli import arguments
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
@@ -194,7 +194,7 @@ def processor() -> str:
 
 def main() -> None:
     """Read the command line, measure, print and write."""
-    config = skeleton.parse(lambda preset, dataset: Config(), "bench")
+    config = arguments.parse(Config, "python -m experiments.bench", __doc__, None)
     results = run(config)
     if config.out is not None:
         write(config, config.out, results)

@@ -29,7 +29,7 @@ from typing import Any
 
 from jaxsnn.errors import UserError
 
-PEERS_FOLDER = Path(__file__).parents[1] / "peers"
+PEERS_FOLDER = Path(__file__).parent / "peers"
 
 # Options of `neurons.LIF`.
 FLAVOURS: dict[str, dict[str, Any]] = {
@@ -218,7 +218,7 @@ def measure(
     """Run one contender once and return what it measured."""
     environment = {}
     if contender.is_ours:
-        environment["PYTHONPATH"] = str(PEERS_FOLDER.parents[1])  # a checkout is not installed
+        environment["PYTHONPATH"] = str(PEERS_FOLDER.parents[2])  # a checkout is not installed
     if library := find_library(contender.preload):
         environment["LD_PRELOAD"] = library
     return run_script(

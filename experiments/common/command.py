@@ -44,9 +44,14 @@ class Experiment:
 
 def main(experiment: Experiment) -> None:
     """Run an experiment; a user's mistake is one line on stderr and exit code 2."""
+    guard(lambda: experiment.run(parse(experiment, sys.argv[1:])))
+
+
+def guard(program: Callable[[], None]) -> None:
+    """Run a program; a user's mistake is one line on stderr and exit code 2."""
     host.tune()
     try:
-        experiment.run(parse(experiment, sys.argv[1:]))
+        program()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
@@ -119,11 +124,11 @@ def _read(experiment: Experiment, path: str) -> dict[str, Any]:
 
 
 def _peek(argv: Sequence[str], name: str) -> str | None:
-    """Return what the command line gives for an option; of several values the last."""
+    """Return what the command line gives for an option, None if nothing; the last of several."""
     found = None
     for word, following in zip(argv, [*argv[1:], None], strict=True):
         if word.startswith(f"--{name}="):
             found = word.partition("=")[2]
         elif word == f"--{name}":
             found = following
-    return found
+    return None if found == "None" else found

@@ -103,9 +103,9 @@ def pictures(
     front = partial(
         plot_front,
         {title: [getattr(row, cost) for row in rows] for cost, title in COSTS.items()},
-        [row.accuracy for row in rows],
+        [row.accuracy or 0.0 for row in rows],
         groups=[f"{points[name]['bits']} bits" for name in names],
-        dense=([getattr(dense, cost) for cost in COSTS], dense.accuracy),
+        dense=([getattr(dense, cost) for cost in COSTS], dense.accuracy or 0.0),
         chosen=names.index(chosen.name),
     )
     flat = [row.to_row() | points[row.name] for row in rows]

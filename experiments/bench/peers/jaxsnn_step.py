@@ -11,14 +11,15 @@ Others may follow: `flavour=NAME` of `FLAVOURS`, `direct` (a direct-coded image 
 not at every step), `plain` (no process-wide settings), `micro_batches=N`, `devices=N`.
 """
 
+from dataclasses import dataclass, replace
+
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 
 from experiments.bench.contenders import FLAVOURS
-from jaxsnn import data, encode, losses, models, neurons, surrogate, train, tree
-from jaxsnn import network as functional
+from jaxsnn import compress, data, losses, models, neurons, surrogate, train, tree
+from jaxsnn.inputs import Inputs
 from jaxsnn.train import host, parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
@@ -47,41 +48,56 @@ def make_network(spec, flavour):
         surrogate=surrogate.atan(spec["alpha"]),
         **FLAVOURS[flavour],
     )
-    options = {"dtype": jnp.dtype(spec["dtype"]), "rngs": nnx.Rngs(0)}
+    options = {"dtype": jnp.dtype(spec["dtype"])}
     if spec["builder"]:
         return getattr(models, spec["builder"])(spec["input_shape"], neuron, **options)
     return models.build(spec["layout"], spec["input_shape"], neuron, **options)
 
 
+@dataclass(frozen=True)
+class Repeated(Inputs):
+    """Hand an image over at every step, as the peers do, and not once."""
+
+    def prepare(self, key, samples):
+        """Return `[T, B, *shape]`."""
+        values = self.normalise(samples)
+        return jnp.broadcast_to(values[None], (self.timesteps, *values.shape))
+
+
+@dataclass(frozen=True)
+class Ready(Inputs):
+    """Take what is the network's input already."""
+
+    def prepare(self, key, samples):
+        """Return the samples."""
+        return samples
+
+
 def make_task(problem, options):
-    """Return the task, the problem's weights and the network's other arrays."""
+    """Return the task, and the network with the problem's weights."""
     spec = problem["spec"]
-    net = functional.split(make_network(spec, options.get("flavour", "subtract")))
-    params = net.params
+    net = make_network(spec, options.get("flavour", "subtract"))
     if not spec["builder"]:
-        params = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
-
-    def prepare(key, x, is_training):
-        del key, is_training
-        if not spec["direct"]:
-            return jnp.moveaxis(x, 1, 0).astype(jnp.float32)
-        x = x.astype(jnp.float32) / 255
-        if "direct" in options:
-            return encode.direct(x, spec["timesteps"])
-        return jnp.broadcast_to(x[None], (spec["timesteps"], *x.shape))
-
-    def loss(output, labels):
-        return losses.cross_entropy(output.readout, labels)
-
+        weights = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
+        net = net.replace(params=weights)
+    shape, steps = tuple(spec["input_shape"]), spec["timesteps"]
+    if not spec["direct"]:
+        inputs = Inputs(shape, steps, "events")
+    else:
+        inputs = (Inputs if "direct" in options else Repeated)(shape, steps)
     every = parallel.most_devices(len(problem["labels"]))
     task = train.Task(
-        net.apply,
-        prepare,
-        loss,
+        inputs,
+        loss="ce",
         micro_batches=int(options.get("micro_batches", 1)),
         devices=int(options.get("devices", every)),
     )
-    return task, params, net.stats
+    return task, net
+
+
+def ready(task):
+    """Return the task for batches that are the network's input already."""
+    return replace(task, inputs=Ready(task.inputs.shape, task.inputs.timesteps))
 
 
 def batch_of(problem):
@@ -107,26 +123,27 @@ def build(problem, variant):
 
 def check_in(problem, options):
     """Return what the problem's weights give on its batch: loss, rate and the gradient's norm."""
-    task, params, stats = make_task(problem, options)
+    task, net = make_task(problem, options)
     x, labels = batch_of(problem)
 
     def objective(params):
-        output = task.apply(params, stats, task.prepare(None, x, True), train=True)
-        return task.loss(output, labels), output.readout.mean()
+        prepared = task.prepare(jax.random.key(0), x, True)
+        output = task.run(net.replace(params=params), prepared, train=True)
+        return task.objective(output, labels, prepared), output.readout.mean()
 
     if not problem["spec"]["train"]:
-        loss, rate = jax.jit(objective)(params)
+        loss, rate = jax.jit(objective)(net.params)
         return {"loss": float(loss), "rate": float(rate)}
-    (loss, rate), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
+    (loss, rate), gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))(net.params)
     norm = optax.global_norm(gradient)
     return {"loss": float(loss), "rate": float(rate), "gradient_norm": float(norm)}
 
 
 def start(problem, options):
     """Return the task, the optimizer and the state before the first step."""
-    task, params, stats = make_task(problem, options)
-    optimizer = optax.adam(problem["spec"]["learning_rate"])
-    return task, optimizer, train.init(params, stats, optimizer, jax.random.key(0))
+    task, net = make_task(problem, options)
+    phase = compress.as_phase(optax.adam(problem["spec"]["learning_rate"]))
+    return task, phase.optimizer, train.init(net, phase, jax.random.key(0))
 
 
 def subject(problem, options, run, unit=1, **facts):
@@ -140,13 +157,11 @@ def epoch(problem, options):
     """Train by whole epochs, each one compiled loop."""
     task, optimizer, state = start(problem, options)
     split, size, unit = repeat(problem), len(problem["labels"]), problem["spec"]["steps"]
-    zero = train.Sums(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
     def run(steps):
         nonlocal state
         for _ in range(steps // unit):
-            sums = jax.tree.map(jnp.copy, zero)
-            stop = state.step + unit
+            sums, stop = train.no_sums(), state.step + unit
             state, sums = train.run_steps(task, optimizer, size, state, sums, split, stop)
         jax.block_until_ready((state, sums))
 
@@ -157,15 +172,15 @@ def step(problem, options):
     """Train by single steps, on a batch that lies on the device as the network takes it."""
     task, optimizer, state = start(problem, options)
     x, labels = batch_of(problem)
-    x = jax.jit(lambda x: task.prepare(None, x, True))(x)
-    ready = task._replace(prepare=lambda key, x, is_training: x)
-    jitted = jax.jit(train.train_step, static_argnums=(0, 1), donate_argnums=2)
-    compiled = jitted.lower(ready, optimizer, state, x, labels).compile()
+    x = jax.jit(lambda x: task.prepare(jax.random.key(0), x, True))(x)
+    here = ready(task)
+    jitted = jax.jit(train.train_step, static_argnums=1, donate_argnums=2)
+    compiled = jitted.lower(here, optimizer, state, x, labels).compile()
 
     def run(steps):
         nonlocal state
         for _ in range(steps):
-            state, sums = compiled(state, x, labels)
+            state, sums = compiled(here, state, x, labels)
         jax.block_until_ready((state, sums))
 
     memory = compiled.memory_analysis()
@@ -175,12 +190,12 @@ def step(problem, options):
 
 def predict(problem, options):
     """Predict on a data set."""
-    task, params, stats = make_task(problem, options)
+    task, net = make_task(problem, options)
     (images, _), size, unit = repeat(problem), len(problem["labels"]), problem["spec"]["steps"]
 
     def run(steps):
         for _ in range(steps // unit):
-            scores = train.predict(task, params, stats, images, batch_size=size)
+            scores = train.predict(task, net, images, batch_size=size)
         scores.block_until_ready()
 
     return subject(problem, options, run, unit)
@@ -188,27 +203,27 @@ def predict(problem, options):
 
 def evaluate(problem, options):
     """Evaluate on a data set, as after an epoch."""
-    task, params, stats = make_task(problem, options)
+    task, net = make_task(problem, options)
     split, size, unit = repeat(problem), len(problem["labels"]), problem["spec"]["steps"]
     whole = data.Split(*split)
 
     def run(steps):
         for _ in range(steps // unit):
-            train.evaluate(task, params, stats, whole, batch_size=size)
+            train.evaluate(task, net, whole, batch_size=size)
 
     return subject(problem, options, run, unit)
 
 
 def call(problem, options):
     """Pass a batch through the network that lies on the device as it takes it."""
-    task, params, stats = make_task(problem, options)
+    task, net = make_task(problem, options)
     x, _ = batch_of(problem)
-    x = jax.jit(lambda x: task.prepare(None, x, False))(x)
-    forward = jax.jit(lambda params, x: losses.rate(task.apply(params, stats, x).readout))
+    x = jax.jit(lambda x: task.prepare(jax.random.key(0), x, False))(x)
+    forward = jax.jit(lambda net, x: losses.rate(net(x).readout))
 
     def run(steps):
         for _ in range(steps):
-            rates = forward(params, x)
+            rates = forward(net, x)
         rates.block_until_ready()
 
     return subject(problem, options, run)

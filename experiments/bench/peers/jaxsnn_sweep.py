@@ -8,6 +8,8 @@ A step is one training step of all of them on the same batch. The variant's firs
 - "spread": as "vmap", the lanes shared out over the local devices (one for each core of a CPU).
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +20,10 @@ from experiments.bench.peers.jaxsnn_step import (
     check_in,
     options_of,
     prepare_process,
+    ready,
     start,
 )
-from jaxsnn import train, tree
+from jaxsnn import compress, train, tree
 from jaxsnn.train import parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
@@ -43,13 +46,14 @@ def make_step(problem, options):
     """Return a function of the states of all lanes that takes a step, and the first states."""
     task, optimizer, first = start(lane(problem, 0), options)
     weights = [
-        tree.map_named(lambda name, leaf, i=i: jnp.asarray(problem[name][i]), first.params)
+        tree.map_named(lambda name, leaf, i=i: jnp.asarray(problem[name][i]), first.net.params)
         for i in range(problem["spec"]["lanes"])
     ]
-    states = [train.init(w, first.stats, optimizer, jax.random.key(0)) for w in weights]
+    phase, key = compress.as_phase(optimizer), jax.random.key(0)
+    states = [train.init(first.net.replace(params=w), phase, key) for w in weights]
     x, labels = batch_of(problem)
-    x = jax.jit(lambda x: task.prepare(None, x, True))(x)
-    task = task._replace(prepare=lambda key, x, is_training: x)
+    x = jax.jit(lambda x: task.prepare(key, x, True))(x)
+    task = ready(task)
 
     def one(state, x, labels):
         return train.train_step(task, optimizer, state, x, labels)[0]
@@ -59,7 +63,7 @@ def make_step(problem, options):
         call = jax.jit(one, donate_argnums=0)
         return lambda states: [call(state, x, labels) for state in states], states
 
-    task = task._replace(devices=1)
+    task = replace(task, devices=1)
     every, states = jax.vmap(one, in_axes=(0, None, None)), stack(states)
     if "spread" in options:
         mesh = Mesh(np.array(jax.local_devices()), ("lanes",))

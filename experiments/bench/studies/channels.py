@@ -1,5 +1,6 @@
 """What QP-SNN costs and gains in time: a quantized step, the scores, a shrunk network."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -9,17 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from rich.console import Console
 
 from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
 from experiments.bench.tables import new_table
-from jaxsnn import encode, export, losses, models, train
-from jaxsnn import network as functional
-from jaxsnn.compress import latent, rescaling as rescaled, singular
+from jaxsnn import compress, export, models, train, tree
+from jaxsnn.compress import singular
+from jaxsnn.inputs import Inputs
 from jaxsnn.methods import qp_snn
-from jaxsnn.train import calibrate, parallel
+from jaxsnn.network import Network
+from jaxsnn.train import parallel
 
 WIDTH, TIMESTEPS, BATCH, BITS = 0.25, 2, 100, 4
 STEPS = 4  # in one call of the compiled epoch
@@ -48,48 +49,37 @@ def channels(
     """Time QP-SNN on a quarter-width VGG-16, T = 2, 4 bits, setting A, on noise."""
     del peers
     effort.say("qp-snn")
-    module = models.vgg16(width=WIDTH, rngs=nnx.Rngs(seed))
-    net = functional.split(module)
+    net = models.vgg16(width=WIDTH, seed=seed)
     draw = np.random.default_rng(seed)
     shape = (max(STEPS * BATCH, BATCHES * CALIBRATION_BATCH), 32, 32, 3)
     images = draw.integers(0, 256, shape, dtype=np.uint8)
     labels = jnp.asarray(draw.integers(0, 10, len(images)).astype(np.int32))
 
-    def prepare(key, images, training):
-        del key, training
-        return encode.direct(images.astype(jnp.float32) / 128.0 - 1.0, TIMESTEPS)
+    half = (0.5,) * 3
+    inputs = Inputs((32, 32, 3), TIMESTEPS, "direct", half, half)
+    task = train.Task(inputs, loss="ce", devices=parallel.most_devices(BATCH))
 
-    def task_of(apply):
-        cross_entropy = losses.by_name("ce")
-        return train.Task(
-            apply,
-            prepare,
-            lambda output, labels: cross_entropy(output.readout, labels),
-            devices=parallel.most_devices(BATCH),
-        )
-
-    task = task_of(net.apply)
-
-    def epoch_of(optimizer):
-        state = [train.init(net.params, net.stats, optimizer, jax.random.key(seed))]
+    def epoch_of(phase: compress.Phase) -> Callable[[], None]:
+        state = [train.init(net, phase, jax.random.key(seed))]
         split = jnp.asarray(images[: STEPS * BATCH]), labels[: STEPS * BATCH]
 
-        def run():
+        def run() -> None:
             stop = state[0].step + STEPS
             state[0], _ = train.run_steps(
-                task, optimizer, BATCH, state[0], train.no_sums(), split, stop
+                task, phase.optimizer, BATCH, state[0], train.no_sums(), split, stop
             )
             jax.block_until_ready(state[0])
 
         return run
 
-    quantizer = rescaled.rescaled(BITS)
-    recipe = dict.fromkeys(qp_snn.quantized_leaves(net.params), quantizer)
-    rule = rescaled.gradient_rule("inv_gamma", quantizer)
+    quantizer = compress.rescaled(BITS)
+    recipe = dict.fromkeys(qp_snn.quantized_leaves(net, inputs), quantizer)
+    rule = compress.gradient_rule("inv_gamma", quantizer)
+    adam = optax.adam(1e-3)
     steps = in_turns(
         {
-            "float": epoch_of(optax.adam(1e-3)),
-            "quantized": epoch_of(latent(optax.adam(1e-3), recipe, straight_through=rule)),
+            "float": epoch_of(compress.as_phase(adam)),
+            "quantized": epoch_of(compress.quantized(adam, recipe, straight_through=rule)),
         },
         effort,
     )
@@ -101,21 +91,20 @@ def channels(
         return {name: singular.singular_scores(spikes[name], TIMESTEPS) for name in ratios}
 
     def score():
-        return calibrate.over_batches(
-            net.apply, prepare, net.params, net.stats, images, statistic,
-            batches=BATCHES, batch_size=CALIBRATION_BATCH,
-        )  # fmt: skip
+        return train.over_batches(
+            task, net, images, statistic, batches=BATCHES, batch_size=CALIBRATION_BATCH
+        )
 
     kept = singular.kept_channels(score().mean, ratios)
-    small = functional.split(export.shrink(module, net.params, net.stats, kept))
+    small = export.shrink(net, kept)
 
-    def predict(net):
-        task, some = task_of(net.apply), jnp.asarray(images[: STEPS * BATCH])
-        return lambda: train.predict(task, net.params, net.stats, some).block_until_ready()
+    def predict(net: Network) -> Callable[[], Any]:
+        some = jnp.asarray(images[: STEPS * BATCH])
+        return lambda: train.predict(task, net, some).block_until_ready()
 
     times = in_turns({"dense": predict(net), "shrunk": predict(small), "score": score}, effort)
     epoch = steps["float"] * TRAINING_IMAGES / (STEPS * BATCH)
-    operations = [_multiply_adds(x) for x in (net, small)]
+    operations = [_multiply_adds(x, inputs) for x in (net, small)]
     rows = [
         ("a training step, float", 1e3 * steps["float"] / STEPS, None),
         ("a training step, 4 bits", 1e3 * steps["quantized"] / STEPS,
@@ -132,16 +121,10 @@ def channels(
     return [{"what": what, "median_ms": ms, "ratio": ratio} for what, ms, ratio in rows]
 
 
-def _multiply_adds(net: functional.Functional) -> int:
+def _multiply_adds(net: Network, inputs: Inputs) -> int:
     """Count the multiply-adds of one image at one step, from the shapes that layers see."""
-    image = encode.direct(jnp.zeros((1, 32, 32, 3)), 1)
-    output = jax.eval_shape(lambda: net.apply(net.params, net.stats, image))
-    inputs = {name: x.shape[1:] for name, x in output.activity.events.items()}
     total = 0
-    for name, synapse in net.synapses.items():
-        kernel = net.params
-        for part in name.split("/"):
-            kernel = kernel[part]
-        outputs = jax.eval_shape(synapse, jnp.zeros((1, *inputs[name])), kernel).size
-        total += outputs * kernel.size // kernel.shape[-1]
+    for kernel, feed in net.flow(inputs).feeds.items():
+        leaf = tree.named_leaves(net.params)[kernel]
+        total += math.prod(feed.outputs) * leaf.size // leaf.shape[-1]
     return total

@@ -24,21 +24,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from rich.console import Console
 
 from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
 from experiments.bench.studies.channels import in_turns
 from experiments.bench.tables import new_table
-from jaxsnn import encode, losses, models, sweep, train
-from jaxsnn import network as functional
+from jaxsnn import compress, models, sweep, train
 from jaxsnn.compress import masks
 from jaxsnn.data import Split
+from jaxsnn.inputs import Inputs
 from jaxsnn.methods import admm
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.sweep import chunks
-from jaxsnn.train import evaluation, parallel
+from jaxsnn.sweep.lanes import LaneProgram
+from jaxsnn.train import parallel
 
 Rows = list[dict[str, Any]]
 Points = Mapping[str, np.ndarray]  # axis -> the numbers of all lanes
@@ -66,46 +67,23 @@ def grid_of(lanes: int) -> dict[str, tuple[float, ...]]:
     return {"sparsity": tuple(shares.tolist()), "bits": (2, 3, 4, 6)}
 
 
-def make(network: Small, seed: int) -> tuple[functional.Functional, Split, train.Task]:
+def make(network: Small, seed: int) -> tuple[Network, Split, train.Task]:
     """Return the network, noise to train it on, and its task."""
-    module = models.build(network.layout, network.shape, LIF(0.5, 0.5), rngs=nnx.Rngs(seed))
-    net, draw = functional.split(module), np.random.default_rng(seed)
-    count = BATCH * network.steps
+    net = models.build(network.layout, network.shape, LIF(0.5, 0.5), seed=seed)
+    draw, count = np.random.default_rng(seed), BATCH * network.steps
     images = draw.integers(0, 256, (count, *network.shape), dtype=np.uint8)
     split = Split(images, draw.integers(0, 10, count).astype(np.int32))
-
-    def prepare(key, images, training):
-        del key, training
-        return encode.direct(images.astype(jnp.float32) / 255, TIMESTEPS)
-
-    def loss(output, labels):
-        return losses.mean_squared_error(output.readout, labels)
-
-    return net, split, train.Task(net.apply, prepare, loss)
+    return net, split, train.Task(Inputs(network.shape, TIMESTEPS))
 
 
-def method_of(point: Any, params: Any) -> sweep.Method:
+def lane(point: Any, start: Network) -> tuple[compress.Phase, Network]:
     """Return quantization-aware training on what magnitude pruning leaves."""
-    kept = masks.keep_fraction({"*/kernel": point["sparsity"]}, params)
+    kept = masks.keep_fraction(start.params, {"*/kernel": point["sparsity"]})
     recipe = admm.quantize_recipe("uniform", point["bits"], masks=kept)
-    return sweep.straight_through(optax.adam(1e-3), recipe)
+    return compress.quantized(optax.adam(1e-3), recipe), start
 
 
-def run_of(net: functional.Functional, task: train.Task) -> sweep.Run:
-    """Return one lane: prune, train, evaluate."""
-
-    def run(point, data):
-        params, stats, sums = sweep.fit(
-            task, method_of(point, net.params), net.params, net.stats, data["train"],
-            epochs=EPOCHS, batch_size=BATCH, key=jax.random.key(0),
-        )  # fmt: skip
-        over_time, _, _ = evaluation.measure(task, params, stats, data["test"])
-        return params, {"loss": sums.loss, "accuracy": over_time[-1]}
-
-    return run
-
-
-def swept(run: sweep.Run, points: Points, data: Any, mode: sweep.Mode) -> Callable[[], Any]:
+def swept(run: LaneProgram, points: Points, data: Any, mode: chunks.Mode) -> Callable[[], Any]:
     """Return a call of the compiled program of a sweep, for all lanes."""
     count, devices = len(points["bits"]), len(jax.local_devices())
     first = {axis: jnp.asarray(x[0]) for axis, x in points.items()}
@@ -120,7 +98,7 @@ def swept(run: sweep.Run, points: Points, data: Any, mode: sweep.Mode) -> Callab
     return lambda: jax.block_until_ready([program.call(part, data) for part in parts])
 
 
-def one_by_one(run: sweep.Run, points: Points, data: Any, devices: int) -> Callable[[], Any]:
+def one_by_one(run: LaneProgram, points: Points, data: Any, devices: int) -> Callable[[], Any]:
     """Return calls of one compiled program, one for each lane."""
     data = parallel.replicate(data, devices)
     lanes = [
@@ -131,18 +109,14 @@ def one_by_one(run: sweep.Run, points: Points, data: Any, devices: int) -> Calla
     return lambda: jax.block_until_ready([program(lane, data) for lane in lanes])
 
 
-def compiled_each(net: functional.Functional, split: Split, task: train.Task) -> float:
+def compiled_each(net: Network, split: Split, task: train.Task) -> float:
     """Return the median seconds of a configuration whose numbers are those of Python."""
     seconds = []
     for bits in range(2, 2 + COMPILED):
         start = time.perf_counter()
-        method = method_of({"sparsity": 0.2 * bits, "bits": bits}, net.params)
-        state = train.init(net.params, net.stats, method.optimizer, jax.random.key(0))
-        state = state._replace(params=method.begin(state.params))
-        state = train.fit(
-            task, method.optimizer, state, split, epochs=EPOCHS, batch_size=BATCH, show=False
-        )
-        train.evaluate(task, method.finish(state), state.stats, split)
+        phase, _ = lane({"sparsity": 0.2 * bits, "bits": bits}, net)
+        found = train.fit(task, phase, net, split, epochs=EPOCHS, batch_size=BATCH, show=False)
+        train.evaluate(task, found, split)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
@@ -150,9 +124,12 @@ def compiled_each(net: functional.Functional, split: Split, task: train.Task) ->
 def study(console: Console, network: Small, effort: Effort, seed: int) -> Rows:
     """Time the ways to train one network's configurations, and print their table."""
     net, split, task = make(network, seed)
-    data = jax.tree.map(jnp.asarray, {"train": split, "test": split})
+    data = jax.tree.map(jnp.asarray, {"start": net, "splits": {"train": split, "test": split}})
     devices = parallel.most_devices(BATCH)
-    run, shared = run_of(net, task), run_of(net, task._replace(devices=devices))
+    run, shared = (
+        sweep.training(lane, task, epochs=EPOCHS, batch_size=BATCH, devices=each)
+        for each in (1, devices)
+    )
     each, rows = compiled_each(net, split, task), []
     for count in LANES:
         effort.say(f"lanes: {network.layout}, {count}")
@@ -165,7 +142,7 @@ def study(console: Console, network: Small, effort: Effort, seed: int) -> Rows:
         if devices > 1:
             makers["one program, batch shared"] = partial(one_by_one, shared, points, data, devices)
         calls = {way: maker() for way, maker in makers.items()}
-        whole = sweep.run(run, grid_of(count), data, axes=sweep.AXES, show=False)
+        whole = sweep.run_lanes(run, grid_of(count), data, axes=sweep.AXES, show=False)
         seconds = in_turns(calls, effort)
         single = min(taken for way, taken in seconds.items() if way not in MODES)
         for way in makers:

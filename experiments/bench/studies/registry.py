@@ -164,7 +164,7 @@ def quickstart(console: Console, peers: Peers, effort: Effort, seed: int) -> Row
         command = [sys.executable, "-m", "experiments.quickstart", "--seed", str(seed)]
         command += ["--out", str(Path(folder) / "run")]
         start = time.perf_counter()
-        done = subprocess.run(command, cwd=PEERS_FOLDER.parents[1], capture_output=True, text=True)
+        done = subprocess.run(command, cwd=PEERS_FOLDER.parents[2], capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]

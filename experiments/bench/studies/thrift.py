@@ -1,6 +1,7 @@
 """What Spike-Thrift costs: a sparse step, a guided one, moving the masks, a long time axis."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -8,18 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from rich.console import Console
 
 from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
 from experiments.bench.studies.channels import in_turns
 from experiments.bench.tables import new_table
-from jaxsnn import encode, losses, models, train
-from jaxsnn import network as functional
+from jaxsnn import compress, models, train
 from jaxsnn.compress import rewiring, starting
-from jaxsnn.methods import conversion
-from jaxsnn.models import spike_thrift
+from jaxsnn.inputs import Inputs
+from jaxsnn.methods import balancing
+from jaxsnn.network import Network
 from jaxsnn.train import parallel
 
 WIDTH, BATCH, DENSITY = 0.25, 100, 0.05
@@ -42,16 +42,15 @@ def thrift(
     params = models.he_start(jax.random.key(seed), net.params)
     masks = starting.random_masks(jax.random.key(seed), DENSITY, params)
     sgd = optax.sgd(1e-3, momentum=0.9, nesterov=True)
-    task = _task(net, lambda key, x: encode.direct(x, 1), parallel.most_devices(BATCH))
-    plain = _Epoch(task, sgd, params, net.stats, (images, labels))
-    sparse = _Epoch(
-        task, rewiring.sparse(sgd, masks), starting.start(masks, params), net.stats,
-        (images, labels),
-    )  # fmt: skip
+    task = _task(1, "direct", parallel.most_devices(BATCH))
+    split = images, labels
+    plain = _Epoch(task, sgd, net.replace(params=params), split)
+    begun = net.replace(params=starting.start(params, masks))
+    sparse = _Epoch(task, rewiring.sparse(sgd, masks), begun, split)
 
     def rewire() -> None:
         state = sparse.state
-        jax.block_until_ready(rewiring.rewire(state.opt_state, state.params, 0.3))
+        jax.block_until_ready(rewiring.rewire(state.opt_state, state.net.params, 0.3))
 
     found = in_turns({"dense": plain, "sparse": sparse, "rewire": rewire}, effort)
     epoch = found["sparse"] * TRAINING_IMAGES / (STEPS * BATCH)
@@ -75,9 +74,12 @@ def thrift(
 class _Epoch:
     """Run some steps of the compiled epoch at each call."""
 
-    def __init__(self, task, optimizer, params, stats, split):
-        self.task, self.optimizer, self.split = task, optimizer, split
-        self.state = train.init(params, stats, optimizer, jax.random.key(0))
+    def __init__(
+        self, task: train.Task, optimizer: optax.GradientTransformation, net: Network, split: Any
+    ):
+        phase = compress.as_phase(optimizer)
+        self.task, self.optimizer, self.split = task, phase.optimizer, split
+        self.state = train.init(net, phase, jax.random.key(0))
 
     def __call__(self) -> None:
         stop = self.state.step + STEPS
@@ -96,15 +98,14 @@ def _long(
     stats = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, 0.3) if leaf.ndim == 0 else leaf, net.stats
     )
-    optimizer = optax.amsgrad(1e-4)
-    state = train.init(models.he_start(jax.random.key(seed), net.params), stats, optimizer,
-                       jax.random.key(0))  # fmt: skip
+    phase = compress.as_phase(optax.amsgrad(1e-4))
+    params = models.he_start(jax.random.key(seed), net.params)
+    state = train.init(net.replace(params=params, stats=stats), phase, jax.random.key(0))
     calls: dict[str, Callable[[], Any]] = {}
     memory: dict[str, float] = {}
     for name, chunk in (("all at once", None), (f"remat {CHUNK}", CHUNK)):
-        task = _task(net, lambda key, x: encode.signed_poisson(key, x, TIMESTEPS), 1)
-        task = task._replace(remat=chunk)
-        step = jax.jit(lambda *args, task=task: train.train_step(task, optimizer, *args)[0])
+        task = replace(_task(TIMESTEPS, "poisson", 1), remat=chunk)
+        step = jax.jit(lambda *args, task=task: train.train_step(task, phase.optimizer, *args)[0])
         compiled = step.lower(state, images, labels).compile()
         analysis = compiled.memory_analysis()
         assert analysis is not None
@@ -122,18 +123,12 @@ def _wait_for(function: Callable[..., Any], *args: Any) -> None:
     jax.block_until_ready(function(*args))
 
 
-def _network(seed: int, activation: str = "spikes") -> functional.Functional:
-    neuron = conversion.neuron()
-    options: dict[str, Any] = {"activation": activation, "rngs": nnx.Rngs(seed)}
-    return functional.split(spike_thrift.vgg16(None, neuron, width=WIDTH, **options))
+def _network(seed: int, activation: str = "spikes") -> Network:
+    neuron = balancing.neuron()
+    return models.thrift_vgg16(None, neuron, width=WIDTH, activation=activation, seed=seed)
 
 
-def _task(net: functional.Functional, code: Callable[..., Any], devices: int) -> train.Task:
-    def prepare(key, images, training):
-        del training
-        return code(key, images.astype(jnp.float32) / 127.5 - 1.0)
-
-    def loss(output, labels):
-        return losses.cross_entropy(output.readout, labels)
-
-    return train.Task(net.apply, prepare, loss, devices=devices)
+def _task(timesteps: int, encoding: str, devices: int) -> train.Task:
+    half = (0.5,) * 3
+    inputs = Inputs((32, 32, 3), timesteps, encoding, half, half)
+    return train.Task(inputs, loss="ce", devices=devices)

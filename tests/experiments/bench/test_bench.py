@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -299,21 +300,21 @@ def test_our_loss_in_each_flavour_is_that_of_its_recurrence(name, flavour):
     problem = read(TINY[name])
     rates = rates_by_hand(problem, flavour)
     assert rates.mean() > 0.01, "a network that never fires shows nothing"
-    task, params, stats = jaxsnn_step.make_task(problem, {"flavour": flavour, "plain": ""})
+    task, net = jaxsnn_step.make_task(problem, {"flavour": flavour, "plain": ""})
     x, labels = jaxsnn_step.batch_of(problem)
-    output = task.apply(params, stats, task.prepare(None, x, True), train=True)
+    output = net(task.prepare(jax.random.key(0), x, True), train=True)
     assert float(output.readout.mean()) == pytest.approx(rates.mean(), rel=1e-5)
     loss = loss_by_hand(problem, rates)
-    assert float(task.loss(output, labels)) == pytest.approx(loss, rel=1e-5)
+    assert float(task.objective(output, labels, x)) == pytest.approx(loss, rel=1e-5)
 
 
 def test_a_direct_image_may_be_handed_over_once():
     problem = read(DIRECT)
     found = []
     for options in ({"plain": ""}, {"plain": "", "direct": ""}):
-        task, params, stats = jaxsnn_step.make_task(problem, options)
-        x = task.prepare(None, jaxsnn_step.batch_of(problem)[0], True)
-        found.append((x, task.apply(params, stats, x).readout))
+        task, net = jaxsnn_step.make_task(problem, options)
+        x = task.prepare(jax.random.key(0), jaxsnn_step.batch_of(problem)[0], True)
+        found.append((x, net(x).readout))
     assert found[1][0].constant and found[0][0].shape == (6, 4, 10, 10, 2)
     assert jnp.array_equal(found[0][1], found[1][1])
 
