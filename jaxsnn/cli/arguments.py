@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["flag", "parse", "words"]
 
-FRAME = "│╭╮╰╯─ "  # what tyro draws around a message
+FRAME = "│╭╮╰╯─ "  # what tyro draws around a message; where there is no Unicode, lines of dashes
 WHERE = re.compile(r"Error parsing [\w.-]+: (?=(\w+))")  # what tyro writes before a message of ours
 
 
@@ -153,7 +153,7 @@ def _message(box: str, names: set[str]) -> str:
     What an options class says about a field, in the words of the library, names the flag.
     """
     lines = [line.strip(FRAME) for line in box.splitlines()[1:]]
-    text = " ".join(line for line in lines if line and "full helptext" not in line)
+    text = " ".join(line for line in lines if line.strip("-") and "full helptext" not in line)
     if found := WHERE.match(text):
         text = text[found.end() :]
         if found[1] in names:

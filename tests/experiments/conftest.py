@@ -1,23 +1,81 @@
-"""What the tests of the experiments share: a run in this process, and what it left behind."""
+"""What the tests of the experiments share: the smallest run of each, and what it left behind."""
 
+import importlib
 import json
+import shlex
 import sys
 
 import pytest
 
-from experiments.common import skeleton
+from experiments.common import command
+
+# The smallest run of each experiment: name -> options. Every one keeps the contract of
+# test_contract.py, and is made once for all tests that look at what it left behind.
+RUNS = {
+    "quickstart": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 "
+    "--batch-size 30 --learning-rate 0.02 --penalty 0.01 --dense-epochs 2 --pull-epochs 40 "
+    "--order together --seed 3",
+    "admm": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 --batch-size 30 "
+    "--learning-rate 0.02 --penalty 0.01 --dense-epochs 8 --pull-epochs 2 --prune-sparsity 0.75 "
+    "--sparsity 0.5",
+    "rivals": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 60 --batch-size 20 "
+    "--dense-epochs 1 --seeds 0 1",
+}
+
+
+def experiment_of(name):
+    """Return the value EXPERIMENT of an experiment's folder or module."""
+    try:
+        module = importlib.import_module(f"experiments.{name}.run")
+    except ModuleNotFoundError:
+        module = importlib.import_module(f"experiments.{name}")
+    return module.EXPERIMENT
 
 
 @pytest.fixture(scope="session")
 def run_in_process():
-    """Return a function that runs an experiment's module with arguments, as its command would."""
+    """Return a function that runs an experiment, by name or value, as its command would."""
 
     def run(experiment, argv):
+        if isinstance(experiment, str):
+            experiment = experiment_of(experiment)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sys, "argv", [experiment.__name__, *argv])
-            skeleton.main(experiment.main)
+            patch.setattr(sys, "argv", [experiment.name, *map(str, argv)])
+            command.main(experiment)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def options_of():
+    """Return a function from an experiment's name to the options of its smallest run."""
+    return lambda name: shlex.split(RUNS[name])
+
+
+@pytest.fixture(scope="session")
+def run_of(tmp_path_factory, run_in_process, options_of):
+    """Return a function from an experiment's name to the directory of its smallest run."""
+    folders = {}
+
+    def folder(name):
+        if name not in folders:
+            folders[name] = tmp_path_factory.mktemp(name) / "run"
+            run_in_process(name, ["--out", folders[name], *options_of(name)])
+        return folders[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session", params=RUNS)
+def name(request):
+    """Return the name of each experiment in turn."""
+    return request.param
+
+
+@pytest.fixture
+def experiment(name):
+    """Return the value EXPERIMENT of each experiment in turn."""
+    return experiment_of(name)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +96,7 @@ def mistake_of(tmp_path, capsys, run_in_process):
 
     def stopped(experiment, argv):
         with pytest.raises(SystemExit) as stop:
-            run_in_process(experiment, ["--out", str(tmp_path / "run"), *argv])
+            run_in_process(experiment, ["--out", tmp_path / "run", *argv])
         assert stop.value.code == 2
         out, err = capsys.readouterr()
         assert out == ""
