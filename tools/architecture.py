@@ -137,9 +137,9 @@ def library() -> str:
 def methods() -> str:
     """Return what there is to read for each method: its page and its experiment."""
     body = []
-    for page in sorted((ROOT / "jaxsnn" / "methods").glob("*.py")):
-        if page.stem in ("__init__", "result") or page.stem.startswith("_"):
-            continue
+    folder = ROOT / "jaxsnn" / "methods"
+    names = [name for name in promised_names(folder / "__init__.py") if name.islower()]
+    for page in [folder / f"{name}.py" for name in names]:
         experiment = files_of(f"experiments/{page.stem}")
         lines = [lines_of(page), sum(map(lines_of, experiment))]
         body.append(
