@@ -1,22 +1,24 @@
-"""Read a packed network with numpy and safetensors alone: all that a reader on a device must do.
+"""Read a packed network with numpy alone: all that a reader on a device must do.
 
-    python experiments/decode_numpy.py FILE [OUT.npz]
+    python decode_numpy.py FILE [OUT.npz]
 
 prints a line for each leaf and, if asked to, writes all of them as floats. The format is described
-in `jaxsnn/export/container.py`, `jaxsnn/export/pack.py`, `jaxsnn/coding.py` and
-`jaxsnn/bitstream.py`.
+in `jaxsnn/export/container.py`, `jaxsnn/export/pack.py` and `jaxsnn/coding/forms.py`.
 """
 
 import json
 import sys
 import zlib
+from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import load_file
 
-FLOATS = ("values", "codebook", "gamma")
+KINDS = {"BOOL": "?"} | {f"{x}{8 * n}": f"<{x.lower()}{n}" for x in "IUF" for n in (1, 2, 4, 8)}
+TYPES = {"values": "<f4", "codebook": "<f4", "gamma": "<f4", "scale": "<f4", "unit": "<f4"}
+TYPES["low"] = "<i2"
 PARTS = {"floats": ["values"], "codes": ["codebook", "codes"]}
 PARTS["scaled_codes"] = ["gamma", "width", "codes"]
+PARTS["grid_codes"] = ["scale", "unit", "low", "grid", "codes"]
 PLACES = {"": [], "sparse_": ["bitmap"], "indexed_": ["gap_width", "gaps"]}
 
 
@@ -43,27 +45,37 @@ def decode(form, shape, sizes, content):
     places_of = next(each for each in ("sparse_", "indexed_", "") if form.startswith(each))
     names = PLACES[places_of] + PARTS[form[len(places_of) :]]
     cut = np.split(content, np.cumsum(sizes)[:-1])
-    kinds = [np.float32 if name in FLOATS else np.uint8 for name in names]
-    parts = {name: part.view(k) for name, part, k in zip(names, cut, kinds, strict=True)}
+    parts = {n: part.view(TYPES.get(n, "u1")) for n, part in zip(names, cut, strict=True)}
     leaf = np.zeros(int(np.prod(shape)), np.float32)
     where = places(parts, leaf.size)
     if "codebook" in parts:
         width = max(1, int(np.ceil(np.log2(max(parts["codebook"].size, 1)))))
-        values = parts["codebook"][numbers(parts["codes"], width, where.size)]
-    elif "gamma" in parts:
+        leaf[where] = parts["codebook"][numbers(parts["codes"], width, where.size)]
+    elif "gamma" in parts:  # gamma ((2 c - s) (1 / s))
         width = int(parts["width"][0])
-        codes, top = numbers(parts["codes"], width, where.size).astype(np.float32), 2**width - 1
-        values = (2 * codes - np.float32(top)) * np.float32(1 / top)
-        values = np.broadcast_to(parts["gamma"], shape).ravel()[where] * values + np.float32(0)
+        codes, top = numbers(parts["codes"], width, where.size), 2**width - 1
+        levels = (2 * codes - top).astype(np.float32) * np.float32(1 / top)
+        leaf[where] = np.broadcast_to(parts["gamma"], shape).ravel()[where] * levels + np.float32(0)
+    elif "grid" in parts:  # scale ((low + stride k) unit)
+        stride, width = (int(number) for number in parts["grid"][:2])
+        codes = int(parts["low"][0]) + stride * numbers(parts["codes"], width, where.size)
+        levels = codes.astype(np.float32) * parts["unit"][0]
+        leaf[where] = np.broadcast_to(parts["scale"], shape).ravel()[where] * levels + np.float32(0)
     else:
-        values = parts["values"]
-    leaf[where] = values
+        leaf[where] = parts["values"]
     return leaf.reshape(shape)
 
 
 def read(path):
     """Return the header of a packed file and all leaves, "params/..." and "stats/..."."""
-    tensors = load_file(path)
+    content = Path(path).read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")  # safetensors: a JSON text, then the tensors
+    tensors = {}
+    for name, each in json.loads(content[8:start]).items():
+        if name != "__metadata__":
+            low, high = (start + end for end in each["data_offsets"])
+            flat = np.frombuffer(content[low:high], KINDS[each["dtype"]])
+            tensors[name] = flat.reshape(each["shape"])
     header = json.loads(zlib.decompress(tensors.pop("jaxsnn").tobytes()))
     for name, leaf in header["leaves"].items():
         tensors[name] = decode(leaf["form"], leaf["shape"], leaf["bytes"], tensors[name])

@@ -94,6 +94,10 @@ def save(
             f"net must be a Network (models.build, Network.of, Network.wrap), found "
             f"{type(net).__name__}"
         )
+    if inputs is not None and not isinstance(inputs, Inputs):
+        raise UserError(
+            f"inputs must be an Inputs, such as task.inputs, found {type(inputs).__name__}"
+        )
     header: dict[str, Any] = {"leaves": {}, "numbers": {}, "architecture": None}
     header["architecture"] = architecture.describe_network(net)
     header["inputs"] = None if inputs is None else inputs.to_data()

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import network as functional, layers, models, surrogate, tree
+from jaxsnn import layers, models, surrogate, tree
 from jaxsnn.errors import UserError
-from jaxsnn.export.architecture import describe, rebuild
-from jaxsnn.export.modules import filled
+from jaxsnn.export import load, save
+from jaxsnn.export.architecture import describe, describe_network, rebuild
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
 RNGS = nnx.Rngs(0)
@@ -29,14 +30,13 @@ def everything():
     """Return a network with every kind of layer and with options that are not the default."""
     firing = layers.Neurons(NEURON, trained=("threshold",))
     plain = layers.Neurons(LIF(surrogate=surrogate.atan(3.0), order="fire_then_integrate"))
-    first = layers.Conv(
-        2, 4, firing, size=5, stride=2, padding="VALID", norm=True, use_bias=False, rngs=RNGS
-    )
+    options = {"stride": 2, "padding": "VALID", "norm": True, "use_bias": False}
+    first = layers.Conv(2, 4, 5, neurons=firing, rngs=RNGS, **options)
     first.norm.epsilon, first.norm.momentum = 1e-3, 0.8
-    half = layers.Conv(4, 3, plain, dtype=jnp.bfloat16, rngs=RNGS)
+    half = layers.Conv(4, 3, neurons=plain, dtype=jnp.bfloat16, rngs=RNGS)
     block = layers.Residual(
         half,
-        layers.Conv(3, 5, layers.Neurons(LIF()), rngs=RNGS),
+        layers.Conv(3, 5, neurons=LIF(), rngs=RNGS),
         sources=(3, -1, 0, 1, 2),
         weight=jnp.arange(5.0),
     )
@@ -48,8 +48,8 @@ def everything():
             "pool2": layers.MaxPool(3),
             "dropout1": layers.Dropout(0.25),
             "flatten1": layers.Flatten(),
-            "dense1": layers.Recurrent(5, 6, layers.Neurons(LIF(0.5)), rngs=RNGS),
-            "dense2": layers.Dense(6, 4, layers.Integrator(0.7), use_bias=False, rngs=RNGS),
+            "dense1": layers.Recurrent(5, 6, neurons=LIF(0.5), rngs=RNGS),
+            "dense2": layers.Dense(6, 4, neurons=layers.Integrator(0.7), use_bias=False, rngs=RNGS),
             "vote": layers.Vote(2),
         }
     )
@@ -59,18 +59,19 @@ def through_text(description):
     return json.loads(json.dumps(description, allow_nan=False))
 
 
-def run(module):
-    net = functional.split(module)
+@jax.jit
+def run(net, x):
+    return net(x)
+
+
+def test_every_layer_and_option_returns_and_computes_the_same(tmp_path):
+    net = Network.of(everything())
+    assert describe(rebuild(through_text(describe(net.module)))) == describe(net.module)
+    save(tmp_path / "net", net)
+    again = load(tmp_path / "net").network
     x = np.random.default_rng(0).normal(size=(3, 2, 17, 17, 2)).astype(np.float32)
-    return jax.jit(net.apply)(net.params, net.stats, x)
-
-
-def test_every_layer_and_option_returns_and_computes_the_same():
-    module = everything()
-    net = functional.split(module)
-    again = rebuild(through_text(describe(module)))
-    assert describe(again) == describe(module)
-    first, second = run(module), run(filled(again, net.params, net.stats))
+    first, second = run(net, x), run(again, x)
+    assert again.program == net.program and run._cache_size() == 1
     assert float(jnp.sum(first.activity.spikes["block1/conv2"])) > 0
     assert jax.tree.all(jax.tree.map(jnp.array_equal, first, second))
 
@@ -88,15 +89,14 @@ def test_every_layer_and_option_returns_and_computes_the_same():
 )
 def test_every_named_surrogate_returns_equal(make):
     neurons = layers.Neurons(LIF(surrogate=make()))
-    module = layers.Chain({"dense1": layers.Dense(2, 3, neurons, rngs=RNGS)})
+    module = layers.Chain({"dense1": layers.Dense(2, 3, neurons=neurons, rngs=RNGS)})
     assert rebuild(through_text(describe(module))).dense1.neurons.options.surrogate == make()
 
 
 def test_rebuilding_allocates_nothing():
-    module = models.build("8-4", (4,), LIF(), rngs=RNGS)
-    description = describe(module)
+    description = describe(models.build("8-4", (4,), LIF()).module)
     description[0]["inputs"] = description[0]["outputs"] = 2**32 - 1  # 2**66 bytes
-    shapes = tree.named_leaves(functional.split(rebuild(description)).params)
+    shapes = tree.named_leaves(nnx.to_pure_dict(nnx.state(rebuild(description), nnx.Param)))
     assert shapes["dense1/kernel"].shape == (2**32 - 1, 2**32 - 1)
 
 
@@ -113,10 +113,9 @@ def double(distance):
     [
         (Mine(), "layer 'x' is a Mine: a file describes layers of jaxsnn only"),
         (
-            layers.Dense(1, 1, layers.Neurons(LIF(surrogate=surrogate.custom(double))), rngs=RNGS),
+            layers.Dense(1, 1, neurons=LIF(surrogate=surrogate.custom(double)), rngs=RNGS),
             "layer 'x': its surrogate is a function of your own",
         ),
-        (layers.Dense(1, 1, Mine(), rngs=RNGS), "layer 'x' fires by a Mine"),
     ],
 )
 def test_what_is_code_is_refused_by_the_name_of_the_layer(layer, message):
@@ -124,9 +123,25 @@ def test_what_is_code_is_refused_by_the_name_of_the_layer(layer, message):
         describe(layers.Chain({"x": layer}))
 
 
+def test_neurons_that_no_file_knows_are_refused_by_the_name_of_the_layer():
+    dense = layers.Dense(1, 1, neurons=LIF(), rngs=RNGS)
+    dense.neurons = Mine()
+    with pytest.raises(UserError, match="layer 'x' fires by a Mine"):
+        describe(layers.Chain({"x": dense}))
+
+
+def test_a_network_that_is_code_has_no_description():
+    assert describe_network(Network.wrap({"w": jnp.ones(3)}, lambda params, x: x)) is None
+    own = layers.Dense(1, 1, neurons=LIF(surrogate=surrogate.custom(double)), rngs=RNGS)
+    assert describe_network(Network.of(layers.Chain({"dense1": own}))) is None
+    assert describe_network(Network.of(own)) is None  # no chain
+    net = models.build("8-4", (4,))
+    assert describe_network(net) == describe(net.module)
+
+
 def changed(layer, **change):
     """Return the description of a small network with fields of one layer changed."""
-    data = describe(models.build("4C3-4B3-8-2", (4, 4, 1), LIF(), norm=True, rngs=RNGS))
+    data = describe(models.build("4C3-4B3-8-2", (4, 4, 1), LIF(), norm=True).module)
     data[layer] |= change
     return data
 
@@ -164,7 +179,7 @@ LIF_DATA = changed(0)[0]["neurons"]
         ),
         (changed(0, name="conv1/kernel"), "cannot be called 'conv1/kernel'"),
         (changed(0, name="__class__"), "cannot be called '__class__'"),
-        (changed(0, name="synapses"), "cannot be called 'synapses'"),
+        (changed(0, name="children"), "cannot be called 'children'"),
         (changed(0, name="block1"), "two layers are called 'block1'"),
         (changed(1, conv1={"kind": "dense"}), "layer 'block1', conv1: field 'kind' is 'dense'"),
         (changed(1, sources=[0, 0, 0, 9]), "sources must be 4 numbers from -1 to 3"),

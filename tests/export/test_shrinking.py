@@ -1,7 +1,5 @@
 """Shrinking: the smaller network computes what the larger one does with muted channels."""
 
-from functools import cache
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,11 +8,11 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn import layers, models
+from jaxsnn import compress, layers, models, tree
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import shrink, silence
-from jaxsnn.network import split
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
 SOFT = LIF(0.5, 0.4, reset="soft", order="fire_then_integrate")
@@ -23,16 +21,14 @@ CONV = "4C3-MP2-6C3V-AP2-D0.5-7-5-3"
 RESNET = "4C3-5B3M3-8B3S2M6-8B3-AP2-3"
 
 
-def lively(module, seed=0):
-    """Return params and stats of random numbers: norms with statistics, constants for channels.
+def lively(net, seed=0):
+    """Return a network of random numbers: norms with statistics, constants for channels.
 
     Weights, biases and inputs are multiples of 1/16, so that sums are exact in any order.
     """
     rng = np.random.default_rng(seed)
-    net = split(module)
 
-    def draw(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    def draw(name, leaf):
         if name.endswith(("var", "scale")):
             return jnp.asarray(rng.uniform(0.5, 2, leaf.shape), jnp.float32)
         if "norm" in name:
@@ -41,37 +37,33 @@ def lively(module, seed=0):
             return leaf
         return jnp.asarray(rng.integers(-8, 10, leaf.shape) / 16, jnp.float32)
 
-    return (jax.tree_util.tree_map_with_path(draw, tree) for tree in (net.params, net.stats))
+    params, stats = (tree.map_named(draw, each) for each in (net.params, net.stats))
+    return net.replace(params=params, stats=stats)
 
 
 def network(layout, neuron=SOFT, shape=SHAPE, **options):
-    module = models.build(layout, shape, neuron, readout="current", rngs=nnx.Rngs(0), **options)
-    return module, *lively(module)
+    return lively(models.build(layout, shape, neuron, readout="current", **options))
 
 
 def image(*shape):
     return jnp.asarray(np.random.default_rng(5).integers(-16, 17, shape) / 16, jnp.float32)
 
 
-@cache
-def functional_of(module):
-    """Split a module once, so that it is compiled once."""
-    net = split(module)
-    return net._replace(apply=jax.jit(net.apply))
+@jax.jit
+def run(net, x):
+    return net(x)
 
 
-def logits(module, params=None, stats=None, x=None):
+def logits(net, x=None):
     """Return the read-out and all spikes of a network on two images, three steps."""
-    net = functional_of(module)
-    params, stats = (net.params, net.stats) if params is None else (params, stats)
-    out = net.apply(params, stats, direct(image(2, *SHAPE) if x is None else x, 3))
+    out = run(net, direct(image(2, *SHAPE) if x is None else x, 3))
     return np.asarray(out.readout), out.activity.spikes
 
 
-def assert_shrunk_is_silenced(module, params, stats, keep, *, exact=True, x=None):
+def assert_shrunk_is_silenced(net, keep, *, exact=True, x=None):
     """Compare the read-outs, and the spikes of the kept channels."""
-    found, found_spikes = logits(shrink(module, params, stats, keep), x=x)
-    expected, spikes = logits(module, *silence(params, stats, keep), x=x)
+    found, found_spikes = logits(shrink(net, keep), x)
+    expected, spikes = logits(silence(net, keep), x)
     for name, kept in keep.items():
         chosen = np.zeros(spikes[name].shape[-1], bool)
         chosen[np.asarray(kept)] = True
@@ -95,16 +87,17 @@ def test_a_shrunk_convolutional_network_is_the_silenced_one(neuron):
         "dense2": [1, 2, 4],
     }
     net = network(CONV, neuron)
-    assert_shrunk_is_silenced(*net, keep)
-    small = split(shrink(*net, keep)).params
+    assert_shrunk_is_silenced(net, keep)
+    small = shrink(net, keep).params
     assert small["conv2"]["kernel"].shape == (3, 3, 2, 4)
     # Images of 1 x 1: 2 x 2 pixels of 6 channels, averaged.
     assert small["dense1"]["kernel"].shape == (4, 3) and small["dense2"]["bias"].shape == (3,)
 
 
 def test_behind_a_flattening_the_channels_of_every_pixel_go():
-    module, params, stats = network("3C3-5", shape=(2, 2, 1))
-    small = split(shrink(module, params, stats, {"conv1": [0, 2]})).params
+    net = network("3C3-5", shape=(2, 2, 1))
+    params = net.params
+    small = shrink(net, {"conv1": [0, 2]}).params
     rows = params["dense1"]["kernel"].reshape(4, 3, 5)[:, np.array([0, 2])]
     np.testing.assert_array_equal(small["dense1"]["kernel"], rows.reshape(8, 5))
     np.testing.assert_array_equal(
@@ -115,13 +108,13 @@ def test_behind_a_flattening_the_channels_of_every_pixel_go():
 def test_norms_are_shrunk_with_their_statistics():
     net = network("4C3-6C3-MP2-7-3", norm=True, use_bias="readout")
     keep = {"conv1": [1, 2], "conv2": [0, 1, 5], "dense1": [0, 1, 3, 4]}
-    assert_shrunk_is_silenced(*net, keep, exact=False)
-    small = split(shrink(*net, keep))
+    assert_shrunk_is_silenced(net, keep, exact=False)
+    small = shrink(net, keep)
     np.testing.assert_array_equal(
-        small.stats["conv1"]["norm"]["var"], net[2]["conv1"]["norm"]["var"][jnp.array([1, 2])]
+        small.stats["conv1"]["norm"]["var"], net.stats["conv1"]["norm"]["var"][jnp.array([1, 2])]
     )
     x = direct(image(2, *SHAPE), 3)
-    trained = jax.eval_shape(lambda: small.apply(small.params, small.stats, x, train=True))
+    trained = jax.eval_shape(lambda: small(x, train=True))
     assert trained.stats["conv2"]["norm"]["mean"].shape == (3,)
 
 
@@ -138,8 +131,8 @@ RESNET_KEEP = {
 @pytest.mark.parametrize("norm", [False, True])
 def test_shortcuts_follow_their_channels(norm):
     net = network(RESNET, norm=norm, use_bias=not norm)
-    assert_shrunk_is_silenced(*net, RESNET_KEEP, exact=not norm)
-    small = shrink(*net, RESNET_KEEP)
+    assert_shrunk_is_silenced(net, RESNET_KEEP, exact=not norm)
+    small = shrink(net, RESNET_KEEP).module
     # Four channels become five with none in front: outputs 1, 2, 4 come from 1, 2, none; of the
     # inputs 0 and 3 were kept, so that nothing is left.
     assert small.block1.sources == (-1, -1, -1)
@@ -150,60 +143,61 @@ def test_shortcuts_follow_their_channels(norm):
 
 def test_shrinking_twice_is_shrinking_once():
     net = network(RESNET, norm=True)
-    once = split(shrink(*net, RESNET_KEEP))
+    once = shrink(net, RESNET_KEEP)
     first = {"block1/conv2": [1, 2, 3, 4], "block2/conv2": [0, 2, 3, 4, 6, 7], "conv1": [0, 1, 3]}
-    half = shrink(*net, first)
+    half = shrink(net, first)
     rest = RESNET_KEEP | {
         "conv1": [0, 2],
         "block1/conv2": [0, 1, 3],
         "block2/conv2": [True] * 5 + [False],
     }
-    twice = split(shrink(half, *split(half)[:2], rest))
-    jax.tree.map(np.testing.assert_array_equal, twice[:2], once[:2])
-    np.testing.assert_array_equal(*(logits(shrink(*net, RESNET_KEEP))[0],
-                                    logits(shrink(half, *split(half)[:2], rest))[0]))  # fmt: skip
+    twice = shrink(half, rest)
+    jax.tree.map(np.testing.assert_array_equal, twice.params, once.params)
+    jax.tree.map(np.testing.assert_array_equal, twice.stats, once.stats)
+    np.testing.assert_array_equal(logits(once)[0], logits(twice)[0])
 
 
 def test_whole_blocks_keep_their_plain_shortcut():
     net = network(RESNET)
-    same = shrink(*net, {"block2/conv1": [0, 1], "block1/conv2": range(5)})
+    same = shrink(net, {"block2/conv1": [0, 1], "block1/conv2": range(5)}).module
     assert same.block1.sources is None and same.block2.sources is None
 
 
 def test_padded_shortcuts_join_by_position():
-    module, params, stats = network("2C3-3B3-3", shape=(1, 1, 1))
+    whole = network("2C3-3B3-3", shape=(1, 1, 1))
     keep = {"conv1": [1], "block1/conv2": [0, 2]}
-    small = shrink(module, params, stats, keep, shortcuts="padded")
-    follow = shrink(module, params, stats, keep)
+    padded, followed = shrink(whole, keep, shortcuts="padded"), shrink(whole, keep)
+    small, follow = padded.module, followed.module
     assert small.block1.sources is None and follow.block1.sources == (-1, -1)
     # By hand: one input, two outputs, so that the only channel is added to the first.
-    x, tape = image(1, 1, 1, 1), layers.Tape(train=False, key=None, membranes={})
-    shortcuts = [net.block1.shortcut(direct(x, 1), tape, "block1").value for net in (small, follow)]
+    x, tape = image(1, 1, 1, 1), layers.Tape()
+    shortcuts = [net.block1.shortcut(direct(x, 1), tape).value for net in (small, follow)]
     np.testing.assert_array_equal(shortcuts[0].ravel(), [x.item(), 0])
     np.testing.assert_array_equal(shortcuts[1].ravel(), [0, 0])
-    jax.tree.map(np.testing.assert_array_equal, split(small)[:2], split(follow)[:2])
+    jax.tree.map(np.testing.assert_array_equal, padded.params, followed.params)
 
 
 def test_recurrent_layers_forget_the_channels_on_both_sides():
     net = network("6R-5R-3", LIF(0.5, 0.4, reset="soft"), (4,))
     keep = {"dense1": [0, 1, 2, 3, 5], "dense2": [1, 4]}
-    assert_shrunk_is_silenced(*net, keep, x=image(8, 4) * 4)
-    small = split(shrink(*net, keep)).params["dense2"]["recurrent"]
-    np.testing.assert_array_equal(small, net[1]["dense2"]["recurrent"][1::3, 1::3])
+    assert_shrunk_is_silenced(net, keep, x=image(8, 4) * 4)
+    small = shrink(net, keep).params["dense2"]["recurrent"]
+    np.testing.assert_array_equal(small, net.params["dense2"]["recurrent"][1::3, 1::3])
 
 
 @pytest.mark.parametrize("trained", [(), ("threshold", "decay")])
 def test_constants_of_channels_are_shrunk_and_scalars_stay(trained):
-    module, params, stats = network("4C3-6C3-3", trained=trained)
+    net = network("4C3-6C3-3", trained=trained)
     rng = np.random.default_rng(1)
-    holder = params if trained else stats
-    holder["conv1"]["neurons"] = {
-        "decay": jnp.asarray([0.25, 0.5, 0.75, 1.0]),
-        "threshold": jnp.asarray(rng.uniform(0.3, 0.6, 4), jnp.float32),
+    constants = {
+        "conv1/neurons/decay": jnp.asarray([0.25, 0.5, 0.75, 1.0]),
+        "conv1/neurons/threshold": jnp.asarray(rng.uniform(0.3, 0.6, 4), jnp.float32),
     }
+    params, stats = (tree.substitute(each, constants) for each in (net.params, net.stats))
+    net = net.replace(params=params, stats=stats)
     keep = {"conv1": [1, 3], "conv2": [0, 1, 4]}
-    assert_shrunk_is_silenced(module, params, stats, keep)
-    small = split(shrink(module, params, stats, keep))
+    assert_shrunk_is_silenced(net, keep)
+    small = shrink(net, keep)
     constants = (small.params if trained else small.stats)["conv1"]["neurons"]
     assert constants["decay"].tolist() == [0.5, 1.0]
     assert (small.params if trained else small.stats)["conv2"]["neurons"]["decay"].shape == ()
@@ -216,24 +210,70 @@ MIXED_SHAPE = (2, 4, 4, 1)
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.data())
 def test_whatever_is_kept_shrunk_is_silenced(data):
-    module, params, stats = MIXED
     keep = {}
-    for name, layer in list(module.synapses().items())[:-1]:
+    for name, layer in list(layers.synapses(MIXED.module).items())[:-1]:
         kept = st.sets(st.integers(0, layer.kernel.shape[-1] - 1), min_size=1)
         keep[name] = data.draw(kept.map(sorted), label=name)
-    found, _ = logits(shrink(module, params, stats, keep), x=image(*MIXED_SHAPE))
-    expected, _ = logits(module, *silence(params, stats, keep), x=image(*MIXED_SHAPE))
+    found, _ = logits(shrink(MIXED, keep), image(*MIXED_SHAPE))
+    expected, _ = logits(silence(MIXED, keep), image(*MIXED_SHAPE))
     np.testing.assert_array_equal(found, expected)
 
 
 def test_the_given_network_stays_as_it_is():
-    module, params, stats = network(CONV)
-    before = jax.tree.map(np.asarray, split(module)[:2])
-    shrink(module, params, stats, {"conv1": [0]})
-    jax.tree.map(np.testing.assert_array_equal, split(module)[:2], before)
-    np.testing.assert_array_equal(
-        logits(shrink(module, params, stats, {}))[0], logits(module, params, stats)[0]
-    )
+    net = network(CONV)
+    before = jax.tree.map(np.array, net)
+    for change in (shrink, silence):
+        change(net, {"conv1": [0]})
+        jax.tree.map(np.testing.assert_array_equal, net, before)
+    np.testing.assert_array_equal(logits(shrink(net, {}))[0], logits(net)[0])
+
+
+@pytest.mark.parametrize("grid", [compress.rescaled(4), compress.uniform_grid(4)])
+def test_steps_of_known_grids_are_cut_with_their_channels(grid):
+    net = network(CONV)
+    leaves = tree.named_leaves(net.params)
+    names = [name for name in leaves if name.endswith("kernel")]
+    steps = {name: compress.quantize(grid, leaves[name]).step for name in names}
+    net = net.replace(params=compress.project(net.params, {"*/kernel": grid}), steps=steps)
+    keep = {"conv1": [0, 3], "conv2": [1, 2, 5], "dense1": [0, 6]}
+    small, mute = shrink(net, keep), silence(net, keep)
+    assert small.steps.keys() == mute.steps.keys() == steps.keys()
+    for name, found in small.quantized.items():
+        leaf = tree.named_leaves(small.params)[name]
+        np.testing.assert_array_equal(found.decode(), leaf)
+        scale = mute.steps[name].scale
+        if scale.ndim:
+            outputs = np.asarray(keep.get(name.removesuffix("/kernel"), range(leaf.shape[-1])))
+            scale = scale[..., outputs]
+        np.testing.assert_array_equal(found.scale, scale)
+
+
+class Mine(nnx.Module):
+    """A topology of one's own."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.a = layers.Dense(4, 6, neurons=SOFT, rngs=rngs)
+        self.b = layers.Dense(6, 6, neurons=SOFT, rngs=rngs)
+        self.out = layers.Dense(6, 3, neurons=layers.Integrator(), rngs=rngs)
+
+    def __call__(self, signal, tape):
+        hidden = self.a(signal, tape)
+        return self.out(self.b(hidden, tape) + hidden, tape)
+
+
+def test_another_topology_is_silenced_but_not_shrunk():
+    net = lively(Network.of(Mine()))
+    with pytest.raises(UserError, match="through a Chain of layers, found the topology of Mine"):
+        shrink(net, {"a": [0]})
+    x = image(9, 4) * 4
+    spikes, muted = logits(net, x)[1], logits(silence(net, {"a": [0, 2, 3]}), x)[1]
+    gone = np.array([1, 4, 5])
+    assert np.any(spikes["a"][:, gone]) and not np.any(muted["a"][:, gone])
+    np.testing.assert_array_equal(muted["a"][:, 2], spikes["a"][:, 2])
+    foreign = Network.wrap({"w": jnp.ones((4, 3))}, lambda params, x: x @ params["w"])
+    with pytest.raises(UserError, match="a wrapped foreign function has no a module|no module"):
+        shrink(foreign, {"a": [0]})
 
 
 @pytest.mark.parametrize(
@@ -253,37 +293,37 @@ def test_the_given_network_stays_as_it_is():
 )
 def test_what_cannot_be_kept_is_named(keep, message):
     with pytest.raises(UserError, match=message):
-        shrink(*network(CONV), keep)
+        shrink(network(CONV), keep)
 
 
 def test_unknown_and_impossible_shortcuts_are_errors():
     net = network("4C3-5B3-3")
     with pytest.raises(UserError, match="shortcuts 'own' is unknown; choose follow or padded"):
-        shrink(*net, {}, shortcuts="own")
+        shrink(net, {}, shortcuts="own")
     with pytest.raises(UserError, match="padded shortcut of 'block1' cannot add 4 channels to 2"):
-        shrink(*net, {"block1/conv2": [0, 1]}, shortcuts="padded")
-    conv = layers.Conv(2, 3, layers.Neurons(SOFT), rngs=nnx.Rngs(0))
-    back = layers.Conv(3, 2, layers.Neurons(SOFT), rngs=nnx.Rngs(0))
+        shrink(net, {"block1/conv2": [0, 1]}, shortcuts="padded")
+    conv = layers.Conv(2, 3, neurons=SOFT, rngs=nnx.Rngs(0))
+    back = layers.Conv(3, 2, neurons=SOFT, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="sources must be 2 numbers from -1 to 1, found"):
         layers.Residual(conv, back, sources=(0, 2))
-    wide = layers.Conv(2, 1, layers.Neurons(SOFT), rngs=nnx.Rngs(0))
+    wide = layers.Conv(2, 1, neurons=SOFT, rngs=nnx.Rngs(0))
     with pytest.raises(UserError, match="cannot add 2 channels to 1 by position"):
         layers.Residual(conv, wide)
 
 
 def test_channels_are_not_followed_through_unknown_layers():
-    dense = [layers.Dense(4, 4, layers.Neurons(SOFT), rngs=nnx.Rngs(0)) for _ in range(2)]
-    module = layers.Chain({"dense1": dense[0], "vote": layers.Vote(4), "dense2": dense[1]})
-    net = split(module)
+    dense = [layers.Dense(4, 4, neurons=SOFT, rngs=nnx.Rngs(0)) for _ in range(2)]
+    chain = layers.Chain({"dense1": dense[0], "vote": layers.Vote(4), "dense2": dense[1]})
     with pytest.raises(UserError, match="cannot be followed through 'vote', Vote"):
-        shrink(module, net.params, net.stats, {"dense1": [0]})
+        shrink(Network.of(chain), {"dense1": [0]})
 
 
 def test_trees_of_another_network_are_errors():
-    module, params, stats = network("4C3-3")
+    net = network("4C3-3")
+    less = net.params | {"conv1": {"kernel": net.params["conv1"]["kernel"]}}
     with pytest.raises(UserError, match="params lack the leaf 'conv1/bias'"):
-        shrink(module, params | {"conv1": {"kernel": params["conv1"]["kernel"]}}, stats, {})
+        shrink(net.replace(params=less), {})
     with pytest.raises(UserError, match="stats have besides the leaf 'more'"):
-        shrink(module, params, stats | {"more": jnp.zeros(1)}, {})
+        shrink(net.replace(stats=net.stats | {"more": jnp.zeros(1)}), {})
     with pytest.raises(UserError, match="no layer 'dense1' of spiking neurons to silence"):
-        silence(params, stats, {"dense1": [0]})
+        silence(net, {"dense1": [0]})
