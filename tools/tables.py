@@ -33,7 +33,7 @@ A path is made of fields and of `[...]`, which takes the item of a list by its n
 its fields (`[name=dense&seed=1]`). A path that does not start in the row starts in the file. A
 `?` in front leaves the cell empty where there is nothing. Two paths may be subtracted (` - `) or
 divided (` / `). Formats: `n` (whole), `n2` (2 decimals), `%1`, `points` (of 100, with a sign),
-`x` (times), `kB`, `MB`, `k`, `M`, `nJ` (of pJ), `min` (of seconds).
+`gap` (the same without a sign), `x` (times), `kB`, `MB`, `k`, `M`, `nJ` (of pJ), `min` (of seconds).
 """
 
 import argparse
@@ -75,6 +75,7 @@ FORMATS: Mapping[str, Callable[[float, str], str]] = {
     "n": lambda value, decimals: f"{value:,.{int(decimals or 0)}f}",
     "%": lambda value, decimals: f"{100 * value:.{int(decimals or 0)}f} %",
     "points": lambda value, decimals: f"{100 * value:+.{int(decimals or 1)}f}",
+    "gap": lambda value, decimals: f"{abs(100 * value):.{int(decimals or 1)}f}",
     "x": lambda value, decimals: f"{_significant(value, int(decimals or 3))}x",
     "k": lambda value, decimals: f"{value / 1e3:,.{int(decimals or 0)}f}k",
     "M": lambda value, decimals: f"{value / 1e6:,.{int(decimals or 2)}f}M",
