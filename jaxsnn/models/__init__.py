@@ -8,7 +8,7 @@ from jaxsnn.models.admm import (
     mnist_conv,
     stbp_cifar,
 )
-from jaxsnn.models.layout import STBP_MNIST, build, with_widths
+from jaxsnn.models.layout import STBP_MNIST, build
 from jaxsnn.models.published import CONVERTED, QP_SNN, Published
 from jaxsnn.models.qp_snn import resnet20, vgg16, vggsnn
 from jaxsnn.models.spatiotemporal import vgg9, vgg11
@@ -42,5 +42,4 @@ __all__ = [
     "vgg11",
     "vgg16",
     "vggsnn",
-    "with_widths",
 ]

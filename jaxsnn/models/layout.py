@@ -20,7 +20,7 @@ no weights.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import rectangle
 
-__all__ = ["STBP_MNIST", "build", "with_widths"]
+__all__ = ["STBP_MNIST", "build"]
 
 # Constants of the authors' STBP code for MNIST, the base of the ADMM system (Deng et al. 2019).
 STBP_MNIST = LIF(decay=0.2, threshold=0.5, surrogate=rectangle(1.0))
@@ -211,38 +211,6 @@ class _Builder:
         rows, columns = (-(-(side - lost) // stride) for side in self.shape[:2])
         self.shape = (rows, columns, outputs)
         self._need_rest(text)
-
-
-def with_widths(layout: str, widths: Mapping[str, int]) -> str:
-    """Return a layout whose convolutions have other widths; those that are not named are left out.
-
-    >>> with_widths("32C3-AP2-64C3-D0.2-64C3-10", {"conv1": 9, "conv2": 20})
-    '9C3-AP2-20C3-D0.2-10'
-
-    A convolution that is left out takes a dropout right behind it away; poolings stay.
-
-    Args:
-      layout: the layers, without residual blocks.
-      widths: name of a convolution -> its channels, at least 1.
-
-    Raises:
-      UserError: for a name that the layout does not have, or a width below 1.
-    """
-    found, count, left_out = [], 0, False
-    for text in layout.split("-"):
-        word = _parse(text, layout)
-        if "conv" in word:
-            count += 1
-            left_out = f"conv{count}" not in widths
-            if not left_out:
-                width = check_whole(f"width of conv{count}", widths[f"conv{count}"], 1, 1 << 20)
-                found.append(f"{width}{text[len(word['conv']) :]}")
-        elif not (left_out and "drop" in word):
-            left_out = False
-            found.append(text)
-    if unknown := [name for name in widths if name not in {f"conv{i + 1}" for i in range(count)}]:
-        raise UserError(f"layout {layout!r} has no layer {unknown[0]!r} to give a width")
-    return "-".join(found)
 
 
 def _parse(word: str, layout: str) -> Word:

@@ -23,7 +23,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network, Output
 from jaxsnn.train import parallel
-from jaxsnn.train.task import Task
+from jaxsnn.train.task import Task, as_task
 
 __all__ = ["Calibration", "each_batch", "over_batches"]
 
@@ -71,6 +71,7 @@ def over_batches(
       UserError: if there are fewer images than asked for, the devices do not divide the batch, or
         a weight or the statistic is not finite; the message names it.
     """
+    as_task(task).check_samples(net, images, "images")
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
     chosen = jnp.asarray(images[rows])
@@ -136,6 +137,7 @@ def each_batch(
       UserError: at the first batch, if there are fewer images than asked for, the devices do not
         divide the batch, or a weight is not finite.
     """
+    as_task(task).check_samples(net, images, "images")
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
     net = parallel.replicate(net, devices)

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from jaxsnn.arrays import check_whole
@@ -121,7 +120,7 @@ def predict(
     Returns:
       `[N, classes]`.
     """
-    as_task(task).check(net, (samples, np.zeros(len(samples), np.int32)), "samples")
+    as_task(task).check_samples(net, samples, "samples")
     check_whole("batch_size", batch_size, 1, 1 << 31)
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices)

@@ -157,6 +157,37 @@ class Task:
     def check(self, net: Network, split: Split, what: str = "split") -> None:
         """Refuse, in one line, a network or data that do not fit this task; nothing is computed.
 
+        Args:
+          net: the network.
+          split: samples and labels.
+          what: how the data are called, for the message.
+
+        Raises:
+          UserError: naming what was found and what is needed.
+        """
+        if isinstance(split, Dataset):
+            raise UserError(f"{what} must be one split of the data set, such as data.train")
+        if not (isinstance(split, tuple) and len(split) == 2):
+            raise UserError(f"{what} must be (samples, labels), found {type(split).__name__}")
+        samples, labels = split
+        classes = self.check_samples(net, samples, what)
+        if not hasattr(labels, "dtype"):
+            found = type(labels).__name__
+            raise UserError(f"the labels of {what} must be an array, found {found}")
+        losses.check_labels(labels, len(samples), f"the labels of {what}")
+        if is_traced(labels):
+            return
+        lowest, highest = int(np.min(labels)), int(np.max(labels))
+        if lowest < 0:
+            raise UserError(f"the labels of {what} must be at least 0, found {lowest}")
+        if highest >= classes:
+            raise UserError(
+                f"the network ends in {classes} scores, but {what} has a label {highest}"
+            )
+
+    def check_samples(self, net: Network, samples: Array | np.ndarray, what: str) -> int:
+        """Refuse a network or samples that do not fit this task; return the number of scores.
+
         Raises:
           UserError: naming what was found and what is needed.
         """
@@ -165,16 +196,9 @@ class Task:
                 f"net must be a Network (models.build, Network.of, Network.wrap), found "
                 f"{type(net).__name__}"
             )
-        if isinstance(split, Dataset):
-            raise UserError(f"{what} must be one split of the data set, such as data.train")
-        if not (isinstance(split, tuple) and len(split) == 2):
-            raise UserError(f"{what} must be (samples, labels), found {type(split).__name__}")
-        samples, labels = split
-        if not (hasattr(samples, "dtype") and hasattr(labels, "dtype")):
-            raise UserError(
-                f"{what} must be arrays (samples, labels), found {type(samples).__name__} and "
-                f"{type(labels).__name__}"
-            )
+        if not hasattr(samples, "dtype"):
+            found = type(samples).__name__
+            raise UserError(f"the samples of {what} must be an array, found {found}")
         if np.shape(samples)[1:] != self.inputs.sample_shape:
             raise UserError(
                 f"{what} has samples of the shape {np.shape(samples)[1:]}, but the task's inputs "
@@ -187,17 +211,8 @@ class Task:
             )
         if not len(samples):
             raise UserError(f"{what} holds no samples")
-        losses.check_labels(labels, len(samples), f"the labels of {what}")
-        found = jax.eval_shape(lambda net, x: net(x).readout, net, self.inputs.abstract()).shape
-        if is_traced(labels):
-            return
-        lowest, highest = int(np.min(labels)), int(np.max(labels))
-        if lowest < 0:
-            raise UserError(f"the labels of {what} must be at least 0, found {lowest}")
-        if highest >= found[-1]:
-            raise UserError(
-                f"the network ends in {found[-1]} scores, but {what} has a label {highest}"
-            )
+        scores = jax.eval_shape(lambda net, x: net(x).readout, net, self.inputs.abstract())
+        return int(scores.shape[-1])
 
     def at(self, timesteps: int) -> "Task":
         """Return the task with another number of time steps."""

@@ -3,21 +3,16 @@
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxsnn import layers
+from jaxsnn import layers, tree
 from jaxsnn.errors import UserError
-from jaxsnn.models import spike_thrift
+from jaxsnn.models import spike_thrift_network, thrift_vgg16
 
 
 def shapes(name, fc="single", **options):
     """Return leaf name -> shape of the parameters, without allocating any."""
-    make = spike_thrift.by_name(name, fc)
-    module = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0), **options))
-    leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
-    }
+    net = jax.eval_shape(lambda: spike_thrift_network(name, fc)(**options))
+    return {name: leaf.shape for name, leaf in tree.named_leaves(net.params).items()}
 
 
 def weights(name, fc="single", *, dense, **options):
@@ -54,17 +49,17 @@ def test_a_factor_on_the_width_acts_on_dense_layers_too():
 
 
 def test_poolings_are_averages_and_take_the_place_of_dropout():
-    module = nnx.eval_shape(lambda: spike_thrift.vgg16(rngs=nnx.Rngs(0)))
+    module = jax.eval_shape(thrift_vgg16).module
     kinds = [type(getattr(module, name)).__name__ for name in module.names]
     assert kinds.count("AveragePool") == 4 and kinds.count("Dropout") == 8
     pairs = list(zip(kinds, kinds[1:], strict=False))
     assert ("Dropout", "AveragePool") not in pairs and ("AveragePool", "Dropout") not in pairs
-    plain = spike_thrift.vgg16.words(dropout=0.0)
+    plain = thrift_vgg16.words(dropout=0.0)
     assert "D0" not in plain and plain.startswith("64C3-64C3-AP2")
     assert isinstance(module.dense1.neurons, layers.Integrator)
 
 
 def test_a_wide_network_that_there_is_not_is_refused():
-    assert spike_thrift.by_name("lenet") is None
+    assert spike_thrift_network("lenet") is None
     with pytest.raises(UserError, match="fc 'wide' is unknown for resnet12"):
-        spike_thrift.by_name("resnet12", "wide")
+        spike_thrift_network("resnet12", "wide")

@@ -132,7 +132,7 @@ WRONG_SPLITS = [
     ("digits", r"split must be \(samples, labels\), found str"),
     ((IMAGES, LABELS, LABELS), r"split must be \(samples, labels\), found tuple"),
     ((LABELS, IMAGES), r"samples of the shape \(\), but the task's inputs are made for \(4, 4, 1"),
-    ((IMAGES.tolist(), LABELS), r"must be arrays \(samples, labels\), found list and ndarray"),
+    ((IMAGES.tolist(), LABELS), "the samples of split must be an array, found list"),
     ((IMAGES[..., 0], LABELS), r"samples of the shape \(4, 4\), but the task's inputs"),
     ((IMAGES / 255, LABELS), "must have uint8 samples, 0 to 255, found float64"),
     ((IMAGES, np.eye(3)[LABELS]), r"labels of split .* shape \(12, 3\): of one-hot labels take"),

@@ -4,22 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
-from jaxsnn import layers, models
-from jaxsnn.encode import direct
+from jaxsnn import layers, models, tree
 from jaxsnn.errors import UserError
-from jaxsnn.network import split
+from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF
 
 
 def outline(make, *args, **options):
     """Return leaf name -> shape of a model's parameters, without allocating any."""
-    module = nnx.eval_shape(lambda: make(*args, rngs=nnx.Rngs(0), **options))
-    leaves = jax.tree.leaves_with_path(nnx.to_pure_dict(nnx.state(module, nnx.Param)))
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape for path, leaf in leaves
-    }
+    net = jax.eval_shape(lambda: make(*args, **options))
+    return {name: leaf.shape for name, leaf in tree.named_leaves(net.params).items()}
 
 
 def kernels(make, *args, **options):
@@ -34,9 +29,8 @@ def kernels(make, *args, **options):
 
 
 def build(layout, shape=(4, 4, 1), **options):
-    """Build a network whose arrays are only shapes."""
-    neuron = LIF(0.5, 0.5)
-    return nnx.eval_shape(lambda: models.build(layout, shape, neuron, rngs=nnx.Rngs(0), **options))
+    """Build a network whose arrays are only shapes, and return its module."""
+    return jax.eval_shape(lambda: models.build(layout, shape, LIF(0.5, 0.5), **options)).module
 
 
 def test_the_admm_mnist_net_has_the_sizes_of_the_released_one():
@@ -97,11 +91,6 @@ def test_widths_that_do_not_fit_are_errors():
         outline(models.vggsnn, width=0.0)
 
 
-def test_the_nets_of_qp_snn_are_found_by_name():
-    assert models.by_name("resnet20") is models.resnet20
-    assert models.by_name("32C3-10") is None
-
-
 def test_vgg9_and_vgg11_have_the_sizes_of_the_spatio_temporal_paper():
     sizes = [1728, 73728, 147456, 294912, 589824, 1179648, 2359296, 2359296, 20480]
     assert kernels(models.vgg9) == sizes and sum(sizes) == 7_026_368
@@ -113,34 +102,14 @@ def test_vgg9_and_vgg11_have_the_sizes_of_the_spatio_temporal_paper():
 
 
 def test_vgg9_has_its_neurons_and_its_dropout():
-    module = nnx.eval_shape(lambda: models.vgg9(rngs=nnx.Rngs(0)))
-    net = split(module)
+    net = jax.eval_shape(models.vgg9)
     image = jax.ShapeDtypeStruct((1, 1, 32, 32, 3), jnp.float32)
-    spikes = jax.eval_shape(net.apply, net.params, net.stats, image).activity.spikes
+    spikes = jax.eval_shape(lambda net, x: net(x), net, image).activity.spikes
+    module = net.module
     assert sum(layer.size for layer in spikes.values()) == 188_416
     # Pooling stands in the place of the dropout behind the other four.
     assert [getattr(module, f"dropout{i}").rate for i in range(1, 5)] == [0.2] * 4
     assert "D" not in models.vgg9.words(dropout=0.0)
-
-
-def test_a_layout_takes_other_widths_and_loses_the_convolutions_left_out():
-    layout = models.vgg9.words(width=0.125, dropout=0.5)
-    widths = {f"conv{i + 1}": i + 3 for i in range(8)}
-    assert models.with_widths(layout, widths) == (
-        "3C3-AP2-4C3-D0.5-5C3-AP2-6C3-D0.5-7C3-AP2-8C3-D0.5-9C3-D0.5-10C3-AP2-10"
-    )
-    short = models.with_widths(layout, {"conv1": 3, "conv2": 4, "conv3": 5})
-    assert short == "3C3-AP2-4C3-D0.5-5C3-AP2-AP2-AP2-10"
-    assert models.with_widths("6C3S2-5C5V-7", {"conv1": 1, "conv2": 2}) == "1C3S2-2C5V-7"
-
-
-@pytest.mark.parametrize(
-    ("widths", "message"),
-    [({"conv1": 1, "conv4": 2}, "no layer 'conv4'"), ({"conv1": 0}, "width of conv1")],
-)
-def test_widths_of_layers_that_are_not_there_are_errors(widths, message):
-    with pytest.raises(UserError, match=message):
-        models.with_widths("6C3-5C3-7", widths)
 
 
 def test_the_outputs_of_the_named_nets_are_classes():
@@ -150,12 +119,8 @@ def test_the_outputs_of_the_named_nets_are_classes():
         (models.stbp_cifar, (32, 32, 3)),
         (models.admm_cifar, (32, 32, 3)),
     ):
-
-        def readout(make=make, shape=shape):
-            net = split(make(rngs=nnx.Rngs(0)))
-            return net.apply(net.params, net.stats, direct(jnp.ones((3, *shape)), 2)).readout
-
-        assert jax.eval_shape(readout).shape == (2, 3, 10)
+        net, x = jax.eval_shape(make), Inputs(shape, 2).abstract(3)
+        assert jax.eval_shape(lambda net, x: net(x).readout, net, x).shape == (2, 3, 10)
 
 
 def test_layers_are_named_by_kind_and_number():
@@ -166,7 +131,7 @@ def test_layers_are_named_by_kind_and_number():
     assert isinstance(chain.pool1, layers.AveragePool) and isinstance(chain.pool2, layers.MaxPool)
     assert isinstance(chain.dense1, layers.Recurrent) and chain.dropout1.rate == 0.5
     assert chain.conv2.stride == 2 and chain.conv2.kernel.shape == (5, 5, 4, 8)
-    assert list(chain.maps()) == [
+    assert list(layers.maps(chain)) == [
         "conv1/kernel", "conv2/kernel", "dense1/kernel", "dense1/recurrent", "dense2/kernel",
     ]  # fmt: skip
 
@@ -174,10 +139,8 @@ def test_layers_are_named_by_kind_and_number():
 def test_an_ann_has_the_parameters_of_the_spiking_network_and_no_constants():
     options = {"readout": "current", "use_bias": False}
     for layout, shape in (("4C3-AP2-D0.5-6-3", (4, 4, 1)), ("2C3-3B3S2M4-3", (4, 4, 1))):
-        ann = split(
-            models.build(layout, shape, LIF(), activation="relu", rngs=nnx.Rngs(0), **options)
-        )
-        snn = split(models.build(layout, shape, LIF(), rngs=nnx.Rngs(0), **options))
+        ann = models.build(layout, shape, LIF(), activation="relu", **options)
+        snn = models.build(layout, shape, LIF(), **options)
         jax.tree.map(np.testing.assert_array_equal, ann.params, snn.params)
         assert ann.stats == {} and list(ann.synapses) == list(snn.synapses)
     for wrong, message in (
@@ -220,7 +183,7 @@ def test_a_residual_block_may_have_another_width_in_its_middle():
 def test_read_outs():
     neuron = LIF(jnp.asarray([0.5, 0.25, 0.125]), 0.5)
     for readout, decay in (("current", None), ("leaky", neuron.decay)):
-        last = models.build("3", (2,), neuron, readout=readout, rngs=nnx.Rngs(0)).dense1.neurons
+        last = models.build("3", (2,), neuron, readout=readout).module.dense1.neurons
         assert isinstance(last, layers.Integrator)
         assert last.decay is None if decay is None else (last.decay[...] == decay).all()
     assert isinstance(build("3", (2,)).dense1.neurons, layers.Neurons)
