@@ -33,7 +33,8 @@ A path is made of fields and of `[...]`, which takes the item of a list by its n
 its fields (`[name=dense&seed=1]`). A path that does not start in the row starts in the file. A
 `?` in front leaves the cell empty where there is nothing. Two paths may be subtracted (` - `) or
 divided (` / `). Formats: `n` (whole), `n2` (2 decimals), `%1`, `points` (of 100, with a sign),
-`gap` (the same without a sign), `x` (times), `kB`, `MB`, `k`, `M`, `nJ` (of pJ), `min` (of seconds).
+`gap` (the same without a sign), `x` (times), `kB`, `MB`, `k`, `M`, `nJ` (of pJ), `min` (of
+seconds).
 """
 
 import argparse
