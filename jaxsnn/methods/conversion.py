@@ -28,7 +28,7 @@ import jax
 import optax
 
 from jaxsnn import layers, models, train
-from jaxsnn.data import Dataset, Split
+from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.methods import balancing
 from jaxsnn.methods.result import Result, Trained, Trainer
@@ -41,7 +41,6 @@ from jaxsnn.surrogate import stdb
 __all__ = [
     "Hybrid",
     "Options",
-    "accuracies",
     "ann_optimizer",
     "ann_task",
     "check",
@@ -100,6 +99,9 @@ class Options:
     """Seed of everything random."""
 
 
+DEFAULTS = Options()
+
+
 class Hybrid(NamedTuple):
     """What a hybrid training gives."""
 
@@ -113,7 +115,7 @@ def compress(
     net: Network,
     task: train.Task,
     data: Dataset,
-    options: Options = Options(),  # noqa: B008
+    options: Options = DEFAULTS,
     *,
     fit: train.Fit = train.fit,
 ) -> Result:
@@ -302,34 +304,33 @@ def check(net: Network, task: train.Task, options: Options, data: Dataset, *time
             raise UserError(f"remat {task.remat} does not divide {steps} timesteps")
 
 
-def accuracies(trained: Trained, split: Split, draws: int) -> list[float]:
-    """Return the accuracy for several draws of the input's spikes; one, if nothing is random.
-
-    Args:
-      trained: network and task.
-      split: images and labels.
-      draws: evaluations with other random spikes, at least 1.
-    """
-    draws = draws if trained.task.inputs.encoding == "poisson" else 1
-    return [
-        train.evaluate(trained.task, trained.network, split, seed=seed).accuracy
-        for seed in range(draws)
-    ]
-
-
 # ----------------------------------------------------------------------------------------------
 # optimizers
 
 
 def ann_optimizer(
-    trainer: Trainer, options: Options, rate: float, epochs: int
+    trainer: Trainer,
+    options: Options,
+    rate: float,
+    epochs: int,
+    *,
+    shares: tuple[float, ...] = (0.625, 0.75, 0.875),
+    nesterov: bool = True,
 ) -> optax.GradientTransformation:
-    """Return SGD with Nesterov's momentum, weight decay in the gradient, and falling steps."""
-    steps = falling(trainer, options, rate, epochs, (0.625, 0.75, 0.875), 0.1)
+    """Return SGD with momentum, weight decay in the gradient, and steps that fall tenfold.
+
+    Args:
+      trainer: says how many steps an epoch has.
+      options: `ann_weight_decay` and `schedule`.
+      rate: first step size.
+      epochs: of the phase.
+      shares: of the epochs after which the step falls.
+      nesterov: which momentum.
+    """
     return optax.chain(
         optax.clip_by_global_norm(5.0),  # without norms a first step can be very large
         optax.add_decayed_weights(options.ann_weight_decay),
-        optax.sgd(steps, 0.9, nesterov=True),
+        optax.sgd(falling(trainer, options, rate, epochs, shares, 0.1), 0.9, nesterov=nesterov),
     )
 
 

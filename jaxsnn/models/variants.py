@@ -133,7 +133,9 @@ def resized(
 def _output(layer: nnx.Module, signal: Signal) -> Signal:
     """Return what a layer makes of a signal, as shapes."""
     graph, state = nnx.split(layer)
-    return jax.eval_shape(lambda state, x: nnx.merge(graph, state)(x, Tape()), state, signal)
+    run = lambda state, x: nnx.merge(graph, state)(x, Tape())  # noqa: E731
+    found: Signal = jax.eval_shape(run, state, signal)
+    return found
 
 
 def _resized(layer: Any, inputs: int, width: int | None, rngs: nnx.Rngs) -> Any:
