@@ -70,6 +70,7 @@ from experiments.common.options import (
 )
 from experiments.common.problem import (
     Problem,
+    by_name,
     load,
     network_of,
     read,
@@ -91,6 +92,7 @@ __all__ = [
     "Run",
     "RunOptions",
     "TaskOptions",
+    "by_name",
     "changed",
     "flat",
     "load",

@@ -126,7 +126,7 @@ def _read(experiment: Experiment, path: str) -> dict[str, Any]:
 def _peek(argv: Sequence[str], name: str) -> str | None:
     """Return what the command line gives for an option, None if nothing; the last of several."""
     found = None
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word.startswith(f"--{name}="):
             found = word.partition("=")[2]
         elif word == f"--{name}":

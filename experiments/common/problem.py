@@ -21,10 +21,11 @@ from jaxsnn.errors import UserError
 from jaxsnn.methods import Trainer
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
-from jaxsnn.surrogate import Surrogate, rectangle
+from jaxsnn.surrogate import Surrogate, rectangle, triangle
 from jaxsnn.train import Fit, Task, parallel
 
 CLASSES = re.compile(r"\{(?:(\d+)\*)?classes\}")
+NAMED = {"vgg16": models.vgg16, "resnet20": models.resnet20, "vggsnn": models.vggsnn}
 
 
 class Problem(NamedTuple):
@@ -108,6 +109,26 @@ def network_of(
         layout_of(network.network, dataset.num_classes), dataset.shape, neuron, seed=seed,
         norm=network.norm, dtype=jnp.dtype(network.dtype), **options,
     )  # fmt: skip
+
+
+def by_name(network: NetworkOptions, dataset: data.Dataset, seed: int, *, width: float) -> Network:
+    """Build a network of QP-SNN by its name, or a layout whose read-out adds up its current.
+
+    Args:
+      network: its `network` is vgg16, resnet20 or vggsnn, or a layout.
+      dataset: the data.
+      seed: of the start values.
+      width: factor on the channels of the networks with a name.
+    """
+    if published := NAMED.get(network.network):
+        return published(
+            dataset.shape, LIF(network.decay, network.threshold, surrogate=triangle()), seed=seed,
+            classes=dataset.num_classes, width=width, norm=network.norm,
+            dtype=jnp.dtype(network.dtype),
+        )  # fmt: skip
+    return network_of(
+        network, dataset, seed, surrogate=triangle(), use_bias="readout", readout="current"
+    )
 
 
 def layout_of(layout: str, classes: int) -> str:

@@ -73,6 +73,7 @@ class Run:
             return train.fit(*args, **options, name=name, checkpoints=checkpoints, log=self._record)
         finally:
             checkpoints.close()
+            self._hook.close()
 
     def within(self, prefix: str) -> train.Fit:
         """Return a `fit` whose phases have names that begin with a prefix and a space."""

@@ -1,0 +1,196 @@
+"""The run directory: what is refused, what is resumed, what is logged, what a picture may cost."""
+
+import csv
+import json
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from experiments.common import Run, RunOptions, pictures
+from jaxsnn.errors import UserError
+from jaxsnn.options import options
+
+
+@options
+class Toy:
+    """Options of the toy."""
+
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of a toy experiment."""
+
+    run: RunOptions = RunOptions()
+    method: Toy = Toy()
+
+
+def start(out=None, seed=0, **options):
+    return Run("toy", Config(RunOptions(out=out and str(out), **options), Toy(seed=seed)))
+
+
+# --- The run directory ----------------------------------------------------------------------------
+
+
+def test_a_new_run_makes_its_directory_and_writes_its_configuration(tmp_path, capsys):
+    run = start(tmp_path / "a" / "b", seed=3)
+    assert run.directory == tmp_path / "a" / "b"
+    assert json.loads((run.directory / "config.json").read_text())["seed"] == 3
+    assert str(run.directory) in capsys.readouterr().err
+
+
+def test_an_empty_directory_may_be_given(tmp_path):
+    start(tmp_path)
+    assert (tmp_path / "config.json").exists()
+
+
+def test_a_directory_in_use_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="not empty; add --resume or choose another"):
+        start(tmp_path)
+    with pytest.raises(UserError, match="not empty"):
+        start(tmp_path / "thesis.txt")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/run"):
+        start(tmp_path / "file" / "run")
+
+
+def test_resuming_needs_a_run(tmp_path):
+    with pytest.raises(UserError, match="holds no run"):
+        start(tmp_path, resume=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_resuming_with_another_option_names_it(tmp_path):
+    start(tmp_path, seed=1)
+    before = (tmp_path / "config.json").read_text()
+    with pytest.raises(UserError, match=r"has seed = 1, not 2; give the same options"):
+        start(tmp_path, seed=2, resume=True)
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_resuming_from_another_data_folder_is_allowed(tmp_path):
+    start(tmp_path, data_dir="here")
+    assert start(tmp_path, data_dir="there", resume=True).directory == tmp_path
+
+
+def test_resuming_a_broken_configuration_is_one_line(tmp_path):
+    for text in ('{"seed": ', "[]"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(UserError, match=r"config\.json is not a run's configuration"):
+            start(tmp_path, resume=True)
+
+
+def test_resuming_a_broken_log_is_one_line(tmp_path):
+    start(tmp_path)
+    for text in ('{"phase": "dense"}\n{"pha', "[]\n", '{"phase": "dense"}\n'):
+        (tmp_path / "metrics.jsonl").write_text(text)
+        with pytest.raises(UserError, match=r"metrics\.jsonl is not a run's log"):
+            start(tmp_path, resume=True)
+
+
+def test_without_out_runs_are_numbered_and_the_newest_is_resumed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no run in runs/toy-digits-cpu-5"):
+        start(seed=5, resume=True)
+    names = [str(start(seed=5).directory) for _ in range(3)]
+    stem = "runs/toy-digits-cpu-5"
+    assert names == [stem, f"{stem}-2", f"{stem}-3"]
+    assert str(start(seed=5, resume=True).directory) == f"{stem}-3"
+
+
+# --- The log --------------------------------------------------------------------------------------
+
+
+def log_of(run):
+    lines = (run.directory / "metrics.jsonl").read_text().splitlines()
+    return [(row["phase"], row["epoch"], row["loss"]) for row in map(json.loads, lines)]
+
+
+def record(phase, epoch, loss):
+    return {"phase": phase, "epoch": epoch, "loss": loss, "seconds": 0.5}
+
+
+def test_an_epoch_repeated_after_an_interruption_replaces_its_record(tmp_path):
+    run = start(tmp_path)
+    for row in (record("dense", 1, 0.5), record("dense", 2, 0.4), record("pull", 1, 0.3)):
+        run._record(row)
+    assert log_of(run) == [("dense", 1, 0.5), ("dense", 2, 0.4), ("pull", 1, 0.3)]
+    resumed = start(tmp_path, resume=True)
+    resumed._record(record("pull", 1, 0.25))
+    assert log_of(resumed) == [("dense", 1, 0.5), ("dense", 2, 0.4), ("pull", 1, 0.25)]
+
+
+def test_numbers_that_json_has_not_are_null_in_the_log(tmp_path):
+    run = start(tmp_path)
+    run._record(record("dense", 1, float("nan")))
+    assert log_of(run) == [("dense", 1, None)]
+
+
+def test_figures_go_to_a_table_too(tmp_path):
+    run = start(tmp_path, log="csv")
+    for row in (record("dense", 1, 0.5), record("pull", 1, 0.25) | {"penalty": 0.125}):
+        run._record(row)
+    with open(tmp_path / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["loss"] for row in rows] == ["0.5", "0.25"]
+    assert [row["penalty"] for row in rows] == ["", "0.125"]
+
+
+def test_figures_go_to_tensorboard_too(tmp_path):
+    pytest.importorskip("tensorboardX")
+    run = start(tmp_path, log="tensorboard")
+    run._record(record("dense", 1, 0.5))
+    run._hook.close()
+    assert b"dense/loss" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
+
+
+def test_without_the_package_tensorboard_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    with pytest.raises(UserError, match=r"needs the package tensorboardX: pip install"):
+        start(tmp_path / "run", log="tensorboard")
+    assert not list(tmp_path.iterdir())
+
+
+# --- Stages, pictures -----------------------------------------------------------------------------
+
+
+def test_arrays_of_a_stage_are_computed_once(tmp_path):
+    run, calls = start(tmp_path), []
+
+    def compute():
+        calls.append(1)
+        return {"scores": np.arange(3)}
+
+    for each in (run, start(tmp_path, resume=True)):
+        np.testing.assert_array_equal(each.arrays("a stage", compute)["scores"], np.arange(3))
+    assert calls == [1]
+    (tmp_path / "checkpoints" / "a-stage.npz").write_bytes(b"damage")
+    with pytest.raises(UserError, match=r"a-stage\.npz is damaged: .*; delete it to go on"):
+        run.arrays("a stage", compute)
+
+
+def test_two_phases_of_one_name_are_noticed(tmp_path):
+    run = start(tmp_path)
+    run._phases.add("dense")
+    with pytest.raises(ValueError, match="two phases of the run are called 'dense'"):
+        run.fit(name="dense")
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_more(tmp_path):
+    def fails(path):
+        raise TypeError("Invalid shape\n(2, 34, 34, 2) for image data")
+
+    drawn = []
+    failed = pictures.draw(tmp_path, [("raster", fails), ("curves", drawn.append)])
+    assert failed == [
+        "picture raster was not drawn: TypeError: Invalid shape (2, 34, 34, 2) for image data"
+    ]
+    assert drawn == [tmp_path / "curves.png"]
