@@ -1,41 +1,20 @@
 """Train a dense network, compress it stage by stage, draw what each stage cost and gained."""
 
 from functools import partial
-from typing import Any
 
 import optax
 
 from experiments import common
 from experiments.joint import __doc__ as about
 from experiments.joint.config import PRESETS, Config
-from jaxsnn import data, models
 from jaxsnn.methods import Trainer, joint
-from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
 from jaxsnn.report import plots
-from jaxsnn.surrogate import triangle
-
-NAMED = {"vgg16": models.vgg16, "resnet20": models.resnet20, "vggsnn": models.vggsnn}
-
-
-def build(config: Config, dataset: data.Dataset, seed: int) -> Network:
-    """Build a network with a name, or a layout with a read-out that adds up its current."""
-    chosen = config.network
-    if named := NAMED.get(chosen.network):
-        neuron = LIF(chosen.decay, chosen.threshold, surrogate=triangle())
-        options: dict[str, Any] = {"classes": dataset.num_classes, "width": config.dense.width}
-        return named(dataset.shape, neuron, seed=seed, **options)
-    return common.network_of(
-        chosen, dataset, seed, surrogate=triangle(), use_bias="readout", readout="current"
-    )
 
 
 def run(config: Config) -> None:
     """Run the experiment."""
-    m = config.method
-    problem = common.load(
-        config, seed=m.seed, batch_size=m.batch_size, build=partial(build, config)
-    )
+    m, build = config.method, partial(common.by_name, config.network, width=config.dense.width)
+    problem = common.load(config, seed=m.seed, batch_size=m.batch_size, build=build)
     joint.check(problem.net, problem.task, problem.data, m)
     there = common.Run("joint", config)
     trainer, epochs = Trainer(there.fit, problem.data, m.batch_size, m.seed), config.dense

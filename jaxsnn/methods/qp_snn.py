@@ -72,7 +72,6 @@ __all__ = [
 ]
 
 Optimizer = Literal["adam", "sgd"]
-Rate = Annotated[float, Range(0, open_low=True, open_high=True)]
 
 
 @options
@@ -107,20 +106,20 @@ class Options:
     """Epochs of the uncompressed network; None for `train_epochs`, 0 to take it as it is given."""
     train_epochs: Annotated[int, Whole(0)] = 10
     """Epochs of the training with quantized weights."""
-    train_optimizer: Optimizer = "adam"
+    optimizer: Optimizer = "adam"
     """Optimizer of both trainings: adam, or sgd with momentum 0.9."""
-    train_rate: Rate = 1e-3
+    learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
     """Their first step size; it falls to 0 along a cosine."""
-    train_batch_size: Annotated[int, Whole(1)] = 128
+    batch_size: Annotated[int, Whole(1)] = 128
     """Samples of one of their steps."""
     tune_epochs: Annotated[int, Whole(0)] = 5
     """Epochs of the tuning after pruning (and after quantization, in the order pq)."""
     tune_optimizer: Optimizer = "adam"
     """Optimizer of the tuning."""
-    tune_rate: Rate = 1e-3
-    """Its first step size; it falls to 0 along a cosine."""
-    tune_batch_size: Annotated[int, Whole(1)] = 128
-    """Samples of one of its steps."""
+    tune_learning_rate: Annotated[float | None, Range(0, open_low=True, open_high=True)] = None
+    """Its first step size; None for that of the trainings."""
+    tune_batch_size: Annotated[int | None, Whole(1)] = None
+    """Samples of one of its steps; None for those of the trainings."""
     weight_decay: Annotated[float, Range(0, 1, open_high=True)] = 1e-5
     """Weight decay of convolutions, added to the gradient."""
     calibration_batches: Annotated[int, Whole(1)] = 5
@@ -167,14 +166,14 @@ def compress(
       >>> from jaxsnn import data, models
       >>> digits = data.load("digits", limit=60)
       >>> net = models.build("4C3-4C3-AP8-10", digits.shape, seed=0)
-      >>> chosen = Options(train_epochs=0, tune_epochs=0, train_batch_size=20, tune_batch_size=20,
-      ...                  calibration_batches=1, calibration_batch_size=20)
+      >>> chosen = Options(train_epochs=0, tune_epochs=0, batch_size=20, calibration_batches=1,
+      ...                  calibration_batch_size=20)
       >>> small = compress(net, train.Task(digits.inputs(timesteps=2)), digits, chosen).network
       >>> small.params["conv2"]["kernel"].shape
       (3, 3, 2, 4)
     """
     check(net, task, data, options)
-    work = _Work(task, options, Trainer(fit, data, options.train_batch_size, options.seed))
+    work = _Work(task, options, Trainer(fit, data, options.batch_size, options.seed))
     shown = free = work.train("dense", net, "dense")
     networks, facts = {"dense": shown}, {}
     if options.order == "qp":
@@ -348,16 +347,17 @@ class _Work:
         self, name: str, net: Network, phase: str, *, quantize: bool = False, free: bool = False
     ) -> Network:
         """Train a network, straight through quantizers if that is asked for."""
-        o, stage = self.options, "tune" if phase == "tune" else "train"
+        o, tune = self.options, phase == "tune"
         epochs = getattr(o, f"{phase}_epochs")
         epochs = o.train_epochs if epochs is None else epochs
-        kind, rate, size = (getattr(o, f"{stage}_{x}") for x in ("optimizer", "rate", "batch_size"))
+        kind = o.tune_optimizer if tune else o.optimizer
+        size = (o.tune_batch_size if tune else None) or o.batch_size
+        rate = (o.tune_learning_rate if tune else None) or o.learning_rate
         way: Any = optimizer(self.trainer.cosine(rate, epochs, size), kind, o.weight_decay)
         if quantize:
             grids = recipe(net, self.task.inputs, o)
             auto: rescaling.RuleName = "identity" if kind == "sgd" else "inv_gamma"
-            name_of = auto if o.rule == "auto" else o.rule
-            rule = ways.gradient_rule(name_of, next(iter(grids.values())))
+            rule = ways.gradient_rule(auto if o.rule == "auto" else o.rule, [*grids.values()][0])
             way = ways.quantized(way, grids, straight_through=rule, keep_free=free)
         return self.trainer(name, self.task, way, net, epochs, batch_size=size)
 
@@ -395,6 +395,6 @@ def check(net: Network, task: train.Task, data: Dataset, options: Options) -> No
     _bits(net, task.inputs, options.bits)
     channels.rehearse(net, _shares(net, task.inputs, options), shortcuts=options.shortcuts)
     size = len(data.train.labels)
-    for name in ("train_batch_size", "tune_batch_size"):
-        check_whole(name, getattr(options, name), 1, size)
+    check_whole("batch_size", options.batch_size, 1, size)
+    check_whole("tune_batch_size", options.tune_batch_size or 1, 1, size)
     channels.check_images(size, options.calibration_batches, options.calibration_batch_size)

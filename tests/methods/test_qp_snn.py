@@ -218,15 +218,15 @@ def test_the_decay_is_in_the_gradient_of_convolution_kernels_alone(name):
 def test_unknown_optimizers_are_errors():
     with pytest.raises(UserError, match="optimizer 'lion' is unknown; choose adam or sgd"):
         qp_snn.optimizer(0.1, "lion")
-    with pytest.raises(UserError, match="train_optimizer must be one of 'adam', 'sgd', found"):
-        qp_snn.Options(train_optimizer="lion")
+    with pytest.raises(UserError, match="optimizer must be one of 'adam', 'sgd', found"):
+        qp_snn.Options(optimizer="lion")
 
 
 DIGITS = data.load("digits", limit=90, validation=0.0)
 TASK = train.Task(DIGITS.inputs(timesteps=2), loss="ce")
 TINY = qp_snn.Options(
-    train_epochs=1, train_batch_size=30, train_rate=0.02, tune_epochs=1, tune_batch_size=45,
-    tune_rate=0.01, calibration_batches=2, calibration_batch_size=30,
+    train_epochs=1, batch_size=30, learning_rate=0.02, tune_epochs=1, tune_batch_size=45,
+    tune_learning_rate=0.01, calibration_batches=2, calibration_batch_size=30,
 )  # fmt: skip
 
 
