@@ -20,6 +20,10 @@ RUNS = {
     "--sparsity 0.5",
     "rivals": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 60 --batch-size 20 "
     "--dense-epochs 1 --seeds 0 1",
+    "joint": "--preset smoke --network 4C3-AP4-8-{classes} --timesteps 2 --limit 120 "
+    "--batch-size 30 --stages connections bits --pruning magnitude --sparsity 0.5",
+    "sweep": "--preset smoke --network 8-{classes} --timesteps 2 --limit 120 --dense-epochs 1 "
+    "--sparsity 0.5 --bits 2 4 --chunk 1",
 }
 
 

@@ -405,10 +405,10 @@ def test_the_lanes_of_a_sweep_learn_what_single_networks_learn():
     problem = read(replace(RECURRENT, layout="8-3", timesteps=3), lanes=2)
     many, stacked = jaxsnn_sweep.make_step(problem, {"vmap": "", "plain": ""})
     single, states = jaxsnn_sweep.make_step(problem, {"loop": "", "plain": ""})
-    before = np.asarray(stacked.params["dense1"]["kernel"])
+    before = np.asarray(stacked.net.params["dense1"]["kernel"])
     assert np.array_equal(before, problem["dense1/kernel"])
     stacked, states = many(stacked), jaxsnn_sweep.stack(single(states))
-    after, wanted = (s.params["dense1"]["kernel"] for s in (stacked, states))
+    after, wanted = (s.net.params["dense1"]["kernel"] for s in (stacked, states))
     assert not np.allclose(before, after, atol=1e-5)
     np.testing.assert_allclose(after, wanted, atol=1e-6)  # of updates of 1e-3
 

@@ -1,0 +1,246 @@
+"""The joint pipeline: every stage adds a set, and all later ones stay in it."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+from jaxsnn import data, models, train, tree
+from jaxsnn.errors import UserError
+from jaxsnn.methods import channels, joint
+from jaxsnn.metrics import Comparison
+from jaxsnn.neurons import LIF
+from jaxsnn.surrogate import triangle
+
+SHORT = {
+    f"{stage}_epochs": 1
+    for stage in ("channels", "pull", "connections", "bits", "timesteps", "spikes")
+}
+OPTIONS = joint.Options(
+    pruning="magnitude", sparsity=0.5, tolerance=1.0, timesteps_schedule=(2,), batch_size=30,
+    learning_rate=0.02, calibration_batches=2, calibration_batch_size=30, **SHORT,
+)  # fmt: skip
+OTHER = replace(
+    OPTIONS, stages=("bits", "connections", "channels"), together=("bits", "connections"),
+    levels="ternary",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", limit=300)
+
+
+@pytest.fixture(scope="module")
+def task(digits):
+    return train.Task(digits.inputs(timesteps=3), loss="ce")
+
+
+@pytest.fixture(scope="module")
+def dense(digits, task):
+    neuron = LIF(0.5, 1.0, surrogate=triangle())
+    options = {"norm": True, "use_bias": "readout", "readout": "current"}
+    net = models.build("4C3-AP4-8-10", digits.shape, neuron, **options)
+    short = {"epochs": 6, "batch_size": 30, "show": False}
+    return train.fit(task, optax.adam(0.02), net, digits.train, **short)
+
+
+@pytest.fixture(scope="module")
+def result(dense, task, digits):
+    """Return what all stages in the default order make of the network."""
+    return joint.compress(dense, task, digits, OPTIONS)
+
+
+@pytest.fixture(scope="module")
+def other(dense, task, digits):
+    """Return what another order makes of it, two stages trained together."""
+    return joint.compress(dense, task, digits, OTHER)
+
+
+def kernels(result, name):
+    leaves = tree.named_leaves(result.networks[name].network.params)
+    return {x: np.asarray(leaf) for x, leaf in leaves.items() if x.endswith("/kernel")}
+
+
+@pytest.mark.run
+def test_stages_come_in_the_order_given_and_the_last_is_the_product(result, other):
+    names = ["dense", "channels", "connections", "bits", "timesteps", "compressed"]
+    assert list(result.networks) == names and [row.name for row in result.report.rows] == names
+    assert list(other.networks) == ["dense", "bits and connections", "compressed"]
+    assert result.network is result.networks["compressed"].network
+    assert result.report.row("dense").accuracy > 0.3
+
+
+@pytest.mark.run
+def test_a_smaller_network_stays_small(result):
+    assert kernels(result, "dense")["conv1/kernel"].shape == (3, 3, 1, 4)
+    for name in ("channels", "connections", "bits", "timesteps", "compressed"):
+        shapes = [kernel.shape for kernel in kernels(result, name).values()]
+        assert shapes == [(3, 3, 1, 2), (8, 4), (4, 10)]
+
+
+@pytest.mark.run
+def test_what_was_pruned_stays_zero(result):
+    pruned = kernels(result, "connections")
+    left = sum(np.count_nonzero(x) for x in pruned.values())
+    assert left == pytest.approx((18 + 32 + 40) / 2, abs=3 / 2)  # rounded in each layer
+    for name in ("bits", "timesteps", "compressed"):
+        for layer, kernel in kernels(result, name).items():
+            # The rescaled levels have no zero, so what is zero is what was pruned.
+            np.testing.assert_array_equal(kernel == 0, pruned[layer] == 0)
+
+
+@pytest.mark.run
+def test_quantized_weights_stay_on_their_grid_and_it_is_known(result, other):
+    for name in ("bits", "timesteps", "compressed"):
+        net = result.networks[name].network
+        for layer, kernel in kernels(result, name).items():
+            for channel in kernel.reshape(-1, kernel.shape[-1]).T:
+                levels = np.unique(np.abs(channel[channel != 0]))  # of 2 bits: gamma / 3 and gamma
+                assert len(levels) <= 2
+                if len(levels) == 2:
+                    assert levels[1] / levels[0] == pytest.approx(3, rel=1e-5)
+            np.testing.assert_array_equal(net.quantized[layer].decode(), kernel)
+    for name in list(other.networks)[1:]:
+        assert all(np.unique(np.abs(x)).size <= 2 for x in kernels(other, name).values())
+
+
+@pytest.mark.run
+def test_pruning_quantized_weights_keeps_both_sets(other):
+    pruned = kernels(other, "bits and connections")
+    assert sum(np.count_nonzero(x) for x in pruned.values()) <= (36 + 128 + 80) // 2
+    small = kernels(other, "compressed")
+    assert [x.shape for x in small.values()] == [(3, 3, 1, 2), (8, 4), (4, 10)]
+    assert all(np.count_nonzero(small[x]) <= np.count_nonzero(pruned[x]) for x in small)
+
+
+@pytest.mark.run
+def test_timesteps_fall_and_stay_low(result):
+    assert [row.timesteps for row in result.report.rows] == [3, 3, 3, 3, 2, 2]
+    tried = next(x["tried"] for x in result.found["stages"] if x["stage"] == "timesteps")
+    assert [each["timesteps"] for each in tried] == [3, 2] and tried[-1]["accepted"]
+    assert result.task.inputs.timesteps == 2 and result.task.spike_weight == 1.0
+
+
+@pytest.mark.run
+def test_rows_say_what_each_stage_cost_and_gained(result):
+    rows = [row.to_row() for row in result.report.rows]
+    for before, row in zip(rows, rows[1:], strict=False):
+        assert row["cost"]["accuracy"] == pytest.approx(before["accuracy"] - row["accuracy"])
+        for measure in joint.MEASURES:
+            assert row["gain"][measure] == pytest.approx(before[measure] / row[measure])
+            assert row["gain_in_all"][measure] == pytest.approx(rows[0][measure] / row[measure])
+    assert isinstance(result.report, Comparison)
+
+
+# --- Parts of it, which train nothing -------------------------------------------------------------
+
+
+def pipeline_of(digits, chosen):
+    """Return a pipeline whose phases are only begun and finished."""
+
+    def begun_and_finished(task, phase, net, split, **options):
+        del task, split, options
+        params = phase.begin(net.params)
+        params, steps = phase.finish(params, phase.optimizer.init(net.params))
+        return net.replace(params=params, steps=steps)
+
+    trainer = joint.Trainer(begun_and_finished, digits, chosen.batch_size, chosen.seed)
+    return joint._Pipeline(chosen, trainer)
+
+
+def test_masks_lose_the_channels_that_the_network_loses(dense, task, digits, monkeypatch):
+    scores = {"conv1": np.array([[3.0, 1, 2, 0]]), "dense1": np.arange(8.0)[None]}
+    monkeypatch.setattr(channels, "scores", lambda *_, **__: scores)
+    random = np.random.default_rng(0)
+    left = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, dense.params)
+    held = joint._Held(dense, dense, task, left)
+    found = pipeline_of(digits, OPTIONS).cut_channels(held)
+    # 8 x 8 pixels are pooled to 2 x 2: 4 inputs of each channel, channels last.
+    inputs = np.array([4 * pixel + channel for pixel in (0, 1, 2, 3) for channel in (0, 2)])
+    for small, whole in ((found.masks, left), (found.free.params, dense.params)):
+        np.testing.assert_array_equal(
+            small["conv1"]["kernel"], np.asarray(whole["conv1"]["kernel"])[..., [0, 2]]
+        )
+        np.testing.assert_array_equal(
+            small["dense1"]["kernel"], np.asarray(whole["dense1"]["kernel"])[inputs][:, 4:]
+        )
+        np.testing.assert_array_equal(
+            small["dense2"]["kernel"], np.asarray(whole["dense2"]["kernel"])[4:]
+        )
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "timesteps", "tried"),
+    [((0.9, 0.895, 0.85), 2, 2), ((0.9, 0.8), 3, 1), ((0.9, 0.91, 0.9), 1, 2)],
+)
+def test_timesteps_fall_until_the_validation_accuracy_does(
+    dense, task, digits, monkeypatch, accuracies, timesteps, tried
+):
+    chosen = replace(OPTIONS, tolerance=0.01, timesteps_schedule=(2, 1))
+    found = iter(accuracies)
+    monkeypatch.setattr(joint._Pipeline, "validate", lambda *_: next(found))
+    held = joint._Held(dense, dense, task)
+    shorter, more = pipeline_of(digits, chosen).shorten(held)
+    assert shorter.task.inputs.timesteps == timesteps
+    assert [each["accuracy"] for each in more["tried"]] == list(accuracies)
+    assert len(more["tried"]) == 1 + tried
+
+
+def test_the_groups_keep_the_order_given():
+    order = ("bits", "connections", "channels", "spikes", "timesteps")
+    chosen = joint.Options(stages=order, together=("channels", "connections", "spikes"))
+    assert joint.groups(chosen) == [
+        ("bits",), ("connections", "channels", "spikes"), ("timesteps",)
+    ]  # fmt: skip
+
+
+OUT_OF_RANGE = {
+    "stage": ({"stages": ("bits", "chanels")}, "stages 'chanels'"),
+    "stage twice": ({"stages": ("bits", "spikes", "bits")}, "stages has 'bits' twice"),
+    "no stage": ({"stages": ()}, "stages needs"),
+    "together unknown": ({"stages": ("bits",), "together": ("bits", "spikes")}, "'spikes'"),
+    "together alone": ({"together": ("bits",)}, "together 'bits' is alone"),
+    "together apart": ({"together": ("channels", "bits")}, "next to each other"),
+    "no timesteps": ({"timesteps_schedule": ()}, "timesteps_schedule needs"),
+    "ratio": ({"channel_ratios": 1.0}, "channel_ratios must be in"),
+    "sparsity": ({"sparsity": 1.0}, "sparsity must be in"),
+    "bits": ({"bits": 9}, "bits must be in"),
+    "bits of the levels": ({"levels": "pow2", "bits": 1}, "bits of levels pow2"),
+    "spike weight": ({"spike_weight": -1}, "spike_weight must be in"),
+}
+
+
+@pytest.mark.parametrize("mistake", OUT_OF_RANGE)
+def test_options_out_of_range_are_refused_when_they_are_made(mistake):
+    options, culprit = OUT_OF_RANGE[mistake]
+    with pytest.raises(UserError, match=culprit):
+        joint.Options(**options)
+
+
+UNFIT = {
+    "rising timesteps": ({"timesteps_schedule": (5,)}, "timesteps"),
+    "no such layer": ({"channel_ratios": {"conv9": 0.5}}, "conv9"),
+    "ratio that empties": ({"channel_ratios": 0.8}, "conv1"),
+    "sparsity that empties": ({"sparsity": 0.995}, "conv1/kernel"),
+    "calibration": ({"calibration_batches": 100}, "calibration_batches"),
+}
+
+
+@pytest.mark.parametrize("mistake", UNFIT)
+def test_what_does_not_suit_the_network_is_refused_before_training(mistake, dense, task, digits):
+    options, culprit = UNFIT[mistake]
+
+    def never(*_, **__):
+        raise AssertionError("something was trained")
+
+    with pytest.raises(UserError, match=culprit):
+        joint.compress(dense, task, digits, replace(OPTIONS, **options), fit=never)
+
+
+def test_without_held_out_images_nobody_can_tell_how_short_is_enough(dense, task, digits):
+    empty = replace(digits, validation=data.Split(*(x[:0] for x in digits.validation)))
+    with pytest.raises(UserError, match="held out"):
+        joint.check(dense, task, empty, OPTIONS)
