@@ -5,12 +5,27 @@ from typing import Any, NamedTuple
 
 from jaxsnn.errors import UserError
 
+__all__ = [
+    "FLAG",
+    "NUMBER",
+    "OBJECT",
+    "SHAPE",
+    "SHOWN",
+    "TEXT",
+    "Field",
+    "check",
+    "maybe",
+    "one_of",
+    "several",
+    "whole",
+]
+
 LARGEST = 1 << 32  # of a whole number: no axis is as long, and no CRC-32 is larger
 SHOWN = 60  # characters of a wrong value in a message
 
 
 class Field(NamedTuple):
-    """Say what a field may hold."""
+    """What a field may hold."""
 
     what: str  # for the message: "a whole number from 1 on"
     fits: Callable[[Any], bool]

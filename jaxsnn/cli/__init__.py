@@ -4,6 +4,7 @@
     jaxsnn eval FILE --dataset mnist --data-dir DIR
     jaxsnn export FILE --to nir --target snntorch --out net.nir
     jaxsnn compare A B
+    jaxsnn --version
 
 Tables for people, `--json` for programs. A mistake is one line on stderr and exit code 2.
 """
@@ -11,10 +12,13 @@ Tables for people, `--json` for programs. A mistake is one line on stderr and ex
 import sys
 from collections.abc import Sequence
 
+import jaxsnn
 from jaxsnn.cli.arguments import parse
 from jaxsnn.cli.commands import Command
 from jaxsnn.errors import UserError
 from jaxsnn.train import host
+
+__all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
       argv: the arguments; those of the process if None.
     """
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    if arguments == ["--version"]:
+        print(f"jaxsnn {jaxsnn.__version__}")
+        return 0
     try:
         command = parse(Command, "jaxsnn", __doc__, argv)
         if argv is None:  # a process of our own

@@ -1,5 +1,6 @@
 """The four commands, each a dataclass of its options with a method that runs it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -9,16 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from tyro import conf
 
-from jaxsnn import data, network as functional
+from jaxsnn import data
 from jaxsnn.cli import facts, tables
 from jaxsnn.errors import UserError
-from jaxsnn.export import pack
-from jaxsnn.export.fold import fold_norms
-from jaxsnn.export.model import Model
-from jaxsnn.export.npz import save_npz
-from jaxsnn.export.stablehlo import save_stablehlo
+from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_nir
 
-SAMPLES = 32  # random ones on which two networks are compared, and examples for a translation
+__all__ = ["Command", "Compare", "Evaluate", "Export", "Inspect"]
+
+SAMPLES = 32  # examples for a translation
 Flag = conf.FlagCreatePairsOff[bool]
 
 
@@ -59,40 +58,45 @@ class Evaluate:
 
     def run(self) -> None:
         """Print accuracy and spikes."""
-        model = pack.load_model(self.file)
+        model = load(self.file)
         found = _data_for(model, self.file, self.dataset, self.data_dir)
-        done = model.evaluate(found.test, batch_size=self.batch_size)
-        samples = int(done.counts.num_samples)
-        spikes = [np.asarray(each) for each in done.counts.spikes.values()]
-        fired = sum(int(each.sum(dtype=np.int64)) for each in spikes) / samples
-        neurons = sum(each.size for each in spikes)
-        stated = _stated_accuracy(model.metadata)
-        over_time = np.asarray(done.accuracy_over_time).tolist()
-        rate = fired / max(neurons * model.known_inputs().timesteps, 1)
-        result = {
-            "file": str(self.file),
-            "dataset": found.name,
-            "samples": samples,
-            "accuracy": done.accuracy,
-            "stated_accuracy": stated,
-            "accuracy_over_time": over_time,
-            "timesteps": model.known_inputs().timesteps,
-            "spikes_per_sample": fired,
-            "spike_rate": rate,
-            "notes": found.notes,
-        }
+        result = _evaluation(model, found, self.batch_size) | {"file": str(self.file)}
         if self.json:
             tables.print_json(result)
             return
+        stated, over_time = result["stated_accuracy"], result["accuracy_over_time"]
+        fired, rate = result["spikes_per_sample"], result["spike_rate"]
         tables.print_facts(
             {
-                "accuracy": f"{100 * done.accuracy:.2f} % of {samples:,} test samples",
+                "accuracy": f"{100 * result['accuracy']:.2f} % of "
+                f"{result['samples']:,} test samples",
                 "stated": "–" if stated is None else f"{100 * stated:.2f} %",
                 "after each step": ", ".join(f"{100 * share:.2f}" for share in over_time) + " %",
                 "spikes": f"{fired:,.1f} a sample, a rate of {rate:.3g} a neuron and step",
                 **({"notes": found.notes} if found.notes else {}),
             }
         )
+
+
+def _evaluation(model: Model, found: data.Dataset, batch_size: int) -> dict[str, Any]:
+    """Return what an evaluation over the test samples of a data set gives, for `--json`."""
+    done = model.evaluate(found.test, batch_size=batch_size)
+    samples = int(done.counts.num_samples)
+    spikes = [np.asarray(each) for each in done.counts.spikes.values()]
+    fired = sum(int(each.sum(dtype=np.int64)) for each in spikes) / samples
+    neurons = sum(each.size for each in spikes)
+    timesteps = model.known_inputs().timesteps
+    return {
+        "dataset": found.name,
+        "samples": samples,
+        "accuracy": done.accuracy,
+        "stated_accuracy": _stated_accuracy(model.metadata),
+        "accuracy_over_time": np.asarray(done.accuracy_over_time).tolist(),
+        "timesteps": timesteps,
+        "spikes_per_sample": fired,
+        "spike_rate": fired / max(neurons * timesteps, 1),
+        "notes": found.notes,
+    }
 
 
 @dataclass(frozen=True)
@@ -118,36 +122,28 @@ class Export:
         if self.to != "nir" and (self.target != "nir" or self.dataset is not None):
             raise UserError(f"--target and --dataset are for --to nir, not for {self.to}")
         if self.to == "npz":
-            contents = pack.read(self.file)
-            params, stats = pack.trees(self.file, contents)
-            about = {name: contents.header[name] for name in ("architecture", "inputs")}
-            about["metadata"] = contents.metadata
-            size = save_npz(self.out, params, stats, about)
+            model = load(self.file)
+            size = save_npz(self.out, model.network, model.inputs, model.metadata)
         elif self.to == "stablehlo":
-            size = save_stablehlo(self.out, _with_inputs(self.file))
+            model = _with_inputs(self.file)
+            size = save_stablehlo(self.out, model.network, model.known_inputs(), model.metadata)
         else:
             size, note = self._nir()
         print(f"{self.out}: {size:,} bytes{note}")
 
     def _nir(self) -> tuple[int, str]:
         """Write a NIR file; return its size, and what there is to say of it."""
-        from jaxsnn.export.nir import to_nir
-        from jaxsnn.export.nir.files import write_nir
-
         model = _with_inputs(self.file)
-        inputs, net = model.known_inputs(), model.net
+        inputs, net = model.known_inputs(), model.network
         example = None
         if self.dataset is not None:
             samples = _data_for(model, self.file, self.dataset, self.data_dir).test.images
             example = inputs.prepare(jax.random.key(0), jnp.asarray(samples[:SAMPLES]))
-        module, note = model.module, ""
-        if functional.has_norms(net.stats):
-            module = fold_norms(module, net.params, net.stats)
-            net = functional.split(module)
-            note = "; batch normalisation is folded into the weights"
-        options: dict[str, Any] = {"target": self.target, "example": example}
-        graph = to_nir(module, net.params, net.stats, inputs.shape, **options)
-        return write_nir(self.out, graph), note
+        note = ""
+        if net.has_norms:
+            net, note = fold_norms(net), "; batch normalisation is folded into the weights"
+        to_nir(net, self.out, inputs, target=self.target, example=example)
+        return self.out.stat().st_size, note
 
 
 @dataclass(frozen=True)
@@ -158,13 +154,22 @@ class Compare:
     """A packed network."""
     second: conf.Positional[Path]
     """Another one."""
+    dataset: str | None = None
+    """Data set on whose test samples both run; without it, their scores are not compared."""
+    data_dir: str | None = None
+    """Folder of the data files; $JAXSNN_DATA if left out, and then tensorflow-datasets."""
+    batch_size: int = 100
+    """Samples at a time; random encodings draw by batch."""
     json: Flag = False
     """Print JSON, for programs."""
 
     def run(self) -> None:
-        """Print both, and their scores on the same random samples if they take the same."""
+        """Print both, and their scores on the same test samples if a data set is named."""
         (a, one), (b, two) = facts.of_file(self.first), facts.of_file(self.second)
-        scores = _difference(one, two)
+        scores = None
+        if self.dataset is not None:
+            models = {self.first: one, self.second: two}
+            scores = _difference(models, self.dataset, self.data_dir, self.batch_size)
         if self.json:
             tables.print_json({"first": a, "second": b, "scores": scores})
             return
@@ -178,13 +183,14 @@ class Compare:
         }
         lines["ratio of files"] = f"{ratio:.4g}"
         if scores is None:
-            lines["scores"] = "not compared: the networks do not take the same input"
+            lines["scores"] = "not compared: name a data set by --dataset"
         else:
             lines["scores"] = (
                 f"at most {scores['largest_difference']:.4g} apart, "
                 f"{100 * scores['same_decisions']:.4g} % of the decisions equal, "
-                f"on {scores['samples']} random samples"
+                f"on {scores['samples']:,} test samples of {scores['dataset']}"
             )
+            lines["accuracy"] = " → ".join(f"{100 * each:.2f} %" for each in scores["accuracy"])
         tables.print_facts(lines)
 
 
@@ -197,7 +203,7 @@ Command = (
 
 
 def _with_inputs(file: Path) -> Model:
-    model = pack.load_model(file)
+    model = load(file)
     if model.inputs is None:
         raise UserError(f"{file}: says nothing about its input, expected one saved with inputs=")
     return model
@@ -231,7 +237,7 @@ def _stated_accuracy(metadata: dict[str, str]) -> float | None:
 
 def _summary(found: facts.Facts) -> dict[str, str]:
     inputs = found["inputs"]
-    lines = {
+    lines: dict[str, str] = {
         "file": found["file"],
         "bytes": f"{found['file_bytes']:,}",
         "of these, header": f"{found['header_bytes']:,}",
@@ -241,22 +247,25 @@ def _summary(found: facts.Facts) -> dict[str, str]:
     if inputs is not None:
         shape, steps = _times(tuple(inputs["shape"])), inputs["timesteps"]
         lines["input"] = f"{shape}, {inputs['encoding']}, {steps} steps"
-    return lines | found["metadata"]
+    return {**lines, **found["metadata"]}
 
 
-def _difference(one: Model | None, two: Model | None) -> dict[str, float] | None:
-    """Run two networks on the same random samples, if they take and give the same shapes."""
-    if one is None or two is None or one.inputs is None or two.inputs is None:
-        return None
-    shape = one.inputs.sample_shape
-    if shape != two.inputs.sample_shape or one.classes != two.classes:
-        return None
-    top = 4 if one.inputs.encoding == "events" else 256
-    samples = np.random.default_rng(0).integers(0, top, (SAMPLES, *shape)).astype(np.uint8)
-    scores = [np.asarray(model.scores(samples, batch_size=SAMPLES)) for model in (one, two)]
+def _difference(
+    models: Mapping[Path, Model | None], dataset: str, data_dir: str | None, batch_size: int
+) -> dict[str, Any]:
+    """Run two networks on the same test samples, and return how far their scores are apart."""
+    scores = []
+    for file, model in models.items():
+        if model is None:
+            model = load(file)  # says why it cannot run
+        found = _data_for(model, file, dataset, data_dir)
+        scores.append(np.asarray(model.scores(found.test.images, batch_size=batch_size)))
     decisions = [each.argmax(-1) for each in scores]
+    labels = np.asarray(found.test.labels)
     return {
-        "samples": SAMPLES,
-        "largest_difference": float(np.abs(scores[0] - scores[1]).max()),
-        "same_decisions": float((decisions[0] == decisions[1]).mean()),
+        "dataset": found.name,
+        "samples": len(labels),
+        "accuracy": [float((each == labels).mean()) for each in decisions],
+        "largest_difference": float(np.abs(scores[0] - scores[-1]).max()),
+        "same_decisions": float((decisions[0] == decisions[-1]).mean()),
     }

@@ -7,16 +7,18 @@ from typing import Any
 import numpy as np
 
 from jaxsnn import coding
+from jaxsnn.compress.codes import Step
 from jaxsnn.export import pack
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Model
-from jaxsnn.tree import named_leaves
+
+__all__ = ["Facts", "of_file"]
 
 Facts = dict[str, Any]
 
 
 def of_file(path: Path) -> tuple[Facts, Model | None]:
-    """Return the facts of a file, and its network if it holds an architecture.
+    """Return the facts of a file, and its model if it holds an architecture.
 
     `layers` lists a dictionary for each layer with weights: `name`, `shape` of its kernel;
     `density` and `bits` of its weights (kernel and recurrent); `bytes` of all that it has in the
@@ -29,11 +31,11 @@ def of_file(path: Path) -> tuple[Facts, Model | None]:
     contents = pack.read(path)
     header = contents.header
     model = None if header["architecture"] is None else pack.model_of(path, contents)
-    params, stats = pack.trees(path, contents)
-    layers = _layers(contents, named_leaves(params), named_leaves(stats))
+    leaves = pack.leaves(path, contents)
+    layers = _layers(contents, leaves["params"], leaves["stats"], pack.steps(path, contents))
     if model is not None:
-        order = list(model.net.synapses)
-        layers.sort(key=lambda row: _place(order, row["name"] + "/"))
+        order = model.network.order
+        layers.sort(key=lambda row: _place(order, row["name"]))
         sizes = {} if model.inputs is None else model.shapes.activity.spikes
         for row in layers:
             spikes = sizes.get(row["name"])
@@ -51,12 +53,15 @@ def of_file(path: Path) -> tuple[Facts, Model | None]:
     }, model
 
 
-def _place(order: Sequence[str], prefix: str) -> int:
-    return next((i for i, name in enumerate(order) if name.startswith(prefix)), len(order))
+def _place(order: Sequence[str], name: str) -> int:
+    return order.index(name) if name in order else len(order)
 
 
 def _layers(
-    contents: Contents, params: Mapping[str, np.ndarray], stats: Mapping[str, np.ndarray]
+    contents: Contents,
+    params: Mapping[str, np.ndarray],
+    stats: Mapping[str, np.ndarray],
+    steps: Mapping[str, Step],
 ) -> list[Facts]:
     kernels = [name.rpartition("/")[0] for name in params if name.rpartition("/")[2] == "kernel"]
 
@@ -78,7 +83,7 @@ def _layers(
             "name": layer,
             "shape": None if kernel is None else list(kernel.shape),
             "density": sum(map(np.count_nonzero, weights.values())) / size if size else None,
-            "bits": max(map(coding.bits, weights.values()), default=None),
+            "bits": max((_bits(w, steps.get(n)) for n, w in weights.items()), default=None),
             "bytes": num_bytes.get(layer, 0),
             "neurons": None,
         }
@@ -88,3 +93,8 @@ def _layers(
             row[constant] = None if found is None else found.tolist()
         rows.append(row)
     return rows
+
+
+def _bits(leaf: np.ndarray, step: Step | None) -> int:
+    """Return the bits of a weight: what the file says, or what its numbers need."""
+    return coding.bits(leaf) if step is None else int(step.bits)

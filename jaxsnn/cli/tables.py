@@ -9,6 +9,8 @@ import numpy as np
 from jaxsnn.metrics.columns import number
 from jaxsnn.report import to_json
 
+__all__ = ["print_facts", "print_json", "print_layers", "print_pairs"]
+
 COLUMNS = {
     "shape": "shape",
     "density %": "density",

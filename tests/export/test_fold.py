@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import layers, models
+from jaxsnn import compress, layers, models, tree
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import fold_norms, shrink
-from jaxsnn.network import has_norms, split
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 
 NEURON = LIF(0.75, 0.5)
@@ -20,13 +20,12 @@ RESNET = "4C3-5B3M3-8B3S2-AP4-3"
 
 
 def network(layout, neuron=NEURON, shape=SHAPE, **options):
-    """Return a network with norms of both signs, one of them zero, and its trees."""
+    """Return a network with norms of both signs, one of them zero."""
     options = {"norm": True, "readout": "current"} | options
-    module = models.build(layout, shape, neuron, rngs=nnx.Rngs(0), **options)
-    rng, net = np.random.default_rng(0), split(module)
+    net = models.build(layout, shape, neuron, **options)
+    rng = np.random.default_rng(0)
 
-    def draw(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
+    def draw(name, leaf):
         if "norm" not in name:
             return leaf
         if name.endswith("var"):
@@ -37,20 +36,25 @@ def network(layout, neuron=NEURON, shape=SHAPE, **options):
             return jnp.asarray(scale, jnp.float32)
         return jnp.asarray(rng.normal(0, 0.4, leaf.shape), jnp.float32)
 
-    return module, *(jax.tree_util.tree_map_with_path(draw, tree) for tree in net[:2])
+    params, stats = (tree.map_named(draw, each) for each in (net.params, net.stats))
+    return net.replace(params=params, stats=stats)
 
 
-def run(module, params=None, stats=None, shape=SHAPE):
-    net = split(module)
-    params, stats = (net.params, net.stats) if params is None else (params, stats)
+def with_leaves(net, leaves):
+    """Return a network with some leaves replaced, in its parameters or its statistics."""
+    params, stats = (tree.substitute(each, leaves) for each in (net.params, net.stats))
+    return net.replace(params=params, stats=stats)
+
+
+def run(net, shape=SHAPE):
     x = jnp.asarray(np.random.default_rng(5).normal(size=(3, *shape)), jnp.float32)
-    return jax.jit(net.apply)(params, stats, direct(x, 4))
+    return jax.jit(lambda net, x: net(x))(net, direct(x, 4))
 
 
-def assert_same(module, params, stats, into, shape=SHAPE):
-    folded = fold_norms(module, params, stats, into)
-    assert not has_norms(split(folded).stats)
-    found, expected = run(folded, shape=shape), run(module, params, stats, shape=shape)
+def assert_same(net, into, shape=SHAPE):
+    folded = fold_norms(net, into)
+    assert net.has_norms and not folded.has_norms
+    found, expected = run(folded, shape), run(net, shape)
     jax.tree.map(np.testing.assert_array_equal, found.activity.spikes, expected.activity.spikes)
     for spikes in expected.activity.spikes.values():
         assert 0 < spikes.mean() < 4
@@ -63,48 +67,73 @@ def assert_same(module, params, stats, into, shape=SHAPE):
     ("layout", "options"), [(VGG, {"use_bias": True}), (RESNET, {"use_bias": "readout"})]
 )
 def test_folded_networks_spike_alike(layout, options, into):
-    assert_same(*network(layout, **options), into)
+    assert_same(network(layout, **options), into)
 
 
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_neuron_may_be_divided(reset, order):
     neuron = LIF(jnp.asarray([0.5, 0.75, 0.25, 1.0, 0.9]), 0.5, reset=reset, order=order)
-    assert_same(*network("5C3-5B3-3", neuron, readout="current"), "neuron")
+    assert_same(network("5C3-5B3-3", neuron, readout="current"), "neuron")
 
 
 @pytest.mark.parametrize("into", ["kernel", "neuron"])
 def test_recurrent_layers_are_folded(into):
-    assert_same(*network("9R-8R-3", shape=(6,)), into, shape=(6,))
+    assert_same(network("9R-8R-3", shape=(6,)), into, shape=(6,))
 
 
 def test_kernels_keep_their_integers_up_to_sign():
-    module, params, stats = network(RESNET)
-    rng = np.random.default_rng(0)
-    for layer in (params["conv1"], params["block1"]["conv2"]):
-        layer["kernel"] = jnp.asarray(rng.integers(-3, 4, layer["kernel"].shape), jnp.float32)
-    folded = assert_same(module, params, stats, "neuron")
-    for layer, before in (
-        (folded.conv1, params["conv1"]),
-        (folded.block1.conv2, params["block1"]["conv2"]),
-    ):
-        signs = np.sign(before["norm"]["scale"]).reshape(1, 1, 1, -1)
-        np.testing.assert_array_equal(layer.kernel[...], before["kernel"] * signs)
+    net, rng = network(RESNET), np.random.default_rng(0)
+    leaves = tree.named_leaves(net.params)
+    names = ("conv1", "block1/conv2")
+    kernels = {f"{name}/kernel": leaves[f"{name}/kernel"].shape for name in names}
+    kernels = {k: jnp.asarray(rng.integers(-3, 4, s), jnp.float32) for k, s in kernels.items()}
+    folded = assert_same(with_leaves(net, kernels), "neuron")
+    after = tree.named_leaves(folded.params)
+    for name in names:
+        signs = np.sign(leaves[f"{name}/norm/scale"]).reshape(1, 1, 1, -1)
+        np.testing.assert_array_equal(after[f"{name}/kernel"], kernels[f"{name}/kernel"] * signs)
         assert (signs == -1).any() and (signs == 0).any()
 
 
-def test_a_channel_by_hand():
-    module, params, stats = network("1C1-2", LIF(0.5, 0.6), (1, 1, 1))
-    params["conv1"] = {
-        "kernel": jnp.full((1, 1, 1, 1), 3.0),
-        "bias": jnp.asarray([0.25]),
-        "norm": {"scale": jnp.asarray([-1.0]), "bias": jnp.asarray([0.5])},
-    }
-    stats["conv1"]["norm"] = {"mean": jnp.asarray([0.75]), "var": jnp.asarray([0.25 - 1e-5])}
-    # g = -1 / 0.5 = -2, c = 0.5 - 2 (0.25 - 0.75) = 1.5
-    kernel, neuron = (
-        split(fold_norms(module, params, stats, into)) for into in ("kernel", "neuron")
+@pytest.mark.parametrize("into", ["kernel", "neuron"])
+@pytest.mark.parametrize("grid", [compress.rescaled(4), compress.uniform_grid(4)])
+def test_known_grids_stay_known_and_exact(into, grid):
+    net = network(RESNET)
+    leaves = tree.named_leaves(net.params)
+    names = [name for name in leaves if name.endswith("/kernel")]
+    steps = {name: compress.quantize(grid, leaves[name]).step for name in names}
+    net = net.replace(params=compress.project(net.params, {"*/kernel": grid}), steps=steps)
+    folded = fold_norms(net, into)
+    assert folded.steps.keys() == steps.keys()
+    for name, found in folded.quantized.items():
+        kernel = tree.named_leaves(folded.params)[name]
+        np.testing.assert_array_equal(found.decode() + 0.0, kernel + 0.0)
+        before, kept = (
+            np.asarray(net.quantized[name].codes),
+            kernel.any((0, 1, 2)[: kernel.ndim - 1]),
+        )
+        np.testing.assert_array_equal(abs(found.codes)[..., kept], abs(before)[..., kept])
+    exact = fold_norms(net.replace(steps={}), into)
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), folded.params, exact.params
     )
+
+
+def test_a_channel_by_hand():
+    net = with_leaves(
+        network("1C1-2", LIF(0.5, 0.6), (1, 1, 1)),
+        {
+            "conv1/kernel": jnp.full((1, 1, 1, 1), 3.0),
+            "conv1/bias": jnp.asarray([0.25]),
+            "conv1/norm/scale": jnp.asarray([-1.0]),
+            "conv1/norm/bias": jnp.asarray([0.5]),
+            "conv1/norm/mean": jnp.asarray([0.75]),
+            "conv1/norm/var": jnp.asarray([0.25 - 1e-5]),
+        },
+    )
+    # g = -1 / 0.5 = -2, c = 0.5 - 2 (0.25 - 0.75) = 1.5
+    kernel, neuron = (fold_norms(net, into) for into in ("kernel", "neuron"))
     found = [net.params["conv1"][leaf].item() for net in (kernel, neuron)
              for leaf in ("kernel", "bias")]  # fmt: skip
     np.testing.assert_allclose(found, [-6, 1.5, -3, 0.75], rtol=1e-6)
@@ -113,47 +142,58 @@ def test_a_channel_by_hand():
 
 
 def test_a_factor_next_to_nothing_counts_as_zero():
-    module, params, stats = network("4C3-3")
-    params["conv1"]["norm"]["scale"] = jnp.asarray([1.0, 1e-30, -1e-38, 0.5])
-    folded = assert_same(module, params, stats, "neuron")
-    assert (
-        jnp.isfinite(folded.conv1.bias[...]).all() and jnp.isfinite(folded.conv1.kernel[...]).all()
-    )
+    scale = jnp.asarray([1.0, 1e-30, -1e-38, 0.5])
+    folded = assert_same(with_leaves(network("4C3-3"), {"conv1/norm/scale": scale}), "neuron")
+    assert all(jnp.isfinite(folded.params["conv1"][leaf]).all() for leaf in ("bias", "kernel"))
 
 
 def test_trained_thresholds_are_constants_after_it():
-    module, params, stats = network("4C3-5-3", trained=("threshold", "decay"))
-    params["conv1"]["neurons"]["threshold"] = jnp.asarray(-1.0)  # held at the smallest
-    folded = assert_same(module, params, stats, "neuron")
-    assert not folded.conv1.neurons.trained and "neurons" not in split(folded).params["conv1"]
+    net = network("4C3-5-3", trained=("threshold", "decay"))
+    held = {"conv1/neurons/threshold": jnp.asarray(-1.0)}  # held at the smallest
+    folded = assert_same(with_leaves(net, held), "neuron")
+    assert "neurons" not in folded.params["conv1"] and "neurons" in folded.stats["conv1"]
 
 
 def test_a_silent_read_out_folds_into_its_kernel():
-    readout = layers.Dense(4, 3, layers.Integrator(0.5), norm=True, rngs=nnx.Rngs(0))
-    module = layers.Chain({"dense1": readout})
-    _, params, stats = module, *split(module)[:2]
-    params["dense1"]["norm"]["scale"] = jnp.asarray([2.0, -1.0, 0.5])
-    folded = fold_norms(module, params, stats, "neuron")
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32)
-    net, whole = split(folded), split(module)
-    np.testing.assert_allclose(
-        net.apply(net.params, net.stats, direct(x, 3)).readout,
-        whole.apply(params, stats, direct(x, 3)).readout,
-        rtol=1e-5,
-    )
+    readout = layers.Dense(4, 3, neurons=layers.Integrator(0.5), norm=True, rngs=nnx.Rngs(0))
+    net = Network.of(layers.Chain({"dense1": readout}))
+    net = with_leaves(net, {"dense1/norm/scale": jnp.asarray([2.0, -1.0, 0.5])})
+    x = direct(jnp.asarray(np.random.default_rng(0).normal(size=(2, 4)), jnp.float32), 3)
+    np.testing.assert_allclose(fold_norms(net, "neuron")(x).readout, net(x).readout, rtol=1e-5)
+
+
+class Mine(nnx.Module):
+    """A topology of one's own."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.a = layers.Dense(4, 6, neurons=NEURON, norm=True, rngs=rngs)
+        self.out = layers.Dense(6, 3, neurons=layers.Integrator(), rngs=rngs)
+
+    def __call__(self, signal, tape):
+        return self.out(self.a(signal, tape), tape)
+
+
+def test_another_topology_is_folded_into_its_kernels_alone():
+    net = Network.of(Mine())
+    net = with_leaves(net, {"a/norm/var": jnp.full(6, 0.1), "a/norm/mean": jnp.full(6, 0.2)})
+    folded = fold_norms(net)
+    assert not folded.has_norms
+    np.testing.assert_allclose(run(folded, (4,)).readout, run(net, (4,)).readout, rtol=1e-5)
+    with pytest.raises(UserError, match="known in a Chain, found the topology of Mine: choose 'k"):
+        fold_norms(net, "neuron")
 
 
 @pytest.mark.parametrize("into", ["kernel", "neuron"])
 def test_folding_and_shrinking_go_together(into):
     net = network(RESNET, use_bias="readout")
     keep = {"conv1": [0, 2], "block1/conv2": [1, 2, 4], "block2/conv1": range(6)}
-    folded = fold_norms(*net, into)
-    first, second = shrink(folded, *split(folded)[:2], keep), shrink(*net, keep)
-    second = fold_norms(second, *split(second)[:2], into)
-    jax.tree.map(np.testing.assert_array_equal, split(first)[:2], split(second)[:2])
-    assert first.block1.sources == second.block1.sources == (-1, 1, -1)
+    first, second = shrink(fold_norms(net, into), keep), fold_norms(shrink(net, keep), into)
+    for one, other in ((first.params, second.params), (first.stats, second.stats)):
+        jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert first.module.block1.sources == second.module.block1.sources == (-1, 1, -1)
 
 
 def test_unknown_ways_are_errors():
     with pytest.raises(UserError, match="into 'bias' is unknown; choose kernel or neuron"):
-        fold_norms(*network("4C3-3"), into="bias")
+        fold_norms(network("4C3-3"), into="bias")
