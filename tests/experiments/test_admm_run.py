@@ -1,9 +1,9 @@
-"""The ADMM experiments from the command line: what they leave behind, killed, resumed, misused."""
+"""The ADMM experiments: what each way does to a network, a run that is killed, files in pieces."""
 
 import gzip
 import json
 import os
-import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -11,31 +11,16 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
-from experiments import admm, quickstart
-from experiments.admm_stages import load
-from experiments.common import skeleton
+from experiments import common
+from experiments.common import command
 from jaxsnn import export, metrics, train
-from jaxsnn.report import ROW_FIELDS
 
 ROOT = Path(__file__).parents[2]
-PLOTS = ("curves", "residuals", "layers", "histograms", "accuracy_over_time", "raster")
 
-# As small as a network with a convolution, a pooling and learning can be.
-TINY = {
-    "preset": "smoke", "network": "4C3-AP2-10", "timesteps": 2, "limit": 300, "batch-size": 30,
-    "learning-rate": 0.02, "penalty": 0.01,
-}  # fmt: skip
-WAYS = TINY | {"dense-epochs": 8, "pull-epochs": 2, "sparsity": 0.75, "joint-sparsity": 0.5}
-QUICK = TINY | {"dense-epochs": 2, "pull-epochs": 40, "joint-order": "together", "seed": 3}
-
-
-def arguments(out, options):
-    words = (word for name, value in options.items() for word in (f"--{name}", str(value)))
-    return ["--out", str(out), *words]
+pytestmark = pytest.mark.run
 
 
 def log_of(folder):
@@ -46,33 +31,13 @@ def log_of(folder):
 
 
 @pytest.fixture(scope="module")
-def ways(tmp_path_factory, run_in_process):
+def folder(run_of):
     """Return the directory of a run of `experiments.admm` that went every way."""
-    folder = tmp_path_factory.mktemp("admm") / "run"
-    run_in_process(admm, arguments(folder, WAYS))
-    return folder
+    return run_of("admm")
 
 
-@pytest.fixture(scope="module")
-def results(ways):
-    return json.loads((ways / "results.json").read_text())
-
-
-def test_the_results_keep_the_contract(results):
-    assert list(results)[:8] == [
-        *("experiment", "dataset", "preset", "seed", "command", "versions", "seconds", "rows")
-    ]
-    found = [results[key] for key in ("experiment", "dataset", "preset", "seed")]
-    assert found == ["admm", "digits", "smoke", 0]
-    assert results["command"].startswith("python -m experiments.admm --out ")
-    for row in results["rows"]:
-        assert set(ROW_FIELDS) <= set(row)
-        assert None not in [row[field] for field in ROW_FIELDS]
-
-
-def test_the_dense_network_comes_first_and_the_product_last(results):
-    names = [row["name"] for row in results["rows"]]
-    assert names == ["dense", "pruned", "pruned one-shot", "ternary", "quiet", "compressed"]
+def test_the_dense_network_comes_first_and_the_product_last(rows):
+    assert list(rows) == ["dense", "pruned", "pruned one-shot", "ternary", "quiet", "compressed"]
 
 
 def test_the_networks_have_learnt(rows):
@@ -110,27 +75,31 @@ def test_what_was_not_pruned_is_dense(rows):
 
 
 @pytest.mark.parametrize("name", ["dense", "pruned", "ternary", "compressed"])
-def test_a_packed_network_is_the_one_that_was_measured(ways, rows, name):
-    path = ways / "models" / f"{name}.safetensors"
-    params, _, metadata = export.load(path)
+def test_a_packed_network_is_the_one_that_was_measured(folder, rows, name):
+    path = folder / "models" / f"{name}.safetensors"
+    packed = export.load(path)
     row = rows[name]
     assert path.stat().st_size == row["file_bytes"]
     accuracy = f"{row['accuracy']:.6f}"
-    assert metadata == {"name": name, "accuracy": accuracy, "dataset": "digits"}
-    assert metrics.density(params) == row["density"]
+    assert packed.metadata == {"name": name, "accuracy": accuracy, "dataset": "digits"}
+    assert metrics.density(packed.network) == row["density"]
     levels = {"ternary": 1, "compressed": 3}.get(name)
     for layer in ("conv1", "dense1") if levels else ():
-        magnitudes = np.unique(np.abs(params[layer]["kernel"]))
+        magnitudes = np.unique(np.abs(packed.network.params[layer]["kernel"]))
         multiples = magnitudes[magnitudes > 0] / magnitudes.max()
         assert len(multiples) <= levels
         assert np.allclose(multiples * levels, np.rint(multiples * levels)) or len(multiples) < 3
 
 
-def test_packed_networks_score_what_the_results_say(ways, rows):
-    problem = load(skeleton.parse(admm.defaults, "admm", arguments(ways, WAYS)))
+def test_packed_networks_score_what_the_results_say(folder, rows, options_of):
+    from experiments.admm.run import EXPERIMENT
+
+    config = command.parse(EXPERIMENT, options_of("admm"))
+    problem = common.load(config, seed=0, batch_size=30)
     for name in ("dense", "compressed"):
-        params, stats, _ = export.load(ways / "models" / f"{name}.safetensors")
-        found = train.evaluate(problem.task(), params, stats, problem.data.test, batch_size=100)
+        packed = export.load(folder / "models" / f"{name}.safetensors")
+        assert packed.inputs == problem.task.inputs
+        found = train.evaluate(problem.task, packed.network, problem.data.test)
         assert found.accuracy == rows[name]["accuracy"]
 
 
@@ -139,8 +108,8 @@ def test_compression_makes_the_file_smaller(rows):
     assert rows["compressed"]["file_bytes"] < rows["dense"]["file_bytes"]
 
 
-def test_the_log_has_a_record_for_each_epoch_of_each_phase(ways):
-    log = log_of(ways)
+def test_the_log_has_the_residuals_of_each_pull(folder):
+    log = log_of(folder)
     phases = [(record["phase"], record["epoch"]) for record in log]
     pulls = ["prune pull", "quantize pull", "joint prune pull", "joint quantize pull"]
     retrains = [*(pull.replace("pull", "retrain") for pull in pulls), "activity"]
@@ -157,48 +126,34 @@ def test_the_log_has_a_record_for_each_epoch_of_each_phase(ways):
         assert (residuals | {"penalty"} <= record.keys()) == (record["phase"] in pulls)
 
 
-def test_the_penalty_grows_and_pulls_the_weights_to_their_set(ways):
-    pull = [record for record in log_of(ways) if record["phase"] == "quantize pull"]
-    assert pull[-1]["penalty"] == pytest.approx(100 * WAYS["penalty"])
+def test_the_penalty_grows_and_pulls_the_weights_to_their_set(folder):
+    pull = [record for record in log_of(folder) if record["phase"] == "quantize pull"]
+    assert pull[-1]["penalty"] == pytest.approx(100 * 0.01)
     assert pull[-1]["primal/dense1/kernel"] < pull[0]["primal/dense1/kernel"]
-
-
-def test_the_report_is_one_page_with_all_plots(ways):
-    assert {path.stem for path in (ways / "plots").iterdir()} == set(PLOTS)
-    page = (ways / "report.html").read_text(encoding="utf-8")
-    assert page.count('src="data:image/png;base64,') == len(PLOTS)
-    assert not re.findall(r'(?:src|href)="?(?:http|/)', page)
-    assert "joint quantize" not in page  # phases are in the plots; rows have names of their own
-    for name in ("pruned one-shot", "compressed", "joint_sparsity"):
-        assert name in page
 
 
 # --- Killed and resumed ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory, run_in_process):
-    """Return the directory of an uninterrupted run of `experiments.quickstart`."""
-    folder = tmp_path_factory.mktemp("quick") / "run"
-    run_in_process(quickstart, arguments(folder, QUICK))
-    return folder
-
-
-def test_the_quickstart_prunes_and_quantizes_together(quick):
-    dense, compressed = json.loads((quick / "results.json").read_text())["rows"]
+def test_the_quickstart_prunes_and_quantizes_together(run_of):
+    folder = run_of("quickstart")
+    dense, compressed = json.loads((folder / "results.json").read_text())["rows"]
     assert (dense["name"], compressed["name"]) == ("dense", "compressed")
     assert compressed["density"] <= 0.21
     assert compressed["bits"] <= 3
-    assert {path.stem for path in (quick / "plots").iterdir()} == set(PLOTS)
-    assert {record["phase"] for record in log_of(quick)} == {"dense", "joint pull", "joint retrain"}
+    assert (folder / "plots" / "residuals.png").exists()
+    assert {record["phase"] for record in log_of(folder)} == {"dense", "pull", "retrain"}
 
 
-def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path, run_in_process):
-    folder = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments.quickstart", *arguments(folder, QUICK)]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def test_a_killed_run_resumes_to_the_same_bits(run_of, options_of, tmp_path, run_in_process):
+    whole, folder = run_of("quickstart"), tmp_path / "run"
+    argv = ["--out", str(folder), *options_of("quickstart")]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.quickstart", *argv],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )  # fmt: skip
     for line in process.stderr:
-        if line.split()[:4] == [b"joint", b"pull", b"epoch", b"5/40"]:
+        if line.split()[:3] == [b"pull", b"epoch", b"5/40"]:
             break
     os.kill(process.pid, signal.SIGKILL)
     process.stderr.close()
@@ -207,17 +162,33 @@ def test_a_killed_run_resumes_to_the_same_bits(quick, tmp_path, run_in_process):
     assert 4 <= done < 40  # an epoch is shown before it is logged
     assert not (folder / "results.json").exists()
 
-    run_in_process(quickstart, [*arguments(folder, QUICK), "--resume"])
-    assert without_time(log_of(folder)) == without_time(log_of(quick))
+    run_in_process("quickstart", [*argv, "--resume"])
+    assert without_time(log_of(folder)) == without_time(log_of(whole))
     for name in ("dense", "compressed"):
-        found, expected = (
-            export.load(each / "models" / f"{name}.safetensors") for each in (folder, quick)
-        )
-        jax.tree.map(np.testing.assert_array_equal, found, expected)
+        packed = [each / "models" / f"{name}.safetensors" for each in (folder, whole)]
+        assert packed[0].read_bytes() == packed[1].read_bytes()
 
 
 def without_time(log):
     return [{key: value for key, value in record.items() if key != "seconds"} for record in log]
+
+
+# When one array fails, Orbax closes its event loop; threads that read the others then complain.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_checkpoint_stops_the_resumed_run(
+    run_of, options_of, tmp_path, capsys, run_in_process
+):
+    folder = tmp_path / "run"
+    shutil.copytree(run_of("quickstart"), folder)
+    newest = max((folder / "checkpoints" / "dense").iterdir())
+    for path in newest.rglob("manifest.ocdbt"):
+        path.write_bytes(b"")
+    with pytest.raises(SystemExit) as stop:
+        run_in_process("quickstart", ["--out", folder, *options_of("quickstart"), "--resume"])
+    assert stop.value.code == 2
+    time.sleep(0.1)  # until those threads have ended, so that no other test hears of them
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"error: checkpoint {newest} is damaged")
 
 
 # --- Mistakes -------------------------------------------------------------------------------------
@@ -237,21 +208,16 @@ def damaged(tmp_path_factory):
 
 
 MISTAKES = {
-    "data set": (["--dataset", "mnits"], "mnits"),
-    "data folder": (["--dataset", "mnist", "--data-dir", "/no/such/folder"], "/no/such/folder"),
-    "preset": (["--preset", "huge"], "huge"),
-    "option": (["--sparsitty", "0.5"], "--sparsitty"),
-    "sparsity": (["--sparsity", "1.5"], "--sparsity"),
-    "sparsity that empties": (["--preset", "smoke", "--sparsity", "0.9999"], "empty"),
+    "sparsity": (["--sparsity", "1.5"], "--sparsity must be in [0, 1), found 1.5"),
+    "sparsity of a layer": (["--sparsity", "conv9=0.5"], "'conv9/kernel' matches no leaf"),
+    "sparsity that empties": (["--preset", "smoke", "--prune-sparsity", "0.9999"], "empty"),
     "bits": (["--bits", "0"], "--bits"),
-    "joint bits": (["--joint-bits", "1"], "bits"),
+    "bits of the levels": (["--bits", "1"], "--bits of the levels uniform"),
     "levels": (["--levels", "octal"], "--levels"),
     "layout": (["--network", "8C3-AP2-oops-10"], "oops"),
-    "scores": (["--network", "8C3-AP2-16-7"], "10 classes"),
     "ways": (["--ways", "prune", "jiont"], "jiont"),
     "batch": (["--batch-size", "2000"], "--batch-size"),
     "learning rate": (["--learning-rate", "nan"], "--learning-rate"),
-    "limit": (["--limit", "0"], "limit"),
     "timesteps": (["--timesteps", "0"], "--timesteps"),
 }
 
@@ -259,12 +225,12 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
     options, culprit = MISTAKES[mistake]
-    assert culprit in mistake_of(admm, options)
+    assert culprit in mistake_of("admm", options)
 
 
 def test_a_damaged_file_is_one_line_and_writes_nothing(damaged, mistake_of):
     options = ["--dataset", "mnist", "--data-dir", str(damaged)]
-    assert "train-images-idx3-ubyte.gz" in mistake_of(admm, options)
+    assert "train-images-idx3-ubyte.gz" in mistake_of("admm", options)
 
 
 def test_a_mistake_in_a_process_of_its_own(tmp_path):
@@ -273,33 +239,23 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
         [*command, "--out", str(tmp_path / "run")], cwd=ROOT, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert done.stderr.startswith("error: --sparsity must be in [0.0, 1.0), found 1.5")
+    assert done.stderr.startswith("error: --sparsity must be in [0, 1), found 1.5")
     assert not list(tmp_path.iterdir())
 
 
-# When one array fails, Orbax closes its event loop; threads that read the others then complain.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_damaged_checkpoint_stops_the_resumed_run(quick, tmp_path, capsys, run_in_process):
-    folder = tmp_path / "run"
-    subprocess.run(["cp", "-r", quick, folder], check=True)
-    newest = max((folder / "checkpoints" / "dense").iterdir())
-    for path in newest.rglob("manifest.ocdbt"):
-        path.write_bytes(b"")
-    with pytest.raises(SystemExit) as stop:
-        run_in_process(quickstart, [*arguments(folder, QUICK), "--resume"])
-    assert stop.value.code == 2
-    time.sleep(0.1)  # until those threads have ended, so that no other test hears of them
-    last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"error: checkpoint {newest} is damaged")
+# --- Rivals ---------------------------------------------------------------------------------------
 
 
-# --- The presets ----------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("preset", skeleton.PRESETS)
-@pytest.mark.parametrize("dataset", ["digits", "mnist", "fashion_mnist", "kmnist", "cifar10"])
-def test_every_preset_is_in_range(preset, dataset):
-    for experiment in (admm, quickstart):
-        config = experiment.defaults(preset, dataset)
-        config.check()  # raises if one is not
-        assert (config.preset, config.dataset) == (preset, dataset)
+def test_rivals_keep_as_many_weights_and_are_compared_over_seeds(run_of):
+    results = json.loads((run_of("rivals") / "results.json").read_text())
+    names = ("dense", "ADMM", "one-shot", "gradual")
+    assert [(row["name"], row["seed"]) for row in results["rows"]] == [
+        (name, seed) for seed in (0, 1) for name in names
+    ]
+    for first in (0, 4):
+        kept = [[x["density"] for x in row["layers"]] for row in results["rows"][first + 1 :][:3]]
+        assert kept[0] == kept[1] == kept[2]
+    for i, name in enumerate(names):
+        accuracies = [results["rows"][each]["accuracy"] for each in (i, i + 4)]
+        assert results["mean_accuracy"][name] == pytest.approx(np.mean(accuracies))
+        assert results["spread_of_accuracy"][name] == pytest.approx(np.std(accuracies, ddof=1))
