@@ -39,7 +39,7 @@ class Dataset:
     num_classes: int
     mean: tuple[float, ...]  # of the training images, one a channel, pixels scaled to [0, 1]
     std: tuple[float, ...]  # likewise; 1 where a channel is constant
-    notes: str = ""  # what differs from the published set: "test: first 1,000 of 10,000 images"
+    notes: str = ""  # what differs from the published set: "test: 1,000 of 10,000 images"
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -6,6 +6,9 @@
   b"fine_labels"), read without executing anything (`restricted_pickle.py`);
 - the canonical `.tar.gz` of either, read in memory, nothing is written to disk.
 
+The test batch of the binary version may be shorter than the published one, under its own name or
+one that begins with it, `test_batch_first1000.bin.xz`; the note of the set says so.
+
 Reference: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
@@ -28,7 +31,7 @@ SUFFIXES = ("", ".xz", ".gz")
 
 
 class Layout(NamedTuple):
-    """Describe where the batches of one CIFAR set lie and what is in them."""
+    """Where the batches of one CIFAR set lie and what is in them."""
 
     num_classes: int
     train: tuple[str, ...]  # names of the training batches, python version; binary adds ".bin"
@@ -40,7 +43,6 @@ class Layout(NamedTuple):
     stem: str  # of folders and archives: "cifar-10"
     suffixes: tuple[str, str]  # of the unpacked folders, binary and python: "-batches-bin"
     archive_bytes: tuple[int, int]  # sizes of the canonical archives, binary and python
-    partial: tuple[str, int] | None = None  # a shorter test batch that is taken instead
 
     @property
     def folders(self) -> tuple[str, str]:
@@ -65,7 +67,6 @@ LAYOUTS = {
         stem="cifar-10",
         suffixes=("-batches-bin", "-batches-py"),
         archive_bytes=(170_052_171, 170_498_071),
-        partial=("test_batch_first1000", 1_000),
     ),
     "cifar100": Layout(
         num_classes=100,
@@ -91,14 +92,14 @@ def read(folder: Path, layout: Layout, hint: str) -> tuple[Split, Split, str] | 
         hint: how to get a missing file, for the error.
 
     Returns:
-        `(train, test, note)`, or None if nothing of the set lies here. The note tells if the test
-        batch is only the beginning of the published one.
+        `(train, test, note)`, or None if nothing of the set lies here. The note tells how many
+        images there are of a shorter test batch.
 
     Raises:
         UserError: if some, but not all files are there, or a file is damaged.
     """
-    names = (*layout.train, layout.test, *(layout.partial or ())[:1])
-    if any(find(folder, f"{name}.bin", SUFFIXES) for name in names):
+    names = (*layout.train, layout.test)
+    if _test_batch(folder, layout) or any(find(folder, f"{x}.bin", SUFFIXES) for x in names):
         return _read_binary(folder, layout, hint)
     if any(find(folder, name, ("",)) for name in names):
         members = {
@@ -159,24 +160,35 @@ def parse_python(what: str, data: bytes, records: int, layout: Layout) -> Split:
 
 def _read_binary(folder: Path, layout: Layout, hint: str) -> tuple[Split, Split, str]:
     paths = [require(folder, f"{name}.bin", SUFFIXES, hint) for name in layout.train]
-    records = [layout.train_records] * len(paths)
-    test, test_records, note = find(folder, f"{layout.test}.bin", SUFFIXES), layout.test_records, ""
-    if test is None and layout.partial:
-        stem, test_records = layout.partial
-        test = find(folder, f"{stem}.bin", SUFFIXES)
-        note = f"test: first {test_records:,} of {layout.test_records:,} images"
+    test = _test_batch(folder, layout)
     paths.append(test or require(folder, f"{layout.test}.bin", SUFFIXES, hint))
-    records.append(test_records)
+    records = [layout.train_records] * len(layout.train) + [layout.test_records]
+    width = layout.label_bytes + _PIXELS
 
     def parse(path: Path, num: int) -> Split:
-        data, damage = unpack(path, limit=num * (layout.label_bytes + _PIXELS) + 1)
+        data, damage = unpack(path, limit=num * width + 1)
+        if path == paths[-1] and not damage and len(data) % width == 0:
+            num = min(max(len(data) // width, 1), num)
         return parse_binary(str(path), data, num, layout, damage)
 
-    with ThreadPoolExecutor(
-        os.cpu_count()
-    ) as pool:  # unpacking and transposing release the interpreter lock
+    # Unpacking and transposing release the interpreter lock.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         *train, last = pool.map(parse, paths, records)
+    found, published = len(last.labels), layout.test_records
+    note = f"test: {found:,} of {published:,} images" if found < published else ""
     return _joined(train), last, note
+
+
+def _test_batch(folder: Path, layout: Layout) -> Path | None:
+    """Return the test batch, or the first of the shorter ones whose names begin with its name."""
+    whole = find(folder, f"{layout.test}.bin", SUFFIXES)
+    shorter = (
+        path
+        for suffix in SUFFIXES
+        for path in sorted(folder.glob(f"{layout.test}_*.bin{suffix}"))
+        if path.is_file()
+    )
+    return whole or next(shorter, None)
 
 
 def _read_python(

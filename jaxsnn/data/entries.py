@@ -14,7 +14,7 @@ LARGEST = 1 << 28  # bytes of one file; no recording or image comes near, a deco
 
 
 class Entry(NamedTuple):
-    """Stand for one file, not read yet."""
+    """One file, not read yet."""
 
     place: str  # for messages: "/data/nmnist/Train.zip/Train/0/00004.bin"
     path: PurePosixPath  # inside the folder or archive, with its name: Train/0/00004.bin
@@ -23,7 +23,7 @@ class Entry(NamedTuple):
 
 
 def exists(folder: Path, stem: str) -> bool:
-    """Tell whether `folder` holds `stem` as a folder or as `stem.zip`."""
+    """Return whether there is in `folder` `stem` as a folder or as `stem.zip`."""
     return (folder / stem).is_dir() or (folder / f"{stem}.zip").is_file()
 
 

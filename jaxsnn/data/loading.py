@@ -52,9 +52,10 @@ def load(
 
     "digits" comes with scikit-learn. Every other set is read from the files in `data_dir` (or a
     folder in it that is called like the set); without it, from those in the directory that the
-    environment variable JAXSNN_DATA names; without that, from tensorflow-datasets. Tiny-ImageNet
-    has only the files; "nmnist" and "dvs_cifar10", recordings of event cameras, come through tonic
-    in the place of tensorflow-datasets. Their images are frames of counted events (`events.py`).
+    environment variable JAXSNN_DATA names; without that, from tensorflow-datasets, which downloads
+    and prepares it the first time. Tiny-ImageNet has only the files; "nmnist" and "dvs_cifar10",
+    recordings of event cameras, come through tonic in the place of tensorflow-datasets. Their
+    images are frames of counted events (`events.py`).
 
     Args:
         name: one of `names()`.
@@ -146,7 +147,7 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None, framing: Framing |
     if framing is not None:
         return _read_events(name, root, framing)
     if root is None:
-        return tfds.read(name)
+        return tfds.read_or_prepare(name)
     found = read_local(name, root)
     if found is None and tfds.find_prepared(name, root):
         found = tfds.read(name, root)
@@ -165,7 +166,7 @@ def _read_events(name: str, root: Path | None, framing: Framing) -> Found:
 
 
 def _differences(found: Found, num_train: int, num_test: int) -> list[str]:
-    """Say which splits have another number of images than published."""
+    """Return which splits have another number of images than published."""
     published = {"train": num_train, "test": num_test}
     counts = {split: len(getattr(found, split).labels) for split in published}
     return [

@@ -10,7 +10,7 @@ from jaxsnn.errors import UserError
 
 
 class Source(NamedTuple):
-    """Describe a published set of images."""
+    """A published set of images."""
 
     num_classes: int
     num_train: int  # published number of training images
@@ -27,7 +27,7 @@ class Source(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Hold what was read: upright images, labels from 0, and what is not as published."""
+    """What was read: upright images, labels from 0, and what is not as published."""
 
     train: Split
     test: Split
@@ -122,7 +122,7 @@ def read_local(name: str, root: Path) -> Found | None:
 
 
 def how_to_get(name: str) -> str:
-    """Say in half a sentence what to download from where."""
+    """Return half a sentence on what to download from where."""
     source = SOURCES[name]
     return f"get {', '.join(source.files)} from {source.url}"
 

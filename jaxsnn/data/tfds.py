@@ -8,11 +8,14 @@ the same folder: it hands over PIL images, the one path of TFDS that encodes wit
 import io
 import os
 import shutil
+import socket
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import numpy as np
 
@@ -31,7 +34,8 @@ from jaxsnn.errors import UserError
 _FORMAT = "array_record"
 _SPLITS = ("train", "test")
 _BLOCK = 4096  # records
-INSTALL = "pip install 'jaxsnn-compress[tfds]'"
+INSTALL = "pip install tensorflow-datasets importlib_resources pillow"
+_PATIENCE = 10  # seconds for a first connection; the download manager alone would try for minutes
 
 
 def default_directory() -> Path:
@@ -87,6 +91,18 @@ def read(name: str, root: Path | None = None) -> Found:
     return Found(train, test)
 
 
+def read_or_prepare(name: str) -> Found:
+    """Read a set from TFDS's directory; what is not there yet is downloaded and prepared first.
+
+    Raises:
+        UserError: as `read` and `prepare`.
+    """
+    _import(name)
+    if find_prepared(name, default_directory()) is None:
+        prepare(name)
+    return read(name)
+
+
 def prepare(
     name: str,
     source_dir: str | os.PathLike[str] | None = None,
@@ -118,6 +134,8 @@ def prepare(
         found = read_local(name, source_dir)
         if found is None:
             raise not_found(name, source_dir)
+    elif find_prepared(name, root) is None:
+        _check_reachable(name, root)
     builder = _make_builder(tfds, name, root, found)
     try:
         builder.download_and_prepare(
@@ -131,6 +149,22 @@ def prepare(
             f"{how_to_get(name)} by hand and give their folder as source_dir"
         ) from error
     return Path(builder.data_dir)
+
+
+def _check_reachable(name: str, root: Path) -> None:
+    """Raise, within seconds, if there is no way to where a set is downloaded from."""
+    url = urlsplit(SOURCES[name].url)
+    if url.scheme in getproxies():
+        return
+    port = url.port or {"http": 80, "https": 443}[url.scheme]
+    try:
+        socket.create_connection((url.hostname or "", port), timeout=_PATIENCE).close()
+    except OSError as error:
+        raise UserError(
+            f"{name}: not prepared in {root}, and {url.hostname} cannot be reached ({error}); "
+            f"{how_to_get(name)} and give their folder as data directory (option, or JAXSNN_DATA), "
+            f"or let jaxsnn.data.tfds.prepare('{name}') prepare it where there is a network"
+        ) from error
 
 
 def _import(name: str) -> Any:

@@ -25,7 +25,7 @@ NAME = "tiny_imagenet"
 NUM_CLASSES, NUM_TRAIN, NUM_TEST = 200, 100_000, 10_000
 STEM = "tiny-imagenet-200"
 HOW_TO_GET = f"get {STEM}.zip from http://cs231n.stanford.edu/"
-INSTALL = "pip install 'jaxsnn-compress[tfds]'"
+INSTALL = "pip install pillow"
 _NOTE = "the test split is the published validation split"
 _SIDE = 64
 

@@ -131,7 +131,7 @@ def test_frames_of_a_recording_are_mirrored_and_rolled_together():
     assert 11 < sum(mirror for _, _, mirror in found) < 49  # 30, five standard deviations of 3.9
 
 
-def test_augmentations_are_found_augmentation():
+def test_augmentations_are_found_by_name():
     key, images = jax.random.key(0), jnp.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
     images = images.astype(jnp.uint8)
     np.testing.assert_array_equal(augment.augmentation("none")(key, images), images)

@@ -140,14 +140,21 @@ def test_a_downloaded_zip_is_opened(tmp_path):
 def test_a_missing_package_says_what_to_install(monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     message = told(data.load, "mnist")
-    assert "pip install 'jaxsnn-compress[tfds]'" in message and package in message
+    assert "pip install tensorflow-datasets" in message and package in message
     assert "train-images-idx3-ubyte.gz" in message and "https://" in message
 
 
-def test_a_set_that_is_not_prepared_says_what_to_do(prepared, tmp_path):
+def test_without_a_network_a_set_that_is_not_prepared_says_at_once_what_to_do(
+    prepared, tmp_path, monkeypatch
+):
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    nowhere = tfds.SOURCES["kmnist"]._replace(url="http://127.0.0.1:9/")  # nobody listens there
+    monkeypatch.setitem(tfds.SOURCES, "kmnist", nowhere)
     message = told(data.load, "kmnist")
     assert str(tmp_path / "tfds") in message and "tfds.prepare('kmnist')" in message
-    assert "train-labels-idx1-ubyte.gz" in message and "codh.rois.ac.jp" in message
+    assert "127.0.0.1 cannot be reached" in message and "train-labels-idx1-ubyte.gz" in message
+    assert "not prepared in" in told(tfds.read, "kmnist", tmp_path)
 
 
 def test_preparing_from_nothing_names_the_file(prepared, tmp_path):

@@ -135,4 +135,4 @@ def test_a_folder_that_is_no_class_is_named(folder):
 def test_without_pillow_the_message_says_what_to_install(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "PIL", None)
     monkeypatch.setitem(sys.modules, "PIL.Image", None)
-    assert "pip install 'jaxsnn-compress[tfds]'" in told(folder.parent)
+    assert "pip install pillow" in told(folder.parent)
