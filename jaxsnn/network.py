@@ -5,7 +5,7 @@ topology, comes from `Network.of`; a function of another framework from `Network
 """
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -70,6 +70,8 @@ class Network:
       steps: name of a quantized leaf -> the steps of its grid, which `quantized` reads; whoever
         changes the weights drops it.
       program: how the network runs; static.
+      input_shape: of one sample at one step, `(H, W, C)` or `(features,)`, where it is known;
+        static. Files that need it, such as NIR, take it from here.
 
     Example:
       >>> from jaxsnn import encode, models
@@ -82,14 +84,18 @@ class Network:
     stats: Tree
     steps: Mapping[str, Step] = field(default_factory=dict)
     program: Program = field(kw_only=True, metadata={"static": True})
+    input_shape: tuple[int, ...] | None = field(
+        default=None, kw_only=True, metadata={"static": True}
+    )
 
     @staticmethod
-    def of(module: nnx.Module) -> "Network":
+    def of(module: nnx.Module, input_shape: Sequence[int] | None = None) -> "Network":
         """Return the network that a Flax module made of our layers is, in any topology.
 
         Args:
           module: `module(signal, tape)` returns a signal. Its layers get the paths of the
             attributes that lead to them as their names; the module given stays as it is.
+          input_shape: of one sample at one step, if it is known.
 
         Raises:
           UserError: if it is no Flax module, or holds no layer with weights of ours.
@@ -112,7 +118,9 @@ class Network:
         graph, params, stats = nnx.split(module, nnx.Param, ...)
         shapes = jax.eval_shape(lambda: (params, stats))
         program = _Module(graph, *shapes)
-        return Network(nnx.to_pure_dict(params), nnx.to_pure_dict(stats), program=program)
+        shape = None if input_shape is None else tuple(int(n) for n in input_shape)
+        trees = nnx.to_pure_dict(params), nnx.to_pure_dict(stats)
+        return Network(*trees, program=program, input_shape=shape)
 
     @staticmethod
     def wrap(params: Tree, apply: Callable[..., Any], stats: Tree | None = None) -> "Network":

@@ -80,7 +80,7 @@ def fold_norms(net: Network, into: str = "kernel") -> Network:
         divisor = divisors.get(f"{name}/conv2")
         if divisor is not None:
             setattr(module, name, _divided(getattr(module, name), divisor))
-    return Network.of(module).replace(steps=steps)
+    return Network.of(module, net.input_shape).replace(steps=steps)
 
 
 def _divided(block: layers.Residual, divisor: np.ndarray) -> layers.Residual:

@@ -211,6 +211,8 @@ def model_of(path: str | Path, contents: Contents, like: Network | None = None) 
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     net = net.replace(steps=steps(path, contents))
+    if inputs is not None:
+        net = net.replace(input_shape=inputs.shape)
     return Model(net, inputs, contents.metadata, header["written_by"])
 
 

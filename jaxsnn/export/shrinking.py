@@ -85,7 +85,7 @@ def shrink(net: Network, keep: Mapping[str, ArrayLike], *, shortcuts: str = "fol
             flowing = masks.get(name)
         elif flowing is not None and not isinstance(layer, TRANSPARENT):
             raise UserError(f"channels cannot be followed through {name!r}, {type(layer).__name__}")
-    return Network.of(module).replace(steps=_steps(net.steps, masks))
+    return Network.of(module, net.input_shape).replace(steps=_steps(net.steps, masks))
 
 
 def silence(net: Network, keep: Mapping[str, ArrayLike]) -> Network:

@@ -290,7 +290,7 @@ def convert(
             # The unit of the hidden spikes, one or one for each input of the second kernel.
             unit = block.conv1.neurons.threshold[...]
             block.conv2.kernel[...] = block.conv2.kernel[...] * jnp.reshape(unit, (1, 1, -1, 1))
-    return Network.of(module)
+    return Network.of(module, spiking.input_shape)
 
 
 def score_unit(net: Network, inputs: Inputs) -> float:

@@ -126,7 +126,7 @@ def build(
             builder.vote(text, int(word["vote"]), last=i == len(words) - 1)
         else:
             builder.dense(text, word, firing, options)
-    return Network.of(layers.Chain(builder.chain))
+    return Network.of(layers.Chain(builder.chain), input_shape)
 
 
 class _Builder:

@@ -60,7 +60,7 @@ def _with_units(net: Network, unit: Callable[[], layers.Neurons | layers.Rectifi
     for layer in layers.synapses(module).values():
         if isinstance(layer.neurons, (layers.Neurons, layers.Rectified)):
             layer.neurons = unit()
-    return Network.of(module)
+    return Network.of(module, net.input_shape)
 
 
 def residuals(net: Network) -> tuple[layers.Residual, ...]:
@@ -127,7 +127,7 @@ def resized(
             layer.rate = dropout
         found[name] = layer
         signal = _output(layer, signal)
-    return Network.of(layers.Chain(found))
+    return Network.of(layers.Chain(found), inputs.shape)
 
 
 def _output(layer: nnx.Module, signal: Signal) -> Signal:
@@ -208,7 +208,7 @@ def rescale(net: Network, factors: Mapping[str, Number]) -> Network:
             variables.append(_shortcut(ends[name]))
         for variable in variables:
             variable[...] = jnp.asarray(variable[...] * factor, variable[...].dtype)
-    return Network.of(module)
+    return Network.of(module, net.input_shape)
 
 
 def _shortcut(block: layers.Residual) -> Any:

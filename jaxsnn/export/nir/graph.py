@@ -85,7 +85,7 @@ def to_nir(
         raise UserError(
             f"NIR is written for a Chain of layers, found the topology of {type(module).__name__}"
         )
-    writer = _Writer(nir, dialect, dialect.timestep(dt), _shape(module, inputs))
+    writer = _Writer(nir, dialect, dialect.timestep(dt), _shape(module, inputs or net.input_shape))
     for name in module.names:
         writer.layer(name, getattr(module, name))
     if dialect.several_spikes:

@@ -65,7 +65,8 @@ def from_nir(
     if dt is None and dialect.name == said.get("target"):
         dt = float(said["dt"])
     reader = _Reader(nir, graph, dialect, dialect.timestep(dt), reset or dialect.reset)
-    return Network.of(layers.Chain(reader.chain()))
+    chain = layers.Chain(reader.chain())
+    return Network.of(chain, reader.input_shape)
 
 
 class _Reader:
@@ -94,7 +95,7 @@ class _Reader:
         if len(starts) != 1:
             raise UserError(f"a NIR graph has one Input, found {len(starts)}")
         here = starts[0]
-        self.shape = self._input_shape(here)
+        self.shape = self.input_shape = self._input_shape(here)
         seen = {here}
         while not isinstance(self.nodes[here], self.nir.Output):
             if len(self.after[here]) == 2:
