@@ -5,15 +5,16 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import pytest
-from flax import nnx
 
-from jaxsnn import models
+from jaxsnn import models, tree
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
 from jaxsnn.methods import qp_snn
 from jaxsnn.metrics import sizes
-from jaxsnn.network import split
 
 SHAPES = {10: (32, 32, 3), 100: (32, 32, 3), 200: (64, 64, 3)}  # CIFAR-10, -100, Tiny-ImageNet
+
+CIFAR = Inputs((32, 32, 3), timesteps=1)
 
 # Wei et al. 2502.05905, table 1: MB with 8, 4 and 2 bits; all rows but those of SEW-ResNet18.
 PUBLISHED = {
@@ -35,52 +36,54 @@ PUBLISHED = {
 
 @cache
 def outline(network, classes, setting=None):
-    """Return the shapes of a network's parameters, pruned as in a setting, without any array."""
-    published = models.by_name(network)
+    """Return a network of shapes, pruned as in a setting, without any array."""
+    published = getattr(models, network)
     shape = (48, 48, 2) if network == "vggsnn" else SHAPES[classes]
-    ratios = qp_snn.ratios(network, setting, classes) if setting else {}
-
-    def params(widths=None):
-        net = published(shape, classes=classes, widths=widths, rngs=nnx.Rngs(0))
-        return split(net).params
-
-    dense = jax.eval_shape(params)
+    dense = jax.eval_shape(lambda: published(shape, classes=classes))
     if not setting:
         return dense
-    kept = {x: int(c * (1 - ratios.get(x, 0))) for x, c in qp_snn.widths(dense).items()}
-    del kept["dense1"]
-    return jax.eval_shape(lambda: params(list(kept.values())))
+    ratios = models.qp_snn.ratios(network, setting, classes)
+    leaves = tree.named_leaves(dense.params)
+    channels = {layer: leaves[f"{layer}/kernel"].shape[-1] for layer in dense.order[:-1]}
+    widths = [int(c * (1 - ratios.get(layer, 0))) for layer, c in channels.items()]
+    return jax.eval_shape(lambda: published(shape, classes=classes, widths=widths))
 
 
-@pytest.mark.parametrize("bits", [8, 4, 2])
+def inputs(network, classes):
+    shape = (48, 48, 2) if network == "vggsnn" else SHAPES[classes]
+    return Inputs(shape, timesteps=1)
+
+
 @pytest.mark.parametrize(("network", "classes", "setting"), PUBLISHED)
-def test_the_sizes_are_the_published_ones(network, classes, setting, bits):
-    published = PUBLISHED[network, classes, setting][(8, 4, 2).index(bits)]
-    found = qp_snn.size_mb(outline(network, classes, setting), bits)
-    assert f"{found:.2f}" == f"{published:.2f}"
+def test_the_sizes_are_the_published_ones(network, classes, setting):
+    net = outline(network, classes, setting)
+    quantized = qp_snn.quantized_leaves(net, inputs(network, classes))
+    found = [sizes.megabytes(net.params, dict.fromkeys(quantized, bits)) for bits in (8, 4, 2)]
+    published = PUBLISHED[network, classes, setting]
+    assert [f"{x:.2f}" for x in found] == [f"{x:.2f}" for x in published]
 
 
 @pytest.mark.parametrize(
     ("network", "classes", "megabytes"), [("vgg16", 10, 58.88), ("resnet20", 100, 68.4)]
 )
 def test_the_uncompressed_sizes_are_the_published_ones(network, classes, megabytes):
-    assert sizes.megabytes(outline(network, classes)) == pytest.approx(megabytes, abs=0.05)
+    assert sizes.megabytes(outline(network, classes).params) == pytest.approx(megabytes, abs=0.05)
 
 
 def test_the_dense_networks_have_their_published_numbers_of_parameters():
-    assert round(sizes.count(outline("resnet20", 10), "*/kernel") / 1e6, 3) == 17.038
-    assert round(sizes.count(outline("vgg16", 10), "*/kernel") / 1e6, 3) == 14.716
+    assert round(sizes.count(outline("resnet20", 10).params, "*/kernel") / 1e6, 3) == 17.038
+    assert round(sizes.count(outline("vgg16", 10).params, "*/kernel") / 1e6, 3) == 14.716
 
 
 def test_the_connections_left_are_the_published_share():
     # Table 6, to the last digit but one: of all kernels in VGG-16, of the quantized in ResNet-20.
     dense, small = outline("vgg16", 10), outline("vgg16", 10, "B")
-    share = sizes.count(small, "*/kernel") / sizes.count(dense, "*/kernel")
+    share = sizes.count(small.params, "*/kernel") / sizes.count(dense.params, "*/kernel")
     assert share == pytest.approx(0.0961, abs=2e-4)
     dense, small = outline("resnet20", 100), outline("resnet20", 100, "B")
     counts = [
-        sum(sizes.count(tree, name) for name in qp_snn.quantized_leaves(tree))
-        for tree in (small, dense)
+        sum(sizes.count(net.params, name) for name in qp_snn.quantized_leaves(net, CIFAR))
+        for net in (small, dense)
     ]
     assert counts[0] / counts[1] == pytest.approx(0.2269, abs=2e-4)
 
