@@ -34,7 +34,7 @@ from jaxsnn.methods import admm, channels
 from jaxsnn.methods.result import Result, Trained, Trainer
 from jaxsnn.metrics import Comparison, Report
 from jaxsnn.network import Network
-from jaxsnn.options import PerLayer, Range, Whole, options
+from jaxsnn.options import PerLayer, Range, Whole, checked
 from jaxsnn.train import Fit, Task
 
 __all__ = ["STAGES", "Options", "check", "compress", "groups"]
@@ -45,7 +45,7 @@ MEASURES = ("weight_bytes", "synops", "bit_ops", "timesteps", "spikes_per_sample
 BITS = {"rescaled": (1, 8), "uniform": (2, 8), "pow2": (2, 6)}  # fewest and most of each levels
 
 
-@options
+@checked
 class Options:
     """Options of the joint pipeline."""
 
@@ -132,6 +132,9 @@ def _check_stages(chosen: Options) -> None:
         raise UserError("timesteps_schedule needs at least one number of time steps")
 
 
+DEFAULTS = Options()
+
+
 def groups(chosen: Options) -> list[tuple[Stage, ...]]:
     """Return the stages in order, those that are trained together in one tuple.
 
@@ -151,7 +154,7 @@ def compress(
     net: Network,
     task: Task,
     data: Dataset,
-    options: Options | None = None,
+    options: Options = DEFAULTS,
     *,
     fit: Fit = train.fit,
 ) -> Result:
@@ -180,20 +183,19 @@ def compress(
       >>> [row.name for row in result.report.rows]
       ['dense', 'compressed']
     """
-    chosen = options or Options()
-    check(net, task, data, chosen)
-    pipeline = _Pipeline(chosen, Trainer(fit, data, chosen.batch_size, chosen.seed))
+    check(net, task, data, options)
+    pipeline = _Pipeline(options, Trainer(fit, data, options.batch_size, options.seed))
     held = _Held(net, net, task)
     networks = {"dense": Trained(net, task)}
     found: dict[str, Any] = {"stages": []}
-    parts = groups(chosen)
+    parts = groups(options)
     for group in parts:
         name = " and ".join(group)
         held, tried = pipeline.stage(name, group, held)
         row = "compressed" if group is parts[-1] else name
         networks[row] = Trained(held.seen, held.task)
         found["stages"].append({"stage": name, "row": row} | tried)
-    result = Result.of(networks, data, found, seed=chosen.seed)
+    result = Result.of(networks, data, found, seed=options.seed)
     return replace(result, report=_with_gains(result.report, found["stages"]))
 
 
