@@ -22,8 +22,16 @@ RUNS = {
     "--dense-epochs 1 --seeds 0 1",
     "joint": "--preset smoke --network 4C3-AP4-8-{classes} --timesteps 2 --limit 120 "
     "--batch-size 30 --stages connections bits --pruning magnitude --sparsity 0.5",
+    "spatiotemporal": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --learning-rate 0.01 "
+    "--timesteps 6 --calibration-timesteps 6 --fewer 4 --qat-epochs 1 --ann-epochs 1 "
+    "--validation 0",
+    "spike_thrift": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --density 0.4 "
+    "--ann-epochs 1 --sparse-epochs 3 --timesteps 6 --calibration-timesteps 6 --validation 0",
     "sweep": "--preset smoke --network 8-{classes} --timesteps 2 --limit 120 --dense-epochs 1 "
     "--sparsity 0.5 --bits 2 4 --chunk 1",
+    "qp_snn": "--preset smoke --network 4C3-6C3-MP2-6C3-AP4-{classes} --threshold 0.4 --limit 100 "
+    "--batch-size 30 --train-epochs 1 --tune-epochs 1 --calibration-batch-size 30 --seed 3 "
+    "--seeds 2",
 }
 
 
