@@ -185,7 +185,7 @@ def run_steps(
       split: images uint8 `[N, H, W, C]` and labels `[N]`, on the device.
       stop: int32 `[]`.
     """
-    state, sums, split = parallel.replicate((state, sums, split), task.devices)
+    task, state, sums, split = parallel.replicate((task, state, sums, split), task.devices)
     size = split[1].shape[0]
     order = _order(state.key, state.step, size // batch_size, size)
     return _run_steps(task, optimizer, batch_size, state, sums, split, order, stop)
