@@ -17,6 +17,8 @@ from typing import Any
 from jaxsnn import tree
 from jaxsnn.arrays import check_whole
 
+__all__ = ["count", "megabytes", "num_bits"]
+
 FULL_WIDTH = 32  # bits of a parameter that is not quantized
 
 
