@@ -1,6 +1,6 @@
 """The four commands, each a dataclass of its options with a method that runs it."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -168,7 +168,7 @@ class Compare:
         (a, one), (b, two) = facts.of_file(self.first), facts.of_file(self.second)
         scores = None
         if self.dataset is not None:
-            models = {self.first: one, self.second: two}
+            models = ((self.first, one), (self.second, two))
             scores = _difference(models, self.dataset, self.data_dir, self.batch_size)
         if self.json:
             tables.print_json({"first": a, "second": b, "scores": scores})
@@ -190,7 +190,9 @@ class Compare:
                 f"{100 * scores['same_decisions']:.4g} % of the decisions equal, "
                 f"on {scores['samples']:,} test samples of {scores['dataset']}"
             )
-            lines["accuracy"] = " → ".join(f"{100 * each:.2f} %" for each in scores["accuracy"])
+            lines["test accuracy"] = " → ".join(
+                f"{100 * each:.2f} %" for each in scores["accuracy"]
+            )
         tables.print_facts(lines)
 
 
@@ -235,7 +237,7 @@ def _stated_accuracy(metadata: dict[str, str]) -> float | None:
         return None
 
 
-def _summary(found: facts.Facts) -> dict[str, str]:
+def _summary(found: facts.FileFacts) -> dict[str, str]:
     inputs = found["inputs"]
     lines: dict[str, str] = {
         "file": found["file"],
@@ -251,11 +253,11 @@ def _summary(found: facts.Facts) -> dict[str, str]:
 
 
 def _difference(
-    models: Mapping[Path, Model | None], dataset: str, data_dir: str | None, batch_size: int
+    models: Sequence[tuple[Path, Model | None]], dataset: str, data_dir: str | None, batch_size: int
 ) -> dict[str, Any]:
     """Run two networks on the same test samples, and return how far their scores are apart."""
     scores = []
-    for file, model in models.items():
+    for file, model in models:
         if model is None:
             model = load(file)  # says why it cannot run
         found = _data_for(model, file, dataset, data_dir)
@@ -266,6 +268,6 @@ def _difference(
         "dataset": found.name,
         "samples": len(labels),
         "accuracy": [float((each == labels).mean()) for each in decisions],
-        "largest_difference": float(np.abs(scores[0] - scores[-1]).max()),
-        "same_decisions": float((decisions[0] == decisions[-1]).mean()),
+        "largest_difference": float(np.abs(scores[0] - scores[1]).max()),
+        "same_decisions": float((decisions[0] == decisions[1]).mean()),
     }

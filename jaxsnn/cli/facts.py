@@ -12,12 +12,12 @@ from jaxsnn.export import pack
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Model
 
-__all__ = ["Facts", "of_file"]
+__all__ = ["FileFacts", "of_file"]
 
-Facts = dict[str, Any]
+FileFacts = dict[str, Any]
 
 
-def of_file(path: Path) -> tuple[Facts, Model | None]:
+def of_file(path: Path) -> tuple[FileFacts, Model | None]:
     """Return the facts of a file, and its model if it holds an architecture.
 
     `layers` lists a dictionary for each layer with weights: `name`, `shape` of its kernel;
@@ -62,7 +62,7 @@ def _layers(
     params: Mapping[str, np.ndarray],
     stats: Mapping[str, np.ndarray],
     steps: Mapping[str, Step],
-) -> list[Facts]:
+) -> list[FileFacts]:
     kernels = [name.rpartition("/")[0] for name in params if name.rpartition("/")[2] == "kernel"]
 
     def layer_of(name: str) -> str:

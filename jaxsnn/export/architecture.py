@@ -29,7 +29,7 @@ CURVES = {
     make.__name__: make().shape
     for make in (
         *(surrogate.rectangle, surrogate.triangle, surrogate.atan, surrogate.fast_sigmoid),
-        *(surrogate.sigmoid, surrogate.pass_through, surrogate.stdb),
+        *(surrogate.sigmoid, surrogate.constant, surrogate.stdb),
     )
 }
 

@@ -9,10 +9,10 @@ import tyro
 
 from jaxsnn.cli import arguments
 from jaxsnn.errors import UserError
-from jaxsnn.options import PerLayer, Range, Whole, options
+from jaxsnn.options import PerLayer, Range, Whole, checked
 
 
-@options
+@checked
 class Method:
     """Options of a method."""
 

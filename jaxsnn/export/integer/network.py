@@ -228,11 +228,22 @@ def run_integer(network: IntegerNetwork, x: Array | Signal) -> IntegerOutput:
     Args:
       network: from `to_integer`.
       x: integers in the range of `network.inputs`: `[T, B, ...]`, or a constant `Signal`,
-        `encode.direct(pixels, timesteps)`.
+        `Signal(pixels, timesteps, constant=True)`.
+
+    Returns:
+      The read-out in units of `network.unit`, and the spikes.
 
     Raises:
       UserError: if `x` holds no integers or some out of range, or is longer than the network
         was made for.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> from jaxsnn.export import to_integer
+      >>> from jaxsnn.inputs import Inputs
+      >>> integers = to_integer(models.build("6-3", (4,)), Inputs((4,), timesteps=2))
+      >>> run_integer(integers, jnp.ones((2, 5, 4), jnp.int32)).readout.shape
+      (2, 5, 3)
     """
     signal = x if isinstance(x, Signal) else Signal(x, x.shape[0])
     value, (_, low, high) = jnp.asarray(signal.value), network.inputs

@@ -10,16 +10,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 from safetensors.numpy import load_file
 
-from jaxsnn import coding, data, network as functional, models, tree
+import jaxsnn
+from jaxsnn import coding, compress, data, models, tree
 from jaxsnn.cli import main
-from jaxsnn.export.model import Inputs, Model
-from jaxsnn.export.modules import filled
+from jaxsnn.export import Model, load_stablehlo, save
 from jaxsnn.export.npz import integers
-from jaxsnn.export.pack import save
-from jaxsnn.export.stablehlo import load_stablehlo
+from jaxsnn.inputs import Inputs
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
 INPUTS = Inputs((8, 8, 1), 3, "bernoulli")
@@ -27,29 +26,24 @@ LAYOUT = "4C3-AP2-6B3-10"
 
 
 def network(norm=True):
-    """Return a network and its parameters, every second weight zero in the dense layer."""
-    module = models.build(LAYOUT, (8, 8, 1), LIF(0.5, 0.25), norm=norm, rngs=nnx.Rngs(0))
-    net = functional.split(module)
+    """Return a network, every second weight zero in the dense layer."""
+    net = models.build(LAYOUT, (8, 8, 1), LIF(0.5, 0.25), norm=norm)
     kernel = net.params["dense1"]["kernel"].at[::2].set(0.0)
-    return module, net.params | {"dense1": net.params["dense1"] | {"kernel": kernel}}, net.stats
+    return net.replace(params=tree.substitute(net.params, {"dense1/kernel": kernel}))
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Return a folder with some files."""
     folder = tmp_path_factory.mktemp("cli")
-    module, params, stats = network()
-    about = {"name": "demo", "accuracy": "0.25"}
-    save(folder / "net", params, stats, about, module=module, inputs=INPUTS)
-    small = jax.tree.map(lambda leaf: jnp.sign(leaf) * jnp.abs(leaf).mean() + 0.0, params)
-    save(folder / "small", small, stats, {"name": "small"}, module=module, inputs=INPUTS)
-    save(folder / "numbers", params)
-    save(folder / "no_inputs", params, stats, module=module)
-    linear = models.build("10", (8, 8, 1), LIF(), rngs=nnx.Rngs(0))
-    net = functional.split(linear)
-    save(folder / "linear", net.params, net.stats, module=linear, inputs=Inputs((8, 8, 1), 1))
-    plain = network(norm=False)
-    save(folder / "plain", *plain[1:], module=plain[0], inputs=Inputs((8, 8, 1), 3))
+    net = network()
+    save(folder / "net", net, INPUTS, {"name": "demo", "accuracy": "0.25"})
+    few = jax.tree.map(lambda leaf: jnp.sign(leaf) * jnp.abs(leaf).mean() + 0.0, net.params)
+    save(folder / "small", net.replace(params=few), INPUTS, {"name": "small"})
+    save(folder / "numbers", Network.wrap(net.params, lambda params, x: x))
+    save(folder / "no_inputs", net)
+    save(folder / "linear", models.build("10", (8, 8, 1), LIF()), Inputs((8, 8, 1), 1))
+    save(folder / "plain", network(norm=False), Inputs((8, 8, 1), 3))
     return folder
 
 
@@ -70,7 +64,7 @@ def test_inspect_counts_every_byte_of_the_file(folder, capsys):
     assert list(rows) == ["conv1", "block1/conv1", "block1/conv2", "dense1"]  # as they are run
     dense = rows["dense1"]
     assert dense["shape"] == [96, 10] and dense["density"] == 0.5 and dense["bits"] == 32
-    assert dense["bytes"] == coding.num_bytes(network()[1]["dense1"]["kernel"]) + 40
+    assert dense["bytes"] == coding.num_bytes(network().params["dense1"]["kernel"]) + 40
     assert dense["decay"] == 0.5 and dense["threshold"] == 0.25
     assert [row["neurons"] for row in rows.values()] == [8 * 8 * 4, 4 * 4 * 6, 4 * 4 * 6, 10]
 
@@ -86,7 +80,7 @@ def test_inspect_prints_a_line_for_each_layer(folder, capsys):
 
 def test_eval_gives_the_accuracy_of_the_same_scores(folder, capsys):
     test = data.load("digits").test
-    scores = Model(filled(*network()), INPUTS).scores(test.images)
+    scores = Model(network(), INPUTS).scores(test.images)
     right = int((np.asarray(scores).argmax(-1) == test.labels).sum())
     found = json.loads(output(capsys, "eval", folder / "net", "--dataset", "digits", "--json"))
     assert found["accuracy"] == pytest.approx(right / len(test.labels), abs=1e-6)
@@ -98,15 +92,22 @@ def test_eval_gives_the_accuracy_of_the_same_scores(folder, capsys):
 
 def test_compare_shows_both_and_how_far_their_scores_are_apart(folder, capsys):
     both = folder / "net", folder / "small"
-    text = output(capsys, "compare", *both)
+    text = output(capsys, "compare", *both, "--dataset", "digits")
     assert "32 → 2" in text and "demo → small" in text
-    apart = re.search(r"at most (\S+) apart, (\S+) % of the decisions equal, on 32 random", text)
+    apart = re.search(r"at most (\S+) apart, (\S+) % of the decisions equal, on 359 test", text)
     assert apart and float(apart[1]) > 0 and 0 < float(apart[2]) <= 100
+    assert re.search(r"test accuracy +\S+ % → \S+ %", text)
     same = folder / "linear"
-    found = json.loads(output(capsys, "compare", same, same, "--json"))
+    line = ("compare", same, same, "--dataset", "digits", "--json")
+    found = json.loads(output(capsys, *line))
     assert found["first"] == found["second"] and found["first"]["file"] == str(same)
-    assert found["scores"] == {"samples": 32, "largest_difference": 0, "same_decisions": 1}
-    assert "not compared" in output(capsys, "compare", folder / "net", folder / "numbers")
+    scores = found["scores"]
+    assert scores["samples"] == 359 and scores["accuracy"][0] == scores["accuracy"][1]
+    assert scores["largest_difference"] == 0 and scores["same_decisions"] == 1
+    # On which samples is for the user to say: on random ones any two networks are far apart.
+    assert "not compared: name a data set" in output(capsys, "compare", *both)
+    assert main(["compare", str(same), str(folder / "numbers"), "--dataset", "digits"]) == 2
+    assert "numbers: holds no architecture" in capsys.readouterr().err
 
 
 def test_export_to_npz_gives_floats_and_integers(folder, tmp_path, capsys):
@@ -133,10 +134,25 @@ def test_scaled_weights_become_odd_integers_and_a_scale_for_each_channel():
     np.testing.assert_allclose(found["scale"], gamma / 7, rtol=1e-6)
 
 
+def test_every_known_grid_is_written_as_integers():
+    leaf = jnp.asarray(np.random.default_rng(0).normal(size=(30, 5)), jnp.float32)
+    channels = compress.Step.of(jnp.arange(1.0, 6).reshape(1, 5) / 10, bits=4)
+    for known in (
+        compress.uniform_grid(4).quantize(leaf),
+        compress.rescaled(3).quantize(leaf),
+        channels.with_codes(jnp.round(leaf * 3)),
+    ):
+        found = integers(known.decode(), known)
+        assert found["integers"].dtype == np.int8
+        np.testing.assert_array_equal(found["integers"], known.codes)
+        back = found["integers"] * found["scale"]
+        np.testing.assert_allclose(back, known.decode(), rtol=1e-6)
+
+
 def test_export_to_stablehlo_gives_the_scores_of_the_network(folder, tmp_path, capsys):
     output(capsys, "export", folder / "plain", "--to", "stablehlo", "--out", tmp_path / "program")
     images = data.load("digits").test.images[:3]
-    model = Model(filled(*network(norm=False)), Inputs((8, 8, 1), 3))
+    model = Model(network(norm=False), Inputs((8, 8, 1), 3))
     expected = model.scores(images, batch_size=3)
     np.testing.assert_array_equal(load_stablehlo(tmp_path / "program")[0].call(images), expected)
 
@@ -147,9 +163,7 @@ def test_export_to_nir_folds_norms_and_names_what_a_target_cannot_express(folder
     text = output(capsys, "export", folder / "net", "--to", "nir", "--out", out)
     assert "folded" in text and "dense1_neurons" in nir.read(out).nodes
     out.unlink()
-    module = models.build("4R-10", (8, 8, 1), LIF(), rngs=nnx.Rngs(0))
-    net = functional.split(module)
-    save(tmp_path / "net", net.params, net.stats, module=module, inputs=INPUTS)
+    save(tmp_path / "net", models.build("4R-10", (8, 8, 1), LIF()), INPUTS)
     line = ["export", tmp_path / "net", "--to", "nir", "--target", "norse", "--out", out]
     assert main([str(word) for word in line]) == 2  # readers differ in when a spike is heard
     error = capsys.readouterr().err
@@ -205,9 +219,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
         ("wide", "AP2-10", Inputs((16, 16, 1), 2)),
         ("few", "4", Inputs((8, 8, 1), 2)),
     ]:
-        module = models.build(layout, inputs.shape, LIF(), rngs=nnx.Rngs(0))
-        net = functional.split(module)
-        save(tmp_path / name, net.params, net.stats, module=module, inputs=inputs)
+        save(tmp_path / name, models.build(layout, inputs.shape, LIF()), inputs)
     monkeypatch.chdir(tmp_path)
     before = sorted(path.name for path in tmp_path.iterdir())
     assert main(line.split()) == 2
@@ -222,14 +234,17 @@ def test_the_command_is_installed_and_its_output_can_be_piped(folder):
     line = [sys.executable, "-c", code, "inspect", str(folder / "net"), "--json"]
     done = subprocess.run(line, capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["file"] == str(folder / "net") and done.stderr == ""
-    setup = (Path(__file__).parents[1] / "setup.cfg").read_text(encoding="utf-8")
+    line = [sys.executable, "-m", "jaxsnn", "--version"]
+    done = subprocess.run(line, capture_output=True, text=True, check=True)
+    assert done.stdout == f"jaxsnn {jaxsnn.__version__}\n"
+    setup = (Path(__file__).parents[2] / "setup.cfg").read_text(encoding="utf-8")
     assert "jaxsnn = jaxsnn.cli:main" in setup
 
 
 def test_the_bytes_of_a_layer_are_those_of_its_tensors(folder, capsys):
     rows = json.loads(output(capsys, "inspect", folder / "net", "--json"))["layers"]
     written = {name: tensor.nbytes for name, tensor in load_file(folder / "net").items()}
-    named = tree.named_leaves(network()[1])
+    named = tree.named_leaves(network().params)
     assert {f"params/{name}" for name in named} < written.keys()
     for row in rows:
         tensors = [
