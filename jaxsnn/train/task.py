@@ -211,8 +211,7 @@ class Task:
             )
         if not len(samples):
             raise UserError(f"{what} holds no samples")
-        scores = jax.eval_shape(lambda net, x: net(x).readout, net, self.inputs.abstract())
-        return int(scores.shape[-1])
+        return int(jax.eval_shape(_readout, net, self.inputs.abstract()).shape[-1])
 
     def at(self, timesteps: int) -> "Task":
         """Return the task with another number of time steps."""
@@ -231,3 +230,8 @@ def as_task(task: Task) -> Task:
             f"{type(task).__name__}"
         )
     return task
+
+
+def _readout(net: Network, x: Array | Signal) -> Array:
+    """Return the read-out: a function of the module, so that JAX finds out its shape once."""
+    return net(x).readout
