@@ -26,7 +26,7 @@ from flax import nnx
 
 from jaxsnn import coding, fields
 from jaxsnn.arrays import Array
-from jaxsnn.compress.codes import Step
+from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.errors import UserError
 from jaxsnn.export import architecture, container
 from jaxsnn.export.container import Contents
@@ -104,15 +104,7 @@ def save(
     tensors: dict[str, np.ndarray] = {}
     known = {f"params/{name}": found for name, found in net.quantized.items()}
     for name, leaf in _leaves("params", net.params).items():
-        if leaf.dtype != np.float32:
-            raise UserError(f"{name} is {leaf.dtype}; a packed file holds float32 weights, cast it")
-        if not np.isfinite(leaf).all():
-            raise UserError(f"{name} holds NaN or infinity; pack a checkpoint from before it did")
-        form, parts = coding.encode(leaf, known.get(name))
-        sizes = [parts[part].nbytes for part in coding.PARTS[form]]
-        header["leaves"][name] = {"form": form, "shape": list(leaf.shape), "bytes": sizes}
-        content = b"".join(parts[part].tobytes() for part in coding.PARTS[form])
-        tensors[name] = np.frombuffer(content, np.uint8)
+        header["leaves"][name], tensors[name] = _packed(name, leaf, known.get(name))
     for name, leaf in _leaves("stats", net.stats).items():
         if leaf.shape == () and leaf.dtype == np.float32 and np.isfinite(leaf):
             header["numbers"][name] = float(leaf)
@@ -224,6 +216,21 @@ def _rebuilt(description: Any, named: Mapping[str, Mapping[str, np.ndarray]]) ->
     for state, tree, root in zip(states, trees, ROOTS, strict=True):
         nnx.replace_by_pure_dict(state, substitute(tree, _as_arrays(named[root])))
     return Network.of(nnx.merge(graph, *states))
+
+
+def _packed(
+    name: str, leaf: np.ndarray, known: Quantized | None
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return what the header says of a leaf, and its bytes."""
+    if leaf.dtype != np.float32:
+        raise UserError(f"{name} is {leaf.dtype}; a packed file holds float32 weights, cast it")
+    if not np.isfinite(leaf).all():
+        raise UserError(f"{name} holds NaN or infinity; pack a checkpoint from before it did")
+    form, parts = coding.encode(leaf, known)
+    sizes = [parts[part].nbytes for part in coding.PARTS[form]]
+    content = b"".join(parts[part].tobytes() for part in coding.PARTS[form])
+    said = {"form": form, "shape": list(leaf.shape), "bytes": sizes}
+    return said, np.frombuffer(content, np.uint8)
 
 
 def _as_arrays(named: Mapping[str, np.ndarray]) -> dict[str, Array]:

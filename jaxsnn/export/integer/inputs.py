@@ -114,7 +114,7 @@ def pixel_table(mean: Any, std: Any, bits: int = 8) -> PixelTable:
 
     Example:
       >>> pixel_table((0.5,), (0.5,)).grid
-      IntegerGrid(unit=0.0078125, low=-128, high=128)
+      IntegerGrid(unit=0.015625, low=-64, high=64)
     """
     check_whole("bits", bits, 2, 16)
     check_range("std", std, 0, float("inf"), open_low=True)
