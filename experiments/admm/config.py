@@ -13,12 +13,12 @@ from experiments.common import (
 )
 from jaxsnn import data
 from jaxsnn.methods import admm
-from jaxsnn.options import PerLayer, Range, Whole, options
+from jaxsnn.options import PerLayer, Range, Whole, checked
 
 Way = Literal["prune", "one-shot", "quantize", "activity", "joint"]
 
 
-@options
+@checked
 class Ways:
     """Which ways to go, and what the single ones do; the joint way is the method's."""
 

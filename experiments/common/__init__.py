@@ -10,7 +10,7 @@ An experiment is a folder `experiments/NAME` of three files and a docstring:
 
 **Options.** Each field of `Config` is a group: one of `RunOptions`, `DataOptions`, `TaskOptions`,
 `NetworkOptions`, `EngineOptions`, `DenseOptions`, the method's own `methods.NAME.Options` (called
-`method`), and a small `@options` class of the experiment's own. Nothing is inherited; a program has
+`method`), and a small `@checked` class of the experiment's own. Nothing is inherited; a program has
 the groups it uses. Flags are flat (`--sparsity 0.9`), so a name stands in one group only; `seed`
 and `batch_size` are those of the method. `flat(config)` is all of it as one dictionary,
 `changed(config, {...})` replaces options by name, whatever group they are in.

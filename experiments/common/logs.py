@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,7 +28,11 @@ def by_name(name: str, directory: Path) -> Hook:
     Raises:
       UserError: for an unknown name, or a library that is not installed.
     """
-    hooks = {"none": Nothing, "csv": Table, "tensorboard": Tensorboard}
+    hooks: dict[str, Callable[[Path], Hook]] = {
+        "none": Nothing,
+        "csv": Table,
+        "tensorboard": Tensorboard,
+    }
     if name not in hooks:
         raise UserError(f"--log {name!r} is unknown; choose one of {', '.join(hooks)}")
     return hooks[name](directory)

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from jaxsnn.data import augment as augmentations
 from jaxsnn.errors import UserError
-from jaxsnn.options import Range, Whole, options
+from jaxsnn.options import Range, Whole, checked
 
 Config = TypeVar("Config")
 
 
-@options
+@checked
 class RunOptions:
     """The run: which defaults, which data, where the results go."""
 
@@ -32,7 +32,7 @@ class RunOptions:
     """Where each epoch's figures go besides metrics.jsonl: metrics.csv, or tensorboard/."""
 
 
-@options
+@checked
 class DataOptions:
     """The data: how much of it."""
 
@@ -42,7 +42,7 @@ class DataOptions:
     """Share of the training images held out to be evaluated after each epoch."""
 
 
-@options
+@checked
 class TaskOptions:
     """The task: how samples become input, and what is minimised."""
 
@@ -58,7 +58,7 @@ class TaskOptions:
     """Changes of the training images: none, crop-flip, autoaugment (with cutout), or events."""
 
 
-@options
+@checked
 class NetworkOptions:
     """The network and its neurons."""
 
@@ -75,7 +75,7 @@ class NetworkOptions:
     """Numbers of the synapses' products: bfloat16 is faster on accelerators."""
 
 
-@options
+@checked
 class DenseOptions:
     """The dense network, which everything is compared with."""
 
@@ -83,7 +83,7 @@ class DenseOptions:
     """Epochs of the dense network."""
 
 
-@options
+@checked
 class EngineOptions:
     """The engine: memory against time. None of them changes a number beyond rounding."""
 

@@ -13,12 +13,12 @@ from experiments.common import (
     TaskOptions,
 )
 from jaxsnn.methods import admm
-from jaxsnn.options import Range, Whole, options
+from jaxsnn.options import Range, Whole, checked
 
 Rival = Literal["ADMM", "one-shot", "gradual"]
 
 
-@options
+@checked
 class Rivals:
     """Who is compared, how often, and the ramp of gradual pruning."""
 

@@ -24,7 +24,7 @@ def run(config: Config) -> None:
         for seed, problem in zip(seeds, problems, strict=True)
     ]
     accuracies = {
-        name: [result.report.rows[i].accuracy for result in results]
+        name: [result.report.rows[i].accuracy or 0.0 for result in results]
         for i, name in enumerate(results[0].networks)
     }
     means = {name: mean(values) for name, values in accuracies.items()}

@@ -17,15 +17,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxsnn.methods import (
-        admm,
-        conversion,
-        gradual,
-        joint,
-        qp_snn,
-        spatiotemporal,
-        spike_thrift,
-    )
+    import jaxsnn.methods.admm as admm
+    import jaxsnn.methods.conversion as conversion
+    import jaxsnn.methods.gradual as gradual
+    import jaxsnn.methods.joint as joint
+    import jaxsnn.methods.qp_snn as qp_snn
+    import jaxsnn.methods.spatiotemporal as spatiotemporal
+    import jaxsnn.methods.spike_thrift as spike_thrift
     from jaxsnn.methods.result import Result, Trained, Trainer
 
 _NOUNS = ("Result", "Trained", "Trainer")

@@ -18,9 +18,8 @@ accuracy: under masks after pruning (`compress.pruned`), straight through after 
 (`compress.quantized`).
 
 `compress` prunes first and quantizes the survivors, or does both in one pull phase
-(`order="together"`). With other options it does less: `bits=None` only prunes, `sparsity=0` only
-quantizes, both only quieten. The steps are functions, too: `prune`, `quantize`, `quieten`, and
-`one_shot`, the rival that cuts the small weights at once.
+(`order="together"`); `bits=None` only prunes, `sparsity=0` only quantizes, both only quieten. The
+steps are functions, too: `prune`, `quantize`, `quieten`; `one_shot` cuts small weights at once.
 
 Where the sources differ:
 - The penalty is squared in the paper; the authors' public script
@@ -51,7 +50,7 @@ from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.methods.result import Result, Trained, Trainer
 from jaxsnn.network import Network
-from jaxsnn.options import PerLayer, Range, Whole, options, recipe_of
+from jaxsnn.options import PerLayer, Range, Whole, checked, recipe_of
 from jaxsnn.train import Fit, Task
 
 __all__ = [
@@ -73,11 +72,13 @@ __all__ = [
 
 Tree = Any  # of masks, like the parameters
 
+Shares = Number | Mapping[str, Number]  # one number, or pattern of leaves -> number
+Bits = Shares | None
 Levels = Literal["binary", "ternary", "uniform", "pow2"]
 MOST_BITS = {"uniform": 8, "pow2": 6}
 
 
-@options
+@checked
 class Options:
     """Options of the ADMM method."""
 
@@ -124,9 +125,7 @@ class Options:
 DEFAULTS = Options()
 
 
-def prune_recipe(
-    sparsity: Number | Mapping[str, Number], *, where: str = "*/kernel"
-) -> dict[str, Projection]:
+def prune_recipe(sparsity: Shares, *, where: str = "*/kernel") -> dict[str, Projection]:
     """Build the sets `S_l = {W : ||W||_0 <= k_l}`: the largest weights of each layer.
 
     >>> prune_recipe(0.5)["*/kernel"](jnp.asarray([3.0, -1.0])).tolist()
@@ -158,11 +157,7 @@ def grid(levels: Levels, bits: Number | None = None, *, keep_zeros: bool = False
 
 
 def quantize_recipe(
-    levels: Levels,
-    bits: Number | Mapping[str, Number] | None = None,
-    *,
-    where: str = "*/kernel",
-    masks: Tree | None = None,
+    levels: Levels, bits: Bits = None, *, where: str = "*/kernel", masks: Tree | None = None
 ) -> dict[str, Projection]:
     """Build the sets `S_l = {alpha_l Q : Q_ij in levels}`: few values, one scale for each layer.
 
@@ -183,11 +178,7 @@ def quantize_recipe(
 
 
 def joint_recipe(
-    sparsity: Number | Mapping[str, Number],
-    levels: Levels,
-    bits: Number | Mapping[str, Number] | None = None,
-    *,
-    where: str = "*/kernel",
+    sparsity: Shares, levels: Levels, bits: Bits = None, *, where: str = "*/kernel"
 ) -> dict[str, Projection]:
     """Prune and quantize at once: `Proj_grid(Proj_sparse(V))`, a heuristic for both sets.
 
@@ -231,13 +222,13 @@ def sparsities(
 def penalty_schedule(
     num_steps: int, *, initial: Number = 1e-3, growth: Number = 10.0, phases: int = 3
 ) -> optax.Schedule:
-    """Multiply the penalty by `growth` after each of `phases` equal parts of the pull phase.
+    """Multiply the penalty by `growth` after each of `phases` equal parts of a pull phase.
 
     >>> [round(float(penalty_schedule(90)(count)), 4) for count in (0, 30, 60)]
     [0.001, 0.01, 0.1]
     """
     boundaries = [num_steps * i // phases for i in range(1, phases)]
-    return schedules.steps([initial * growth**i for i in range(phases)], boundaries)
+    return schedules.stepwise([initial * growth**i for i in range(phases)], boundaries)
 
 
 def norm_decay(weight: Number, recipe: Recipe) -> optax.GradientTransformation:
@@ -267,12 +258,7 @@ def prune(
 ) -> tuple[Network, Tree]:
     """Pull towards sparse weights, prune, retrain under the masks.
 
-    Args:
-      net: a trained network.
-      task: what it is trained to do.
-      data: trained on.
-      options: `sparsity`, `allocation` and those of the phases.
-      fit: trains; the phases are called "prune pull" and "prune retrain".
+    The arguments are those of `compress`; the phases are "prune pull" and "prune retrain".
 
     Returns:
       The pruned network, and the tree of masks of what is left.
@@ -306,8 +292,8 @@ def quantize(
 ) -> Network:
     """Pull towards a grid, project, retrain straight through.
 
-    The arguments are those of `prune`; with its `masks` the survivors are quantized, the rest stays
-    zero.
+    The arguments are those of `compress`; with the `masks` of `prune` the survivors are quantized,
+    the rest stays zero. The phases are "quantize pull" and "quantize retrain".
     """
     recipe = quantize_recipe(options.levels, _widths(net, options), masks=masks)
     return _phases(task, data, options, fit).on_grid("quantize ", net, recipe, masks)
@@ -353,14 +339,12 @@ def compress(
     if pruning and quantizing and options.order == "together":
         recipe = joint_recipe(shares, options.levels, widths)
         product = _phases(task, data, options, fit).on_grid("", net, recipe)
-    elif pruning or quantizing:
-        product, masks = net, None
-        if pruning:
-            product, masks = prune(net, task, data, options, fit=fit)
+    elif not (pruning or quantizing):
+        product = quieten(net, task, data, options, fit=fit)
+    else:
+        product, masks = prune(net, task, data, options, fit=fit) if pruning else (net, None)
         if quantizing:
             product = quantize(product, task, data, options, masks=masks, fit=fit)
-    else:
-        product = quieten(net, task, data, options, fit=fit)
     networks = {"dense": Trained(net, task), "compressed": Trained(product, task)}
     return Result.of(networks, data, seed=options.seed)
 

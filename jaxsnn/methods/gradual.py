@@ -27,13 +27,13 @@ from jaxsnn.errors import UserError
 from jaxsnn.methods.admm import sparsities
 from jaxsnn.methods.result import Result, Trained, Trainer
 from jaxsnn.network import Network
-from jaxsnn.options import PerLayer, Range, Whole, options
+from jaxsnn.options import PerLayer, Range, Whole, checked
 from jaxsnn.train import Fit, Task
 
 __all__ = ["Options", "compress", "prune", "ramp"]
 
 
-@options
+@checked
 class Options:
     """Options of gradual magnitude pruning."""
 
