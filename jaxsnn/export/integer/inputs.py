@@ -79,8 +79,8 @@ def split_before(net: Network, layer: str) -> tuple[Network, Network]:
         raise UserError(f"cannot split before {layer!r}; choose {', '.join(names[1:])}")
     place = names.index(layer)
     first, second = (
-        Network.of(layers.Chain({name: getattr(module, name) for name in part}))
-        for part in (names[:place], names[place:])
+        Network.of(layers.Chain({name: getattr(module, name) for name in part}), shape)
+        for part, shape in ((names[:place], net.input_shape), (names[place:], None))
     )
     steps = [
         {name: step for name, step in net.steps.items() if name.partition("/")[0] in part}

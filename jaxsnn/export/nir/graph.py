@@ -58,7 +58,7 @@ def to_nir(
       net: the network, a chain of layers without batch normalisation (`export.fold_norms`).
       path: the file, which appears when it is complete; None only returns the graph.
       inputs: of the task, or the shape of one sample at one step, `(H, W, C)` or `(features,)`;
-        may be left out where the first weights are dense, which take features.
+        may be left out where the network knows it (`net.input_shape`), or takes features.
       target: who is to read it: "nir" (the plain standard), "snntorch", "norse", "spikingjelly" or
         "sinabs".
       dt: seconds of one step; left out, what the target's importer takes by itself.
