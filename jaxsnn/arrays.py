@@ -63,7 +63,8 @@ def check_range(
     """
     if is_traced(value):
         return value
-    interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
+    ends = ", ".join(str(int(x) if float(x).is_integer() else x) for x in (low, high))
+    interval = f"{'(' if open_low else '['}{ends}{')' if open_high else ']'}"
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):

@@ -1,5 +1,7 @@
 """The one exception that means: the caller can mend this."""
 
+__all__ = ["UserError"]
+
 
 class UserError(ValueError):
     """Report a bad option, file or value in one line that says what to do.

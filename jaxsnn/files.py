@@ -6,6 +6,8 @@ from pathlib import Path
 
 from jaxsnn.errors import UserError
 
+__all__ = ["write_atomic"]
+
 
 def write_atomic(path: str | Path, content: bytes | str) -> int:
     """Write `content` to `path` so that a reader never meets half of it.

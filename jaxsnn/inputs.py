@@ -54,7 +54,7 @@ class Inputs:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_whole("timesteps of the input", self.timesteps, 1, 1 << 20)
         check_whole("shape of the input", self.shape, 1, 1 << 31)
         if self.encoding not in ENCODINGS:
@@ -107,7 +107,8 @@ class Inputs:
     def abstract(self, batch: int = 1) -> Array | Signal:
         """Return the input of a batch as shapes, for `jax.eval_shape`."""
         samples = jax.ShapeDtypeStruct((batch, *self.sample_shape), jnp.uint8)
-        return jax.eval_shape(self.prepare, jax.random.key(0), samples)
+        shapes: Array | Signal = jax.eval_shape(self.prepare, jax.random.key(0), samples)
+        return shapes
 
     def to_data(self) -> dict[str, Any]:
         """Return the fields as JSON types."""

@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -52,7 +53,7 @@ def rate(readout: Array) -> Array:
     return readout.mean(0)
 
 
-def check_labels(labels: Array, batch: int, what: str = "labels") -> None:
+def check_labels(labels: Array | np.ndarray, batch: int, what: str = "labels") -> None:
     """Raise unless the labels are whole numbers, one for each sample.
 
     Args:
@@ -89,7 +90,8 @@ def mean_squared_error(readout: Array, labels: Array) -> Array:
 def cross_entropy(readout: Array, labels: Array) -> Array:
     """Return the softmax cross-entropy of the scores, its mean over the batch."""
     _check(readout, labels)
-    return optax.softmax_cross_entropy_with_integer_labels(rate(readout), labels).mean()
+    loss: Array = optax.softmax_cross_entropy_with_integer_labels(rate(readout), labels).mean()
+    return loss
 
 
 def summed_cross_entropy(readout: Array, labels: Array) -> Array:
@@ -98,7 +100,8 @@ def summed_cross_entropy(readout: Array, labels: Array) -> Array:
     The loss of Rathi et al. 2020 for converted networks, whose scores a step are small.
     """
     _check(readout, labels)
-    return optax.softmax_cross_entropy_with_integer_labels(readout.sum(0), labels).mean()
+    loss: Array = optax.softmax_cross_entropy_with_integer_labels(readout.sum(0), labels).mean()
+    return loss
 
 
 READOUT = {"mse": mean_squared_error, "ce": cross_entropy, "ce_sum": summed_cross_entropy}
@@ -164,7 +167,8 @@ def attention_map(activation: Array) -> Array:
         )
     energy = jnp.sum(jnp.square(activation.astype(jnp.float32)), axis=-1)
     energy = energy.reshape(energy.shape[0], -1)
-    return energy / optax.safe_norm(energy, SMALLEST_NORM, axis=-1, keepdims=True)
+    norm: Array = optax.safe_norm(energy, SMALLEST_NORM, axis=-1, keepdims=True)
+    return energy / norm
 
 
 def attention_distance(
@@ -240,7 +244,7 @@ def distillation(readout: Array, teacher_readout: Array, temperature: Number = 4
         raise UserError(
             f"the read-out has the scores {scores.shape}, that of the teacher {target.shape}"
         )
-    divergence = optax.losses.kl_divergence_with_log_targets(
+    divergence: Array = optax.losses.kl_divergence_with_log_targets(
         jax.nn.log_softmax(scores / temperature), jax.nn.log_softmax(target / temperature)
     )
     return jnp.square(temperature) * divergence.mean()

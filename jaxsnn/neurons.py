@@ -26,6 +26,7 @@ The gradient of a spike is its surrogate's. It also flows through the reset, unl
 In shapes, `T` is time, `B` the batch, `...` the neurons.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ class LIF:
     order: str = "integrate_then_fire"
     surrogate: Surrogate = rectangle()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.reset not in RESETS:
             raise UserError(f"reset {self.reset!r} is unknown; choose one of {', '.join(RESETS)}")
         if self.order not in ORDERS:
@@ -115,12 +116,12 @@ def integrate_and_fire(
     return LIF(1.0, threshold, reset=reset, **options)
 
 
-def _flatten(neuron: LIF) -> tuple[tuple, tuple]:
+def _flatten(neuron: LIF) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     options = neuron.reset, neuron.strict, neuron.detach_reset, neuron.order, neuron.surrogate
     return (neuron.decay, neuron.threshold), options
 
 
-def _unflatten(options: tuple, constants: tuple) -> LIF:
+def _unflatten(options: tuple[Any, ...], constants: tuple[Any, ...]) -> LIF:
     """Rebuild without checks: the leaves may be anything that JAX puts in their place."""
     neuron = object.__new__(LIF)
     names = "decay", "threshold", "reset", "strict", "detach_reset", "order", "surrogate"
@@ -229,12 +230,13 @@ def integrate(current: Array, decay: Array | float = 1.0, *, initial: Array | No
     check_range("decay", decay, 0.0, 1.0)
     decay = jnp.broadcast_to(jnp.asarray(decay, current.dtype), current.shape[1:])
 
-    def step(potential, drive):
+    def step(potential: Array, drive: Array) -> tuple[Array, Array]:
         potential = decay * potential + drive
         return potential, potential
 
     start = jnp.zeros_like(current[0]) if initial is None else initial
-    return lax.scan(step, start, current)[1]
+    potential: Array = lax.scan(step, start, current)[1]
+    return potential
 
 
 def _fires_first(neuron: LIF) -> bool:
@@ -253,44 +255,51 @@ def _broadcast(neuron: LIF, potential: Array) -> tuple[Array, Array]:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _trajectory(timesteps, neuron, start, current, feedback):
-    def step(potential, drive):
+def _trajectory(
+    timesteps: int | None, neuron: LIF, start: Array, current: Array, feedback: Array | None
+) -> Array:
+    def step(potential: Array, drive: Array) -> tuple[Array, Array]:
         carried = rest(neuron, potential) + drive
         if feedback is not None:
             carried = carried + spikes_of(neuron, potential) @ feedback
         return carried, carried
 
-    return _over_time(step, start, current, timesteps)[1]
+    potential: Array = _over_time(step, start, current, timesteps)[1]
+    return potential
 
 
-def _trajectory_forward(timesteps, neuron, start, current, feedback):
+def _trajectory_forward(
+    timesteps: int | None, neuron: LIF, start: Array, current: Array, feedback: Array | None
+) -> tuple[Array, tuple[LIF, Array, Array, Array | None]]:
     potential = _trajectory(timesteps, neuron, start, current, feedback)
     return potential, (neuron, start, potential, feedback)
 
 
-def _trajectory_backward(timesteps, saved, cotangent):
+def _trajectory_backward(
+    timesteps: int | None, saved: tuple[LIF, Array, Array, Array | None], cotangent: Array
+) -> tuple[LIF, Array, Array, Array | None]:
     neuron, start, potential, feedback = saved
 
-    hears = feedback is not None
-
-    def slopes(potential):
+    def slopes(potential: Array) -> list[Array]:
         """Return the derivatives of rest(u) and, with feedback, of the spike by u."""
-        functions = (rest, spikes_of) if hears else (rest,)
+        functions = (rest,) if feedback is None else (rest, spikes_of)
         ones = jnp.ones_like(potential)
         return [jax.jvp(partial(f, neuron), (potential,), (ones,))[1] for f in functions]
 
-    def back(slopes, later):
+    def back(slopes: list[Array], later: Array) -> Array:
         """Return what d[t+1] contributes to d[t]."""
         contribution = slopes[0] * later
-        return contribution + slopes[1] * (later @ feedback.T) if hears else contribution
+        if feedback is None:
+            return contribution
+        return contribution + slopes[1] * (later @ feedback.T)
 
-    def step(later, now):
+    def step(later: Array, now: Any) -> tuple[Array, Array]:
         known, direct = now
-        derivative = direct + back(known if hears else slopes(known), later)
+        derivative = direct + back(slopes(known) if feedback is None else known, later)
         return derivative, derivative
 
     # With feedback the steps are many and small: what needs no loop is computed before it.
-    inputs = slopes(potential) if hears else potential, cotangent
+    inputs = potential if feedback is None else slopes(potential), cotangent
     derivative = _over_time(step, jnp.zeros_like(start), inputs, None, reverse=True)[1]
     before = jnp.concatenate([start[None], potential[:-1]])
     d_neuron = jax.vjp(lambda n: rest(n, before), neuron)[1](derivative)[0]
@@ -306,7 +315,14 @@ def _trajectory_backward(timesteps, saved, cotangent):
 _trajectory.defvjp(_trajectory_forward, _trajectory_backward)
 
 
-def _over_time(step, carry, inputs, timesteps, *, reverse=False):
+def _over_time(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    inputs: Any,
+    timesteps: int | None,
+    *,
+    reverse: bool = False,
+) -> tuple[Any, Any]:
     """Scan `step` over axis 0 of `inputs`, or `timesteps` times over the same ones."""
     length = timesteps or jax.tree.leaves(inputs)[0].shape[0]
     if length > UNROLL_LIMIT:

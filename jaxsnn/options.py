@@ -1,6 +1,6 @@
 """Options of a method as a frozen dataclass whose fields know their range.
 
-    @options
+    @checked
     class Options:
         sparsity: Annotated[PerLayer, Range(0, 1, open_high=True)] = 0.9
         '''Share of the weights to remove.'''
@@ -25,7 +25,7 @@ from typing import (
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 
-__all__ = ["PerLayer", "Range", "Whole", "options", "recipe_of"]
+__all__ = ["PerLayer", "Range", "Whole", "checked", "recipe_of", "replaced"]
 
 Options = TypeVar("Options")
 
@@ -64,7 +64,7 @@ class Whole:
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def options(kind: type[Options]) -> type[Options]:
+def checked(kind: type[Options]) -> type[Options]:
     """Make a class a frozen dataclass that checks its ranges; all fields are keywords.
 
     Fields annotated with `Range`, `Whole` or `Literal` are checked; `None` passes where the type
@@ -72,7 +72,7 @@ def options(kind: type[Options]) -> type[Options]:
     fields.
 
     Example:
-      >>> @options
+      >>> @checked
       ... class Mine:
       ...     rate: Annotated[float, Range(0, 1)] = 0.5
       >>> Mine(rate=2)

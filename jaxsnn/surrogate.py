@@ -35,7 +35,7 @@ __all__ = [
     "fast_sigmoid",
     "fire",
     "fire_over_time",
-    "pass_through",
+    "constant",
     "rectangle",
     "sigmoid",
     "stdb",
@@ -66,7 +66,7 @@ class Surrogate:
     normalized: bool = False
     timed: bool = False
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_range("surrogate width", self.width, 0.0, float("inf"), open_low=True, open_high=True)
         check_range("surrogate peak", self.peak, 0.0, float("inf"), open_high=True)
 
@@ -116,7 +116,7 @@ def sigmoid(slope: float = 4.0) -> Surrogate:
     return Surrogate(_logistic, 1.0 / slope if slope else 0.0, slope / 4.0)
 
 
-def pass_through() -> Surrogate:
+def constant() -> Surrogate:
     """Return `h(z) = 1`: the gradient passes the step untouched (Bengio et al., 2013)."""
     return Surrogate(jnp.ones_like)
 
@@ -153,7 +153,8 @@ def fire(potential: Array, threshold: Array, surrogate: Surrogate, *, strict: bo
       surrogate: the derivative's stand-in.
       strict: spike where `u > theta`; otherwise where `u >= theta`.
     """
-    return _fire(surrogate, strict, potential, threshold)
+    spikes: Array = _fire(surrogate, strict, potential, threshold)
+    return spikes
 
 
 def steps_since_spike(spikes: Array, before: Array) -> Array:
@@ -200,13 +201,15 @@ def fire_over_time(
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0, 1))
-def _fire(surrogate, strict, potential, threshold):
+def _fire(surrogate: Surrogate, strict: bool, potential: Array, threshold: Array) -> Array:
     crossed = potential > threshold if strict else potential >= threshold
     return crossed.astype(potential.dtype)
 
 
 @_fire.defjvp
-def _fire_jvp(surrogate, strict, primals, tangents):
+def _fire_jvp(
+    surrogate: Surrogate, strict: bool, primals: tuple[Array, Array], tangents: tuple[Array, Array]
+) -> tuple[Array, Array]:
     potential, threshold = primals
     d_potential, d_threshold = tangents
     if surrogate.timed:
@@ -222,25 +225,25 @@ def _fire_jvp(surrogate, strict, primals, tangents):
     return _fire(surrogate, strict, potential, threshold), height * d_distance
 
 
-def _rectangle(x):
+def _rectangle(x: Array) -> Array:
     return (jnp.abs(x) < 0.5).astype(x.dtype)
 
 
-def _triangle(x):
+def _triangle(x: Array) -> Array:
     return jnp.maximum(0.0, 1.0 - jnp.abs(x))
 
 
-def _lorentzian(x):
+def _lorentzian(x: Array) -> Array:
     return 1.0 / (1.0 + x * x)
 
 
-def _hyperbola(x):
+def _hyperbola(x: Array) -> Array:
     return 1.0 / jnp.square(1.0 + jnp.abs(x))
 
 
-def _exponential(x):
+def _exponential(x: Array) -> Array:
     return jnp.exp(-x)
 
 
-def _logistic(x):
+def _logistic(x: Array) -> Array:
     return 4.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x)

@@ -47,7 +47,7 @@ def test_losses_by_name():
     [
         (READOUT[0], LABELS, r"readout must be \[T, B, classes\], found the shape \(2, 3\)"),
         (READOUT[:, :1], LABELS, r"labels must be whole numbers \[1\], .*found the shape \(2,\)"),
-        (READOUT, jnp.eye(3)[LABELS], r"found the shape \(2, 3\): of one-hot labels take labels.ar"),
+        (READOUT, jnp.eye(3)[LABELS], r"found the shape \(2, 3\): of one-hot labels take lab"),
         (READOUT, LABELS.astype(float), "labels must be whole numbers, found float32"),
     ],
 )

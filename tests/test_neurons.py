@@ -405,9 +405,9 @@ def test_potentials_keep_the_dtype_of_the_current():
     [
         ({"reset": "none"}, "reset 'none' is unknown; choose one of hard, soft, soft_undecayed"),
         ({"order": "fire"}, "order 'fire' is unknown; choose one of integrate_then_fire, fire_"),
-        ({"decay": 1.1}, r"decay must be in \[0.0, 1.0\], found 1.1"),
+        ({"decay": 1.1}, r"decay must be in \[0, 1\], found 1.1"),
         ({"decay": jnp.asarray([0.5, -0.1])}, "decay must be in"),
-        ({"threshold": 0.0}, r"threshold must be in \(0.0, inf\), found 0.0"),
+        ({"threshold": 0.0}, r"threshold must be in \(0, inf\), found 0.0"),
         ({"threshold": float("nan")}, "threshold must be in"),
     ],
 )

@@ -6,10 +6,10 @@ from typing import Annotated
 import pytest
 
 from jaxsnn.errors import UserError
-from jaxsnn.options import PerLayer, Range, Whole, options, recipe_of, replaced
+from jaxsnn.options import PerLayer, Range, Whole, checked, recipe_of, replaced
 
 
-@options
+@checked
 class Mine:
     """Options of a test."""
 

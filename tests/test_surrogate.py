@@ -25,7 +25,7 @@ ALL = {
     "atan alpha=5": (surrogate.atan(5.0), 1.0),
     "fast_sigmoid": (surrogate.fast_sigmoid(25.0), 2.0 / 25.0),
     "sigmoid": (surrogate.sigmoid(4.0), 1.0),
-    "pass_through": (surrogate.pass_through(), None),
+    "constant": (surrogate.constant(), None),
     "custom": (surrogate.custom(cubic), 1.0),
     "custom normalized": (surrogate.custom(cubic, normalized=True), 1.0),
 }
@@ -121,7 +121,7 @@ def test_closed_forms_of_the_smooth_ones():
         surrogate.sigmoid(4.0): 4 * logistic * (1 - logistic),
         surrogate.atan(3.0): 1.5 / (1 + (np.pi / 2 * 3 * z) ** 2),
         surrogate.fast_sigmoid(10.0): 1 / (1 + 10 * abs(z)) ** 2,
-        surrogate.pass_through(): np.ones(5),
+        surrogate.constant(): np.ones(5),
     }
     for h, curve in expected.items():
         np.testing.assert_allclose(h(jnp.asarray(z, jnp.float32)), curve, rtol=1e-5)

@@ -12,10 +12,10 @@ from experiments.common import (
     TaskOptions,
 )
 from jaxsnn.methods import joint
-from jaxsnn.options import Range, Whole, options
+from jaxsnn.options import Range, Whole, checked
 
 
-@options
+@checked
 class Dense:
     """The dense network that is compressed."""
 

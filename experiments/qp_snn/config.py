@@ -7,7 +7,7 @@ from experiments.common import DataOptions, EngineOptions, NetworkOptions, RunOp
 from jaxsnn import data
 from jaxsnn.errors import UserError
 from jaxsnn.methods import qp_snn
-from jaxsnn.options import Range, Whole, options
+from jaxsnn.options import Range, Whole, checked
 
 # Rows C, D, E and F of the paper's ablation (table 3): what they change in the method's options.
 WAYS: dict[str, dict[str, Any]] = {
@@ -19,7 +19,7 @@ WAYS: dict[str, dict[str, Any]] = {
 Way = Literal["baseline", "rescaled-only", "singular-only", "full"]
 
 
-@options
+@checked
 class Ablation:
     """What is compared, how often, and with which published shares of channels."""
 

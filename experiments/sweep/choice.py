@@ -13,7 +13,7 @@ from jaxsnn.compress import schedules
 from jaxsnn.methods import Result
 from jaxsnn.metrics import Comparison, Report
 from jaxsnn.report.sweep_plots import plot_front, plot_heat
-from jaxsnn.sweep.grid import describe
+from jaxsnn.sweep.grid import point_name
 
 COSTS = {"weight_bytes": "bytes of weights", "synops": "SynOps of one image"}
 
@@ -36,7 +36,7 @@ def choose(config: Config, problem: Problem, whole: Result, swept: sweep.Swept) 
     split = problem.data.validation
     validation = {"dense": train.evaluate(dense.task, dense.network, split).accuracy}
     for row in swept.rows:
-        name = describe({axis: row[axis] for axis in swept.points})
+        name = point_name({axis: row[axis] for axis in swept.points})
         if name in whole.networks:
             validation[name] = float(row["validation_accuracy"])
     rows = [row for row in whole.report.rows if row.name != "dense"]
@@ -98,7 +98,7 @@ def pictures(
 ) -> list[tuple[str, Callable[[Path], None]]]:
     """Return what draws the fronts, and the maps over sparsity and bits."""
     dense, *rows = whole.report.rows
-    points = {describe(p): p for p in ({a: row[a] for a in swept.points} for row in swept.rows)}
+    points = {point_name(p): p for p in ({a: row[a] for a in swept.points} for row in swept.rows)}
     names = [row.name for row in rows]
     front = partial(
         plot_front,

@@ -15,11 +15,11 @@ from experiments.common import (
 )
 from jaxsnn import sweep
 from jaxsnn.errors import UserError
-from jaxsnn.options import Range, Whole, options
+from jaxsnn.options import Range, Whole, checked
 from jaxsnn.sweep import AXES, Axis
 
 
-@options
+@checked
 class SweepOptions:
     """The grid, what one lane of it trains, and which network is chosen."""
 

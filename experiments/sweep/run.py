@@ -17,7 +17,7 @@ from jaxsnn.compress import distributions, masks
 from jaxsnn.errors import UserError
 from jaxsnn.methods import Result, Trained, Trainer, admm
 from jaxsnn.network import Network
-from jaxsnn.sweep.grid import describe
+from jaxsnn.sweep.grid import point_name
 
 
 def lane(config: Config, problem: common.Problem, trainer: Trainer) -> Callable[..., sweep.Lane]:
@@ -80,7 +80,7 @@ def measured(config: Config, problem: common.Problem, swept: sweep.Swept) -> dic
         if not row["diverged"]:
             net = jax.tree.map(jnp.asarray, swept.lane(number)[1])
             task = problem.task.at(int(point.get("timesteps", config.task.timesteps)))
-            found[describe(point)] = Trained(net, task)
+            found[point_name(point)] = Trained(net, task)
     if not found:
         raise UserError("every lane diverged: lower --learning-rate, or the values of --axis")
     return found

@@ -21,7 +21,7 @@ from jaxsnn.errors import UserError
 __all__ = [
     "both",
     "check_masks",
-    "density",
+    "kept_share",
     "expand_channels",
     "keep_fraction",
     "keep_global",
@@ -200,13 +200,13 @@ def _is_part(params: Any) -> bool:
     return any(isinstance(node, optax.MaskedNode) for node in nodes)
 
 
-def density(masks: Any, params: Any, *, where: str = "*/kernel") -> Array:
+def kept_share(masks: Any, params: Any, *, where: str = "*/kernel") -> Array:
     """Return the share of the selected weights that is kept, float32 in [0, 1].
 
-    The density of weights with zeros in them is `density(of_nonzeros(params), params)`.
+    The density of weights with zeros in them is `kept_share(of_nonzeros(params), params)`.
 
     >>> masks = {"w": jnp.asarray([True, False, False, False])}
-    >>> float(density(masks, {"w": jnp.ones(4)}, where="w"))
+    >>> float(kept_share(masks, {"w": jnp.ones(4)}, where="w"))
     0.25
     """
     selected, mask_of = tree.match({where: True}, params), tree.named_leaves(masks)

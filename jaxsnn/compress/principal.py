@@ -44,7 +44,7 @@ __all__ = [
     "explained",
     "finish",
     "images_needed",
-    "init",
+    "no_moments",
     "mean_potential",
     "merge",
     "significant",
@@ -106,7 +106,7 @@ def mean_potential(potential: Mapping[str, Array], timesteps: int) -> dict[str, 
     return {layer: total / timesteps for layer, total in potential.items()}
 
 
-def init(channels: int) -> Moments:
+def no_moments(channels: int) -> Moments:
     """Return the moments of no rows."""
     return Moments(0, np.zeros(channels), np.zeros((channels, channels)))
 
@@ -134,7 +134,7 @@ def update(
         rows = rows.reshape(-1, rows.shape[-1])
         if not np.isfinite(rows).all():
             raise UserError(f"the potentials of layer {layer!r} are not finite; training diverged")
-        before = found.get(layer, init(rows.shape[1]))
+        before = found.get(layer, no_moments(rows.shape[1]))
         if rows.shape[1] != before.mean.size:
             raise UserError(
                 f"layer {layer!r} has {rows.shape[1]} channels, but had {before.mean.size} before"
@@ -146,7 +146,7 @@ def update(
 def _moments(rows: np.ndarray) -> Moments:
     """Return the moments of the rows of a matrix, float64 `[N, C]`."""
     if not len(rows):
-        return init(rows.shape[1])
+        return no_moments(rows.shape[1])
     mean = rows.mean(0)
     centred = rows - mean.reshape(1, -1)
     return Moments(len(rows), mean, centred.T @ centred)

@@ -28,16 +28,16 @@ __all__ = [
     "next_timesteps",
     "over_time",
     "shorten",
-    "steps",
+    "stepwise",
     "time_mask",
     "time_weights",
 ]
 
 
-def steps(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Schedule:
+def stepwise(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Schedule:
     """Hold one value after another: `values[i]` from `boundaries[i - 1]` on.
 
-    >>> penalty = steps([1e-3, 1e-2, 1e-1], [100, 200])
+    >>> penalty = stepwise([1e-3, 1e-2, 1e-1], [100, 200])
     >>> [round(float(penalty(count)), 4) for count in (0, 99, 100, 250)]
     [0.001, 0.001, 0.01, 0.1]
 
@@ -47,7 +47,7 @@ def steps(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Schedule
     """
     if len(values) != len(boundaries) + 1:
         raise UserError(
-            f"steps needs one value more than boundaries, found {len(values)} values and "
+            f"stepwise needs one value more than boundaries, found {len(values)} values and "
             f"{len(boundaries)} boundaries"
         )
     if sorted(boundaries) != list(boundaries):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsnn.data.autoaugment import autoaugment
+from jaxsnn.data.autoaugment import augment_by_policy
 from jaxsnn.data.base import check_rank
 from jaxsnn.errors import UserError
 
@@ -52,7 +52,7 @@ def augmentation(name: str, *, pad: int = 4) -> Callable[[Array, Array], Array]:
 
     def all_of_cifar(key: Array, images: Array) -> Array:
         crop_key, policy_key, hole_key = jax.random.split(key, 3)
-        images = autoaugment(policy_key, crop_flip(crop_key, images))
+        images = augment_by_policy(policy_key, crop_flip(crop_key, images))
         return cutout(hole_key, images)
 
     functions: dict[str, Callable[[Array, Array], Array]] = {

@@ -30,6 +30,8 @@ from jaxsnn.data import pixels
 from jaxsnn.data.base import check_rank
 from jaxsnn.errors import UserError
 
+__all__ = ["augment_by_policy"]
+
 # Operation, probability, level; twice. "-" where the operation has no strength.
 POLICY = """
 invert 0.1 -        contrast 0.2 6
@@ -75,7 +77,7 @@ OPERATIONS = (*TABLES, *BLENDS, *MOVES)
 
 
 class Step(NamedTuple):
-    """Hold one operation for each sample, or as numpy arrays a table of them."""
+    """One operation for each sample, or as numpy arrays a table of them."""
 
     operation: Array | np.ndarray  # int32 [B], position in OPERATIONS
     amount: (
@@ -150,7 +152,7 @@ def apply(images: Array, step: Step) -> Array:
     return pixels.move(changed, matrix)
 
 
-def autoaugment(key: Array, images: Array) -> Array:
+def augment_by_policy(key: Array, images: Array) -> Array:
     """Draw one of the 25 pairs for every image, and do each half with its probability.
 
     Args:

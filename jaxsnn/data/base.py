@@ -16,6 +16,8 @@ import numpy as np
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 
+__all__ = ["Dataset", "Split"]
+
 
 class Split(NamedTuple):
     """Images and their labels, in the same order."""

@@ -13,6 +13,8 @@ from jaxsnn.data.sources import Found
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
+__all__: list[str] = []  # nothing here is promised to users
+
 
 def cached(path: Path, read: Callable[[], Found]) -> Found:
     """Return the splits that a file keeps; without it, read them and write the file.

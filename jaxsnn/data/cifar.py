@@ -26,6 +26,8 @@ from jaxsnn.data.packed import find, require, unpack
 from jaxsnn.data.restricted_pickle import read_pickle
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 _PIXELS = 3 * 32 * 32
 SUFFIXES = ("", ".xz", ".gz")
 

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 LARGEST = 1 << 28  # bytes of one file; no recording or image comes near, a decompression bomb does
 
 
@@ -23,11 +25,11 @@ class Entry(NamedTuple):
 
 
 def exists(folder: Path, stem: str) -> bool:
-    """Return whether there is in `folder` `stem` as a folder or as `stem.zip`."""
+    """Return whether `folder` has the folder `stem` or the archive `stem.zip`."""
     return (folder / stem).is_dir() or (folder / f"{stem}.zip").is_file()
 
 
-def entries(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Entry]:
+def files_in(folder: Path, stem: str, suffixes: tuple[str, ...]) -> list[Entry]:
     """List the files of `folder/stem`, or else of the archive `folder/stem.zip`.
 
     Args:

@@ -14,10 +14,12 @@ from jaxsnn.arrays import check_whole
 from jaxsnn.data import events
 from jaxsnn.data.base import Split, check_split, folders_of, not_installed
 from jaxsnn.data.cache import cached
-from jaxsnn.data.entries import Entry, entries, exists, fingerprint
+from jaxsnn.data.entries import Entry, exists, files_in, fingerprint
 from jaxsnn.data.events import Events, Framing
 from jaxsnn.data.sources import Found
 from jaxsnn.errors import UserError
+
+__all__: list[str] = []  # nothing here is promised to users
 
 INSTALL = "pip install 'jaxsnn-compress[events]'"
 
@@ -25,7 +27,7 @@ _CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
 
 
 class EventSet(NamedTuple):
-    """Describe a published set of recordings."""
+    """A published set of recordings."""
 
     num_train: int  # recordings of our training split in the whole set
     num_test: int
@@ -147,7 +149,7 @@ def tonic_directory() -> Path:
 
 
 def how_to_get(name: str) -> str:
-    """Say in half a sentence what to download from where."""
+    """Return half a sentence on what to download from where."""
     first, *rest = EVENT_SETS[name].parts
     names = f"{first}.zip {'to' if len(rest) > 1 else 'and'} {rest[-1]}.zip"
     return f"get {names} from {EVENT_SETS[name].url}"
@@ -189,7 +191,7 @@ def _read_nmnist(folder: Path, source: EventSet, frames: Framing) -> Found:
 
     splits = []
     for part in source.parts:
-        files = sorted(entries(folder, part, (".bin",)), key=lambda entry: entry.path.name)
+        files = sorted(files_in(folder, part, (".bin",)), key=lambda entry: entry.path.name)
         for entry in files:
             if entry.path.parent.name not in list("0123456789"):
                 raise UserError(f"{entry.place}: a folder 0 to 9, its label, expected around it")
@@ -203,7 +205,7 @@ def _read_dvs_cifar10(folder: Path, source: EventSet, frames: Framing) -> Found:
     train: list[tuple[Entry, int]] = []
     test: list[tuple[Entry, int]] = []
     for label, part in enumerate(source.parts):
-        files = sorted(entries(folder, part, (".aedat", ".aedat4")), key=_number)
+        files = sorted(files_in(folder, part, (".aedat", ".aedat4")), key=_number)
         if len(files) < 2:
             raise UserError(f"{folder / part}: 2 or more .aedat files expected, {len(files)} found")
         count = max(1, len(files) // 10)

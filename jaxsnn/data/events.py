@@ -10,12 +10,14 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
+__all__ = ["Events", "Framing", "parse_aedat", "parse_atis", "to_frames"]
+
 WAYS = ("number", "time")
 _AEDAT = b"#!AER-DAT"
 
 
 class Events(NamedTuple):
-    """Hold the events of one recording in their order, int64 `[n]` each."""
+    """The events of one recording in their order, int64 `[n]` each."""
 
     row: np.ndarray  # from the top
     column: np.ndarray  # from the left
@@ -24,7 +26,7 @@ class Events(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """Say how recordings become frames."""
+    """How recordings become frames."""
 
     timesteps: int  # T
     size: int  # rows and columns of a frame

@@ -17,6 +17,8 @@ from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.packed import require, unpack
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 _UNSIGNED_BYTE = 8
 SUFFIXES = (".gz", "")
 

@@ -14,6 +14,8 @@ from jaxsnn.data.events import Framing
 from jaxsnn.data.sources import SOURCES, Found, not_found, read_local
 from jaxsnn.errors import UserError
 
+__all__ = ["event_options", "load", "names"]
+
 _DIGITS_TEST = 0.2  # share of scikit-learn's digits that is the test split, whatever the seed
 
 

@@ -8,6 +8,8 @@ from typing import BinaryIO
 
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 _PIECE = 1 << 18  # packed bytes that are unpacked at a time
 LARGEST = 1 << 31  # bytes; no set that is read here comes near, a decompression bomb does
 

@@ -20,6 +20,8 @@ from jax import Array
 
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 _ONE = 1 << 16  # 1 in the fixed-point numbers of Pillow's nearest-neighbour transforms
 FILL = 128  # what moves in from outside
 

@@ -13,9 +13,11 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 
 class _Bytes:
-    """Stand in for a numpy array while it is being unpickled; holds the array of bytes."""
+    """Stand-in for a numpy array while it is being unpickled: its array of bytes."""
 
     def __init__(self) -> None:
         self.array = np.empty(0, np.uint8)
@@ -30,7 +32,7 @@ class _Bytes:
 
 
 class _Byte:
-    """Stand in for the dtype uint8; its pickled state carries nothing that matters."""
+    """Stand-in for the dtype uint8; its pickled state carries nothing that matters."""
 
     def __setstate__(self, state: Any) -> None:
         del state

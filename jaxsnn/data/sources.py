@@ -8,6 +8,8 @@ from jaxsnn.data.base import Split, folders_of
 from jaxsnn.data.packed import find
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 
 class Source(NamedTuple):
     """A published set of images."""

@@ -31,6 +31,8 @@ from jaxsnn.data.sources import (
 )
 from jaxsnn.errors import UserError
 
+__all__ = ["default_directory", "prepare"]
+
 _FORMAT = "array_record"
 _SPLITS = ("train", "test")
 _BLOCK = 4096  # records
@@ -209,7 +211,7 @@ def _make_builder(tfds: Any, name: str, root: Path, found: Found | None) -> Any:
     base: Any = tfds.core.GeneratorBasedBuilder
 
     # Unregistered: the official builder of that name stays available in this process.
-    class Builder(base, skip_registration=True):  # type: ignore[call-arg]
+    class Builder(base, skip_registration=True):  # type: ignore[call-arg,misc]
         VERSION = tfds.core.Version(source.version)
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
 

@@ -17,9 +17,11 @@ import numpy as np
 
 from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.cache import cached
-from jaxsnn.data.entries import Entry, entries, exists, fingerprint
+from jaxsnn.data.entries import Entry, exists, files_in, fingerprint
 from jaxsnn.data.sources import Found
 from jaxsnn.errors import UserError
+
+__all__: list[str] = []  # nothing here is promised to users
 
 NAME = "tiny_imagenet"
 NUM_CLASSES, NUM_TRAIN, NUM_TEST = 200, 100_000, 10_000
@@ -48,7 +50,7 @@ def read_local(root: Path) -> Found | None:
         if folder == root.parent and root.name != STEM:
             continue
         if exists(folder, STEM):
-            files = entries(folder, STEM, (".jpeg", ".txt"))
+            files = files_in(folder, STEM, (".jpeg", ".txt"))
             key = fingerprint(files, "1")
             return cached(folder / f"jaxsnn-{NAME}-{key}.npz", partial(_read, folder, files))
     return None

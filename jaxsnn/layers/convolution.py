@@ -26,6 +26,10 @@ from jax.custom_batching import sequential_vmap
 
 from jaxsnn.errors import UserError
 
+__all__ = ["convolve"]
+
+Borders = tuple[tuple[int, int], ...]  # zeros before and behind, of rows and of columns
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 PADDINGS = ("SAME", "VALID")
 
@@ -53,7 +57,8 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, padding: str = "S
         raise UserError(f"padding {padding!r} is unknown; choose one of {', '.join(PADDINGS)}")
     borders = tuple(_border(size, padding) for size in kernel.shape[:2])
     if jax.default_backend() == "cpu":
-        return _convolve(stride, borders, images, kernel)
+        outputs: Array = _convolve(stride, borders, images, kernel)
+        return outputs
     return _native(stride, borders, images, kernel)
 
 
@@ -61,21 +66,26 @@ def _border(size: int, padding: str) -> tuple[int, int]:
     return ((size - 1) // 2, size // 2) if padding == "SAME" else (0, 0)
 
 
-def _native(stride, borders, images, kernel):
+def _native(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
     strides = (stride, stride)
     return lax.conv_general_dilated(images, kernel, strides, borders, dimension_numbers=LAYOUT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(stride, borders, images, kernel):
-    return sequential_vmap(partial(_apply, stride, borders))(images, kernel)
+def _convolve(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
+    outputs: Array = sequential_vmap(partial(_apply, stride, borders))(images, kernel)
+    return outputs
 
 
-def _forward(stride, borders, images, kernel):
+def _forward(
+    stride: int, borders: Borders, images: Array, kernel: Array
+) -> tuple[Array, tuple[Array, Array]]:
     return _convolve(stride, borders, images, kernel), (images, kernel)
 
 
-def _backward(stride, borders, saved, cotangent):
+def _backward(
+    stride: int, borders: Borders, saved: tuple[Array, Array], cotangent: Array
+) -> tuple[Array, Array]:
     images, kernel = saved
     cotangent = cotangent.astype(images.dtype)
     to_images = partial(_gradient_of_images, stride, borders, images.shape[1:3])
@@ -90,7 +100,7 @@ _convolve.defvjp(_forward, _backward)
 # The form of each direction is chosen here and nowhere else.
 
 
-def _apply(stride, borders, images, kernel):
+def _apply(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
     channels, outputs = kernel.shape[2:]
     is_known = isinstance(images.shape[0], int)  # in a program for any batch size it is not
     if is_known and stride == 1 and 8 < channels < 32 and channels % 8 and outputs < 64:
@@ -101,7 +111,9 @@ def _apply(stride, borders, images, kernel):
     return _native(stride, borders, images, kernel)
 
 
-def _gradient_of_images(stride, borders, size, cotangent, kernel):
+def _gradient_of_images(
+    stride: int, borders: Borders, size: tuple[int, ...], cotangent: Array, kernel: Array
+) -> Array:
     # An ordinary convolution visits every pixel of the images, patches every output.
     if math.prod(size) > 1.5 * math.prod(cotangent.shape[1:3]):
         return _sum_of_columns(stride, borders, size, cotangent, kernel)
@@ -114,8 +126,10 @@ def _gradient_of_images(stride, borders, size, cotangent, kernel):
     return _native(1, back, full, flipped)
 
 
-def _gradient_of_kernel(stride, borders, shape, images, cotangent):
-    def gradient(images, cotangent):
+def _gradient_of_kernel(
+    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
+) -> Array:
+    def gradient(images: Array, cotangent: Array) -> Array:
         full = _spread(stride, borders, images.shape[1:3], shape[:2], cotangent)
         columns, errors = lax.optimization_barrier(
             (images.transpose(3, 1, 2, 0), full.transpose(1, 2, 0, 3))
@@ -126,10 +140,14 @@ def _gradient_of_kernel(stride, borders, shape, images, cotangent):
     if len(images) == 1:
         return gradient(images[0], cotangent[0])
     start = jnp.zeros(shape, images.dtype)
-    return lax.scan(lambda sums, x: (sums + gradient(*x), None), start, (images, cotangent))[0]
+    add = lambda sums, x: (sums + gradient(*x), None)  # noqa: E731
+    total: Array = lax.scan(add, start, (images, cotangent))[0]
+    return total
 
 
-def _spread(stride, borders, size, taps, cotangent):
+def _spread(
+    stride: int, borders: Borders, size: tuple[int, ...], taps: tuple[int, ...], cotangent: Array
+) -> Array:
     """Undo the stride: a strided convolution is one of stride 1 of which some outputs were kept."""
     padded = [n + sum(border) for n, border in zip(size, borders, strict=True)]
     used = [(n - 1) * stride + k for n, k in zip(cotangent.shape[1:3], taps, strict=True)]
@@ -138,33 +156,36 @@ def _spread(stride, borders, size, taps, cotangent):
     return lax.pad(cotangent, zero, [(0, 0, 0), *((0, s, stride - 1) for s in spare), (0, 0, 0)])
 
 
-def _by_patches(borders, images, kernel):
+def _by_patches(borders: Borders, images: Array, kernel: Array) -> Array:
     """Convolve as one product of all patches of the images with the kernel."""
     rows, columns, _, outputs = kernel.shape
     images = jnp.pad(images, ((0, 0), *borders, (0, 0)))
     height, width = images.shape[1] - rows + 1, images.shape[2] - columns + 1
 
-    def convolve(images):
+    def product(images: Array) -> Array:
         patches = [
             images[:, i : i + height, j : j + width] for i in range(rows) for j in range(columns)
         ]
-        patches = lax.optimization_barrier(jnp.concatenate(patches, -1))
-        return patches @ kernel.reshape(-1, outputs)
+        joined: Array = lax.optimization_barrier(jnp.concatenate(patches, -1))
+        return joined @ kernel.reshape(-1, outputs)
 
     size = jax.ShapeDtypeStruct((len(images), height, width, kernel[..., 0].size), images.dtype)
-    return lax.map(convolve, _chunks(images, size)).reshape(-1, height, width, outputs)
+    found: Array = lax.map(product, _chunks(images, size))
+    return found.reshape(-1, height, width, outputs)
 
 
-def _sum_of_columns(stride, borders, size, cotangent, kernel):
+def _sum_of_columns(
+    stride: int, borders: Borders, size: tuple[int, ...], cotangent: Array, kernel: Array
+) -> Array:
     """Return the gradient of the images: every output's patch, each added to where it came from."""
     rows, columns, channels, outputs = kernel.shape
     _, height, width, _ = cotangent.shape
     padded = [n + sum(border) for n, border in zip(size, borders, strict=True)]
     across = kernel.transpose(3, 1, 0, 2).reshape(outputs, -1)  # [O, kw kh C]
 
-    def gradient(cotangent):
+    def gradient(cotangent: Array) -> Array:
         n = len(cotangent)
-        patches = lax.optimization_barrier(cotangent @ across)
+        patches: Array = lax.optimization_barrier(cotangent @ across)
         patches = patches.reshape(n, height, width, columns, rows * channels)
         wide = jnp.zeros((n, height, padded[1], rows * channels), cotangent.dtype)
         for j in range(columns):
@@ -178,10 +199,11 @@ def _sum_of_columns(stride, borders, size, cotangent, kernel):
 
     largest = (len(cotangent), height, width, kernel[..., 0].size)
     chunks = _chunks(cotangent, jax.ShapeDtypeStruct(largest, cotangent.dtype))
-    return lax.map(gradient, chunks).reshape(-1, *size, channels)
+    images: Array = lax.map(gradient, chunks)
+    return images.reshape(-1, *size, channels)
 
 
-def _chunks(array, largest):
+def _chunks(array: Array, largest: Array | jax.ShapeDtypeStruct) -> Array:
     """Cut the samples into equal chunks, `[chunks, n, ...]`; `largest` is an array that decides."""
     samples = len(array)
     enough = CHUNK_BYTES / (largest.size * largest.dtype.itemsize / samples)

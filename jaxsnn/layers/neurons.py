@@ -15,12 +15,14 @@ from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import LIF, Membrane, integrate, unroll
 from jaxsnn.surrogate import NEVER, fire_over_time, triangle
 
+__all__ = ["Constant", "Firing", "Integrator", "Neurons", "Rectified", "watch"]
+
 SMALLEST_THRESHOLD = 1e-3  # a trained threshold is held above it, so that a neuron stays defined
 
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-class Constant(nnx.Variable):
+class Constant(nnx.Variable[Array]):
     """A number that the network needs but nobody trains: a neuron's decay or threshold."""
 
 
@@ -36,8 +38,8 @@ class Neurons(nnx.Module):
       UserError: if the surrogate is a timed one (`stdb`) and the reset is not detached.
     """
 
-    decay: nnx.Variable
-    threshold: nnx.Variable
+    decay: nnx.Variable[Array]
+    threshold: nnx.Variable[Array]
 
     def __init__(self, neuron: LIF, trained: tuple[str, ...] = ()):
         if neuron.surrogate.timed and not neuron.detach_reset:

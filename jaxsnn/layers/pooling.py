@@ -11,6 +11,8 @@ from jaxsnn.encode import Signal
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.tape import Tape
 
+__all__ = ["AveragePool", "Dropout", "Flatten", "MaxPool", "Vote", "mean_pixels"]
+
 
 class AveragePool(Layer):
     """Average over windows `size x size` that do not overlap; rows left over are dropped."""

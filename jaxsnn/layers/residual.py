@@ -82,7 +82,7 @@ class Residual(Layer):
             projected = self.projection(signal, tape)
             return projected.fold(self._weigh)
 
-        def reshape(x):
+        def reshape(x: Array) -> Array:
             x = x[:, ::stride, ::stride]
             if self.sources is None:
                 before = (outputs - x.shape[-1]) // 2

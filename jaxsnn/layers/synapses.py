@@ -18,6 +18,8 @@ from jaxsnn.layers.neurons import Firing, Neurons, as_firing
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import LIF, spikes_of
 
+__all__ = ["Conv", "Dense", "Recurrent", "Synapse"]
+
 
 class Synapse(Layer):
     """What weighted layers share: weigh, add the bias, normalise, fire.

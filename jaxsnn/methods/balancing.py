@@ -36,7 +36,7 @@ from jaxsnn import layers, train
 from jaxsnn.arrays import Array, Number, check_range, check_whole, top_count
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
-from jaxsnn.models.variants import residuals
+from jaxsnn.models.variants import residual_blocks
 from jaxsnn.network import Network, Output
 from jaxsnn.neurons import LIF, ORDERS
 from jaxsnn.surrogate import Surrogate, triangle
@@ -313,7 +313,7 @@ def score_unit(net: Network, inputs: Inputs) -> float:
       9.0
     """
     flow, known = net.flow(inputs), layers.synapses(net.module)
-    first = {block.conv2.name: block.conv1.name for block in residuals(net)}
+    first = {block.conv2.name: block.conv1.name for block in residual_blocks(net)}
     entering: dict[str, float] = {}  # layer -> unit of what it hears
     leaving: dict[str, float] = {}  # layer -> unit of its spikes
     for feed in flow.feeds.values():

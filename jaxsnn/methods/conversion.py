@@ -35,7 +35,7 @@ from jaxsnn.methods.result import Result, Trained, Trainer
 from jaxsnn.models.variants import ann_of, rescale, spiking_of
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
-from jaxsnn.options import Range, Whole, options
+from jaxsnn.options import Range, Whole, checked
 from jaxsnn.surrogate import stdb
 
 __all__ = [
@@ -59,7 +59,7 @@ Positive = Range(0.0, open_low=True, open_high=True)
 Share = Range(0.0, 1.0, open_high=True)
 
 
-@options
+@checked
 class Options:
     """Options of a hybrid training: an ANN, its thresholds, and the tuning that follows."""
 

@@ -134,7 +134,7 @@ def noise_sweep(
 @jax.jit
 def _accuracy(task: train.Task, net: Network, images: Array, labels: Array, seed: int) -> Array:
     """Do what `train.evaluate` does, for pixels that are no whole numbers."""
-    return train.measure(task, net, (images, labels), seed=seed)[0][-1]
+    return train.evaluate_traced(task, net, (images, labels), seed=seed)[0][-1]
 
 
 def noise_table(

@@ -53,7 +53,7 @@ from jaxsnn.methods.result import Result, Trained, Trainer
 from jaxsnn.metrics import sizes
 from jaxsnn.models.qp_snn import ratios
 from jaxsnn.network import Network
-from jaxsnn.options import PerLayer, Range, Whole, options, recipe_of, replaced
+from jaxsnn.options import PerLayer, Range, Whole, checked, recipe_of, replaced
 
 __all__ = [
     "Options",
@@ -74,7 +74,7 @@ __all__ = [
 Optimizer = Literal["adam", "sgd"]
 
 
-@options
+@checked
 class Options:
     """Options of QP-SNN; the defaults are the full method with the optimizer of the code."""
 

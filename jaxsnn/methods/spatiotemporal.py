@@ -45,7 +45,7 @@ from jaxsnn.methods.measuring import accuracies, energy_ratios, measured, noise_
 from jaxsnn.methods.result import Result, Trained, Trainer
 from jaxsnn.models.variants import resized, spiking_of
 from jaxsnn.network import Network, Output
-from jaxsnn.options import Range, Whole, options, replaced
+from jaxsnn.options import Range, Whole, checked, replaced
 
 __all__ = [
     "Options",
@@ -63,7 +63,7 @@ Bits = Whole(2, 16)
 Share = Range(0.0, 1.0, open_low=True)
 
 
-@options
+@checked
 class Options:
     """Options of spatio-temporal pruning; those of the trainings are `conversion.Options`."""
 

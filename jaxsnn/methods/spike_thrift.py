@@ -30,7 +30,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from jaxsnn import layers, metrics, models, train, tree
 from jaxsnn.arrays import safe_divide
@@ -42,9 +41,9 @@ from jaxsnn.errors import UserError
 from jaxsnn.methods import conversion
 from jaxsnn.methods.measuring import energy_ratios, measured
 from jaxsnn.methods.result import Result, Trained, Trainer
-from jaxsnn.models.variants import ann_of, residuals
+from jaxsnn.models.variants import ann_of, residual_blocks
 from jaxsnn.network import Network
-from jaxsnn.options import Range, Whole, options, replaced
+from jaxsnn.options import Range, Whole, checked, replaced
 
 __all__ = [
     "WAYS",
@@ -83,7 +82,7 @@ GROWTH: Mapping[str, rewiring.Growth] = {
 }
 
 
-@options
+@checked
 class Options:
     """Options of Spike-Thrift; those of the trainings are `conversion.Options`."""
 
@@ -328,7 +327,7 @@ def stage_ends(net: Network) -> tuple[str, ...]:
     Raises:
       UserError: if there is no such layer.
     """
-    if blocks := residuals(net):
+    if blocks := residual_blocks(net):
         return tuple(block.conv2.name for block in blocks)
     ends: list[str] = []
     last: str | None = None

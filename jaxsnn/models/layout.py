@@ -130,7 +130,7 @@ def build(
 
 
 class _Builder:
-    """Hold the layers so far and the shape that comes out of them."""
+    """The layers so far and the shape that comes out of them."""
 
     def __init__(self, layout: str, shape: tuple[int, ...]):
         self.layout = layout

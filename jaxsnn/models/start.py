@@ -9,6 +9,8 @@ from jax import Array
 
 from jaxsnn import tree
 
+__all__ = ["he_start"]
+
 
 def he_start(key: Array, params: Any) -> Any:
     """Return weights under which rectified activations keep their size from layer to layer.

@@ -4,7 +4,7 @@ What is needed of a network is read off its tree of layers, never off names or a
 """
 
 from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,9 +19,7 @@ from jaxsnn.layers import Tape
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
-__all__ = ["ann_of", "rescale", "residuals", "resized", "spiking_of"]
-
-Weighted = TypeVar("Weighted", layers.Conv, layers.Dense)
+__all__ = ["ann_of", "rescale", "residual_blocks", "resized", "spiking_of"]
 
 
 def ann_of(net: Network) -> Network:
@@ -63,7 +61,7 @@ def _with_units(net: Network, unit: Callable[[], layers.Neurons | layers.Rectifi
     return Network.of(module, net.input_shape)
 
 
-def residuals(net: Network) -> tuple[layers.Residual, ...]:
+def residual_blocks(net: Network) -> tuple[layers.Residual, ...]:
     """Return the residual blocks of a network, in the order of `layers.layers_of`."""
     found = layers.layers_of(net.module)
     return tuple(layer for layer in found if isinstance(layer, layers.Residual))

@@ -36,7 +36,7 @@ from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.train import parallel
 
-__all__ = ["Mode", "Program", "as_bytes", "build", "free_bytes", "mode_of"]
+__all__ = ["Mode", "Program", "as_bytes", "build_program", "free_bytes", "mode_of"]
 
 Tree = Any
 Mode = Literal["auto", "vmap", "loop"]
@@ -75,7 +75,7 @@ def mode_of(lane: jax.stages.Lowered, mode: Mode) -> Mode:
     return "vmap" if cost.get("bytes accessed", math.inf) < SMALL else "loop"
 
 
-def build(
+def build_program(
     run: Callable[[Any, Tree], Any],
     points: Mapping[str, Array],
     data: Tree,

@@ -13,7 +13,7 @@ import numpy as np
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 
-__all__ = ["AXES", "Axis", "SweepGrid", "describe", "points"]
+__all__ = ["AXES", "Axis", "SweepGrid", "point_name", "points"]
 
 SweepGrid = Mapping[str, Sequence[float]] | Sequence[Mapping[str, float]]
 """Axis -> its values, for all combinations; or a list of points, axis -> number."""
@@ -92,10 +92,10 @@ def points(grid: SweepGrid, axes: Mapping[str, Axis] | None = None) -> dict[str,
     return found
 
 
-def describe(point: Mapping[str, Any]) -> str:
+def point_name(point: Mapping[str, Any]) -> str:
     """Return a point in words.
 
-    >>> describe({"sparsity": np.float32(0.9), "bits": np.int32(4)})
+    >>> point_name({"sparsity": np.float32(0.9), "bits": np.int32(4)})
     'sparsity=0.9 bits=4'
     """
     return " ".join(f"{name}={float(value):.6g}" for name, value in point.items())
@@ -137,6 +137,6 @@ def _check_distinct(found: Mapping[str, np.ndarray], listed: list[dict[str, floa
         if key in seen:
             raise UserError(
                 f"points {seen[key] + 1} and {i + 1} of the grid are the same: "
-                f"{describe(listed[i])}"
+                f"{point_name(listed[i])}"
             )
         seen[key] = i

@@ -97,7 +97,7 @@ def training(
         metrics["epochs"] = means
         for name, split in splits.items():
             if name != "train" and split[1].shape[0]:
-                over_time, _, _ = train.measure(own, net, split)
+                over_time, _, _ = train.evaluate_traced(own, net, split)
                 metrics[f"{name}_accuracy"] = over_time[-1]
         return net, metrics
 

@@ -123,7 +123,7 @@ def run_lanes(
     todo = [i for i in range(count) if i not in done]
     if todo:
         data = parallel.replicate(data, usable)
-        program = chunks.build(
+        program = chunks.build_program(
             function, first, data, count=len(todo), mode=mode, batch_size=batch_size,
             budget=budget, devices=usable,
         )  # fmt: skip
@@ -161,7 +161,7 @@ def _go(
             some = todo[number * program.lanes : (number + 1) * program.lanes]
             filled = some + some[-1:] * (program.lanes - len(some))
             point = {axis: jnp.asarray(values[filled]) for axis, values in grid_points.items()}
-            results = store.named(jax.device_get(program.call(point, data)))
+            results = store.by_name(jax.device_get(program.call(point, data)))
             results = {name: np.asarray(leaf)[: len(some)] for name, leaf in results.items()}
             for leaf_name, leaf in results.items():
                 leaves[leaf_name][some] = leaf
@@ -179,7 +179,7 @@ def _shapes(info: Any) -> tuple[dict[str, Any], Any]:
     if not isinstance(info, (tuple, list)) or len(info) != 2:
         raise UserError("the run of a sweep must return two trees: (product, metrics)")
     product, metrics = info
-    shapes = store.named((product, metrics))
+    shapes = store.by_name((product, metrics))
     if not shapes:
         raise UserError("the run of a sweep returns no array")
     return shapes, jax.tree.structure(store.together((product, metrics)))

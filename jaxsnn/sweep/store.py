@@ -23,7 +23,7 @@ from jaxsnn import tree
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
-__all__ = ["Store", "named", "together"]
+__all__ = ["Store", "by_name", "together"]
 
 Tree = Any
 Leaves = dict[str, np.ndarray]  # name -> [lanes, ...]
@@ -105,7 +105,7 @@ def together(results: tuple[Tree, Tree]) -> Tree:
     return dict(zip(("product", "metrics"), results, strict=True))
 
 
-def named(results: tuple[Tree, Tree]) -> dict[str, Any]:
+def by_name(results: tuple[Tree, Tree]) -> dict[str, Any]:
     """Return `(product, metrics)` as name -> leaf, "product/..." and "metrics/..."."""
     return tree.named_leaves(together(results))
 

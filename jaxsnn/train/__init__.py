@@ -2,7 +2,7 @@
 
 from jaxsnn.train.calibrate import Calibration, each_batch, over_batches
 from jaxsnn.train.checkpoint import Checkpoints
-from jaxsnn.train.evaluation import Evaluation, evaluate, measure, predict
+from jaxsnn.train.evaluation import Evaluation, evaluate, evaluate_traced, predict
 from jaxsnn.train.loop import (
     Diverged,
     Fit,
@@ -32,7 +32,7 @@ __all__ = [
     "evaluate",
     "fit",
     "init",
-    "measure",
+    "evaluate_traced",
     "no_sums",
     "over_batches",
     "phase_key",

@@ -76,7 +76,7 @@ def over_batches(
     _check_network(net)
     chosen = jnp.asarray(images[rows])
     arguments = parallel.replicate((net, chosen, input_key), devices)
-    found = _over_batches(task, statistic, devices, *arguments)
+    found: Calibration = _over_batches(task, statistic, devices, *arguments)
     found = parallel.gather(found, devices)
     _check_finite("the statistic", found.mean)
     return found

@@ -45,7 +45,8 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Return the newest checkpoint's epoch, or None, once everything is written."""
         self._manager.wait_until_finished()
-        return self._manager.latest_step()
+        step: int | None = self._manager.latest_step()
+        return step
 
     def restore(self, like: State, epoch: int | None = None) -> State:
         """Restore a state with the structure, shapes and types of `like`.
@@ -73,7 +74,10 @@ class Checkpoints:
             raise UserError(f"{place} is damaged: {reason}; delete it to go on") from error
         if mismatches:
             raise UserError(f"{place} does not fit this run: {'; '.join(mismatches)}")
-        return tree.substitute(like, {name: jax.numpy.asarray(x) for name, x in leaves.items()})
+        restored: State = tree.substitute(
+            like, {name: jax.numpy.asarray(x) for name, x in leaves.items()}
+        )
+        return restored
 
     def wait(self) -> None:
         """Wait until everything is written."""

@@ -16,7 +16,7 @@ from jaxsnn.network import Network
 from jaxsnn.train import parallel
 from jaxsnn.train.task import Task, as_task
 
-__all__ = ["Evaluation", "evaluate", "measure", "predict"]
+__all__ = ["Evaluation", "evaluate", "evaluate_traced", "predict"]
 
 Tree = Any
 
@@ -45,7 +45,7 @@ def evaluate(
     as_task(task).check(net, split)
     check_whole("batch_size", batch_size, 1, 1 << 31)
     devices = parallel.most_devices(batch_size, task.devices)
-    task = replace(task, devices=devices)
+    task = replace(task, devices=devices, guide=None)
     samples, labels = split
     device = jnp.asarray(samples), jnp.asarray(labels)
     net, device = parallel.replicate((net, device), devices)
@@ -54,7 +54,7 @@ def evaluate(
     return Evaluation(float(over_time[-1]), float(loss), over_time, counts)
 
 
-def measure(
+def evaluate_traced(
     task: Task,
     net: Network,
     split: tuple[Array, Array],
@@ -123,9 +123,10 @@ def predict(
     as_task(task).check_samples(net, samples, "samples")
     check_whole("batch_size", batch_size, 1, 1 << 31)
     devices = parallel.most_devices(batch_size, task.devices)
-    task = replace(task, devices=devices)
+    task = replace(task, devices=devices, guide=None)
     net, samples = parallel.replicate((net, jnp.asarray(samples)), devices)
-    return parallel.gather(_predict(task, batch_size, net, samples, seed), devices)
+    scores: Array = parallel.gather(_predict(task, batch_size, net, samples, seed), devices)
+    return scores
 
 
 @partial(jax.jit, static_argnums=(1,))
@@ -138,9 +139,10 @@ def _predict(task: Task, batch_size: int, net: Network, images: Array, seed: Arr
 
     def batch(i: Array) -> Array:
         x, _, valid = _batch(task, batch_size, images, jax.random.key(seed), i)
-        return parallel.over_devices(shard, task.devices, net, x, valid, joined=True)
+        scores: Array = parallel.over_devices(shard, task.devices, net, x, valid, joined=True)
+        return scores
 
-    scores = lax.map(batch, jnp.arange(-(-size // batch_size)))
+    scores: Array = lax.map(batch, jnp.arange(-(-size // batch_size)))
     return scores.reshape(-1, scores.shape[-1])[:size]
 
 

@@ -13,6 +13,8 @@ import jax
 
 from jaxsnn.errors import UserError
 
+__all__ = ["cores", "tune"]
+
 # Parameters of glibc's mallopt, from malloc.h.
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 

@@ -92,7 +92,8 @@ def init(net: Network, phase: Phase, key: Array) -> TrainState:
     opt_state = phase.optimizer.init(net.params)
     begun = net.replace(params=phase.begin(net.params))
     state = TrainState(begun, opt_state, jax.random.key_data(key), jnp.int32(0))
-    return jax.tree.map(jnp.array, state)
+    copied: TrainState = jax.tree.map(jnp.array, state)
+    return copied
 
 
 def phase_key(seed: int | Array, name: str) -> Array:
@@ -188,7 +189,9 @@ def run_steps(
     task, state, sums, split = parallel.replicate((task, state, sums, split), task.devices)
     size = split[1].shape[0]
     order = _order(state.key, state.step, size // batch_size, size)
-    return _run_steps(task, optimizer, batch_size, state, sums, split, order, stop)
+    arguments = task, optimizer, batch_size, state, sums, split, order, stop
+    after: tuple[TrainState, Sums] = _run_steps(*arguments)
+    return after
 
 
 def steps(
@@ -235,7 +238,8 @@ def _loop(
         state, new = train_step(task, optimizer, state, images[rows], labels[rows])
         return state, jax.tree.map(jnp.add, sums, new)
 
-    return lax.fori_loop(state.step, stop, body, (state, sums))
+    after: tuple[TrainState, Sums] = lax.fori_loop(state.step, stop, body, (state, sums))
+    return after
 
 
 _run_steps = jax.jit(_loop, static_argnums=(1, 2), donate_argnums=(3, 4))
@@ -340,9 +344,9 @@ def fit(
                 checkpoints.save(epoch + 1, state)
     if checkpoints is not None:
         checkpoints.wait()
-    state = parallel.gather(state, task.devices)
-    params, grids = phase.finish(state.net.params, state.opt_state)
-    return state.net.replace(params=params, steps=grids)
+    final: TrainState = parallel.gather(state, task.devices)
+    params, grids = phase.finish(final.net.params, final.opt_state)
+    return final.net.replace(params=params, steps=grids)
 
 
 def _after_epoch(phase: Phase, state: TrainState) -> TrainState:

@@ -18,6 +18,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 
+__all__: list[str] = []  # nothing here is promised to users
+
 Tree = Any
 
 AXIS = "devices"  # name of the mapped axis, for collective operations inside a shard
@@ -125,8 +127,10 @@ def over_micro_batches(
     _check_divides("micro_batches", count, rest[0].shape[0])
     size = rest[0].shape[0] // count
 
-    def part(i):
-        take = lambda leaf, axis: lax.dynamic_slice_in_dim(leaf, i * size, size, axis)  # noqa: E731
+    def part(i: Array | int) -> Tree:
+        def take(leaf: Array, axis: int) -> Array:
+            return lax.dynamic_slice_in_dim(leaf, i * size, size, axis)
+
         cut = jax.tree.map(lambda leaf: take(leaf, _batch_axis(x)), x)
         return function(shared, cut, *(take(leaf, 0) for leaf in rest))
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+__all__: list[str] = []  # nothing here is promised to users
+
 
 class Bar:
     """Show how far one phase of training is, with its latest figures and the time left.

@@ -46,7 +46,7 @@ def test_global_pruning_takes_from_the_leaf_with_the_smaller_weights():
     assert counts(out)["conv1/kernel"] == 17 - 10
     assert counts(out)["dense1/kernel"] == 10
     assert out["conv1"]["bias"].shape == ()
-    np.testing.assert_allclose(masks.density(out, PARAMS), 17 / 34)
+    np.testing.assert_allclose(masks.kept_share(out, PARAMS), 17 / 34)
 
 
 def test_traced_sparsities_give_the_same_masks():
@@ -98,15 +98,15 @@ def test_a_pruned_channel_loses_kernel_bias_scale_and_shift():
 def test_density_counts_the_entries_that_broadcast_masks_keep():
     kept = jnp.asarray([True, False, False])
     out = masks.expand_channels(PARAMS, {"conv1/*": kept})
-    np.testing.assert_allclose(masks.density(out, PARAMS), (8 + 10) / 34)
-    np.testing.assert_allclose(masks.density(out, PARAMS, where="conv1/*"), 1 / 3)
+    np.testing.assert_allclose(masks.kept_share(out, PARAMS), (8 + 10) / 34)
+    np.testing.assert_allclose(masks.kept_share(out, PARAMS, where="conv1/*"), 1 / 3)
 
 
 def test_masks_of_nonzero_weights_have_their_density():
     out = masks.of_nonzeros(PARAMS)
     assert not out["conv1"]["kernel"][0, 0, 0, 0]
     assert out["conv1"]["bias"].shape == ()
-    np.testing.assert_allclose(masks.density(out, PARAMS), 33 / 34)
+    np.testing.assert_allclose(masks.kept_share(out, PARAMS), 33 / 34)
 
 
 def test_both_keeps_what_each_keeps():

@@ -125,7 +125,7 @@ def test_pruned_is_a_chain_with_confine_begun_inside_the_masks():
 def test_pulled_is_a_chain_and_logs_its_residuals():
     recipe = {"*/kernel": pr.keep_largest(0.5)}
     _, masks = pr.prune(PARAMS, {"*/kernel": pr.keep_largest(0.2)})
-    penalty = schedules.steps([0.1, 0.5], [6])
+    penalty = schedules.stepwise([0.1, 0.5], [6])
     pull = transforms.pull(recipe, penalty, STEPS)
     optimizer = optax.chain(pull, optax.adam(0.1), transforms.confine(masks))
     this = phase.pulled(optax.adam(0.1), recipe, penalty, every=STEPS, masks=masks)

@@ -107,9 +107,9 @@ def test_merging_is_symmetric_and_nothing_changes_nothing():
     one, other = moments(planted(50, seed=1)), moments(planted(30, seed=2) + 5)
     for a, b in zip(principal.merge(one, other), principal.merge(other, one), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-12)
-    same = principal.merge(principal.init(20), one)
+    same = principal.merge(principal.no_moments(20), one)
     np.testing.assert_array_equal(same.scatter, one.scatter)
-    empty = principal.merge(principal.init(2), moments(np.zeros((0, 2))))
+    empty = principal.merge(principal.no_moments(2), moments(np.zeros((0, 2))))
     assert empty.rows == 0 and not empty.scatter.any()
 
 
@@ -217,7 +217,7 @@ def test_mistakes_name_the_layer_or_the_option():
     with pytest.raises(UserError, match="'layer' has 3 channels, but had 20 before"):
         principal.update({"layer": moments(planted())}, {"layer": np.zeros((2, 3))})
     with pytest.raises(UserError, match="a covariance needs rows"):
-        principal.finish(principal.init(3))
+        principal.finish(principal.no_moments(3))
     with pytest.raises(UserError, match="rule 'above' is unknown; choose at_least or count_below"):
         principal.significant(np.ones(2), 0.9, rule="above")
     with pytest.raises(UserError, match="multiple must be in"):

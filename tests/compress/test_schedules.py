@@ -12,10 +12,10 @@ from jaxsnn.neurons import LIF
 
 
 def test_steps_change_at_their_boundaries():
-    schedule = schedules.steps([1.0, 10.0, 100.0], [3, 6])
+    schedule = schedules.stepwise([1.0, 10.0, 100.0], [3, 6])
     found = jax.jit(jax.vmap(schedule))(jnp.arange(9))
     np.testing.assert_array_equal(found, [1, 1, 1, 10, 10, 10, 100, 100, 100])
-    assert schedules.steps([5.0], [])(jnp.asarray(7)) == 5
+    assert schedules.stepwise([5.0], [])(jnp.asarray(7)) == 5
 
 
 def test_cubic_sparsity_follows_zhu_and_gupta():
@@ -34,15 +34,15 @@ def test_linear_ramp_is_straight_and_flat_outside():
 def test_values_may_be_traced():
     swept = jax.vmap(lambda final: schedules.cubic_sparsity(0.0, final, 0, 2)(1))(jnp.ones(2) / 2)
     np.testing.assert_allclose(swept, 0.5 * (1 - 0.125), rtol=1e-6)
-    swept = jax.vmap(lambda value: schedules.steps([value, 0.0], [2])(1))(jnp.arange(3.0))
+    swept = jax.vmap(lambda value: schedules.stepwise([value, 0.0], [2])(1))(jnp.arange(3.0))
     np.testing.assert_array_equal(swept, [0, 1, 2])
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: schedules.steps([1.0], [1]), "one value more than boundaries"),
-        (lambda: schedules.steps([1.0, 2.0, 3.0], [5, 2]), "must rise"),
+        (lambda: schedules.stepwise([1.0], [1]), "one value more than boundaries"),
+        (lambda: schedules.stepwise([1.0, 2.0, 3.0], [5, 2]), "must rise"),
         (lambda: schedules.cubic_sparsity(0, 1.5, 0, 1), r"final sparsity must be in \[0, 1\]"),
         (lambda: schedules.linear_ramp(0, 1, 5, 5), "0 <= begin < end"),
     ],

@@ -14,7 +14,7 @@ PIL = pytest.importorskip("PIL")
 
 HEIGHT, WIDTH = 24, 32
 APPLY = jax.jit(policy.apply)
-AUTOAUGMENT = jax.jit(policy.autoaugment)
+AUTOAUGMENT = jax.jit(policy.augment_by_policy)
 
 
 def some_images(num, height=HEIGHT, width=WIDTH):
@@ -186,10 +186,10 @@ def test_as_many_images_stay_unchanged_as_the_probabilities_say():
 
 def test_wrong_images_and_operations_are_named():
     with pytest.raises(UserError, match=r"shape \[B, H, W, C\] expected, \(24, 32, 3\) found"):
-        policy.autoaugment(jax.random.key(0), some_images(1)[0])
+        policy.augment_by_policy(jax.random.key(0), some_images(1)[0])
     with pytest.raises(UserError, match="uint8 images, float32 found"):
-        policy.autoaugment(jax.random.key(0), some_images(1).astype(np.float32))
+        policy.augment_by_policy(jax.random.key(0), some_images(1).astype(np.float32))
     with pytest.raises(UserError, match="1 or 3 channels expected, 2 found"):
-        jax.eval_shape(policy.autoaugment, jax.random.key(0), some_images(1)[..., :2])
+        jax.eval_shape(policy.augment_by_policy, jax.random.key(0), some_images(1)[..., :2])
     with pytest.raises(UserError, match="'twist' is unknown; choose one of nothing, invert"):
         policy.make_step("twist", 0, 4, 4)

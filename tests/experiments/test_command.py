@@ -8,10 +8,10 @@ import pytest
 import experiments.__main__ as listing
 from experiments.common import Experiment, RunOptions, changed, command, flat
 from jaxsnn.errors import UserError
-from jaxsnn.options import options
+from jaxsnn.options import checked
 
 
-@options
+@checked
 class Toy:
     """Options of the toy."""
 

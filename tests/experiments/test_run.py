@@ -10,10 +10,10 @@ import pytest
 
 from experiments.common import Run, RunOptions, pictures
 from jaxsnn.errors import UserError
-from jaxsnn.options import options
+from jaxsnn.options import checked
 
 
-@options
+@checked
 class Toy:
     """Options of the toy."""
 

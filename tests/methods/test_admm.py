@@ -10,7 +10,7 @@ import pytest
 
 from jaxsnn import compress, data, models, train, tree
 from jaxsnn.compress import transforms
-from jaxsnn.compress.masks import density
+from jaxsnn.compress.masks import kept_share
 from jaxsnn.errors import UserError
 from jaxsnn.methods import admm
 from jaxsnn.options import replaced
@@ -69,7 +69,7 @@ def test_pruning_pulls_the_weights_to_the_set_and_beats_one_shot():
 
     found, masks = compress.prune(pulled.params, recipe)
     rival, rival_masks = compress.prune(dense, recipe)
-    assert density(masks, found) == density(rival_masks, rival) == 0.5
+    assert kept_share(masks, found) == kept_share(rival_masks, rival) == 0.5
     assert masks["out"]["bias"].shape == ()
     assert loss(found) < loss(rival)
     # The same budget again, on each one's own masks.
@@ -222,7 +222,7 @@ def test_one_shot_pruning_trains_as_long_and_keeps_as_many(problem):
     assert fit.phases[0] == ("one-shot retrain", 3, 0.25)
     for one, other in zip(jax.tree.leaves(cut.params), jax.tree.leaves(rival.params), strict=True):
         assert int(jnp.count_nonzero(one)) == int(jnp.count_nonzero(other))
-    assert density(masks, cut.params) == pytest.approx(0.5, abs=2e-3)
+    assert kept_share(masks, cut.params) == pytest.approx(0.5, abs=2e-3)
 
 
 def test_the_weight_on_spikes_is_added_to_that_of_the_task(problem):

@@ -173,7 +173,7 @@ def square(point, data):
 
 def test_a_killed_sweep_goes_on_without_repeating_a_chunk(tmp_path, monkeypatch):
     grid, data = {"x": [float(i) for i in range(7)]}, jnp.arange(3.0)
-    calls, build = [], chunks.build
+    calls, build = [], chunks.build_program
 
     def counting(*arguments, **options):
         program = build(*arguments, **options)
@@ -224,7 +224,7 @@ def test_lanes_are_chunked_by_what_the_program_needs(capsys):
     assert whole.chunk == 8
     point = {"x": jnp.float32(0)}
     options = {"count": 8, "mode": "vmap", "batch_size": None, "devices": 1}
-    needs = chunks.build(wide, point, data, budget=None, **options).needs
+    needs = chunks.build_program(wide, point, data, budget=None, **options).needs
     found = sweep.run_lanes(wide, grid, data, lanes="vmap", devices=1, budget=0.6 * needs)
     assert found.chunk == 4
     np.testing.assert_array_equal(found.metrics["sum"], whole.metrics["sum"])
@@ -342,7 +342,7 @@ BAD = {
     "empty axis": ({"bits": []}, "axis 'bits' needs a list"),
     "text": ({"bits": "4"}, "axis 'bits' needs a list"),
     "unknown axis": ({"batch_size": [32, 64]}, "'batch_size' is no traced number.*sparsity, bits"),
-    "sparsity": ({"sparsity": [0.5, 1.0]}, r"axis 'sparsity' must be in \[0.0, 1.0\), found 1.0"),
+    "sparsity": ({"sparsity": [0.5, 1.0]}, r"axis 'sparsity' must be in \[0, 1\), found 1.0"),
     "half a bit": ({"bits": [2.5]}, "axis 'bits' must be a whole number"),
     "no number": ({"decay": ["high"]}, "axis 'decay' takes numbers, found 'high'"),
     "truth": ({"decay": [True]}, "axis 'decay' takes numbers"),

@@ -44,7 +44,7 @@ def test_tasks_compare_by_value():
         ({"inputs": "direct"}, r"inputs must be an Inputs, such as data.inputs\(timesteps=4\)"),
         ({"loss": "hinge"}, "loss 'hinge' is unknown; choose one of mse, ce, ce_sum"),
         ({"augment": "mirror"}, "augmentation 'mirror' is unknown; choose one of none"),
-        ({"spike_weight": -1}, r"spike_weight must be in \[0.0, inf\), found -1"),
+        ({"spike_weight": -1}, r"spike_weight must be in \[0, inf\), found -1"),
         ({"active": 5}, r"active must be in \[1, 4\], found 5"),
         ({"remat": 0}, "remat must be in"),
         ({"micro_batches": 0}, "micro_batches must be in"),

@@ -1,0 +1,250 @@
+"""How a network runs: the static part of a `Network`, for modules and for foreign functions."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array, lax
+
+from jaxsnn import layers, tree
+from jaxsnn.arrays import at_least_float32, check_whole
+from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
+from jaxsnn.layers import Activity, Flow, Tape
+
+__all__ = ["Output"]
+
+Tree = Any  # a nested dictionary of arrays
+LinearMap = Callable[[Array, Array], Array]
+
+
+class Output(NamedTuple):
+    """What a pass through a network gives."""
+
+    readout: Array  # [T, B, classes] spikes, currents or potentials of the last layer
+    stats: Tree  # running statistics after the pass, and the neurons' constants
+    activity: Activity  # what the neurons did, summed over time
+
+
+class Program(Protocol):
+    """How a network runs: the static part of a `Network`, compared by value."""
+
+    def run(
+        self,
+        params: Tree,
+        stats: Tree,
+        signal: Signal,
+        *,
+        train: bool,
+        key: Array | None,
+        remat: int | None,
+        axis: str | None,
+    ) -> Output:
+        """Run the network on a signal."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ModuleProgram:
+    """Run a Flax module of our layers; equal to that of another module of the same graph."""
+
+    graph: nnx.GraphDef[Any]
+    params_like: nnx.State[Any, Any]  # shapes
+    stats_like: nnx.State[Any, Any]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ModuleProgram) and self.graph == other.graph
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.graph)
+
+    @cached_property
+    def abstract(self) -> nnx.Module:
+        """Return the module with shapes in the place of arrays."""
+        module: nnx.Module = nnx.merge(self.graph, self.params_like, self.stats_like)
+        return module
+
+    @cached_property
+    def maps(self) -> Mapping[str, LinearMap]:
+        return layers.maps(self.abstract)
+
+    @cached_property
+    def has_norms(self) -> bool:
+        return any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_modules(self.abstract))
+
+    def fill(self, params: Tree, stats: Tree) -> nnx.Module:
+        """Return the module with these arrays in it.
+
+        Raises:
+          UserError: if a tree has not the leaves of the module.
+        """
+        states = []
+        for what, like, values in (
+            ("params", self.params_like, params),
+            ("stats", self.stats_like, stats),
+        ):
+            names = set(tree.named_leaves(nnx.to_pure_dict(like)))
+            if strange := sorted(names ^ set(tree.named_leaves(values))):
+                found = "lack" if strange[0] in names else "have besides"
+                raise UserError(
+                    f"{what} {found} the leaf {strange[0]!r}: not those of this network"
+                )
+            state = jax.tree.map(lambda leaf: leaf, like)
+            nnx.replace_by_pure_dict(state, values)
+            states.append(state)
+        module: nnx.Module = nnx.merge(self.graph, *states)
+        return module
+
+    def run(
+        self,
+        params: Tree,
+        stats: Tree,
+        signal: Signal,
+        *,
+        train: bool,
+        key: Array | None,
+        remat: int | None,
+        axis: str | None,
+    ) -> Output:
+        """Run the network on a signal."""
+        mode = {"train": train, "key": key, "axis": axis}
+        if remat is not None and check_whole("remat", remat, 1, float("inf")) < signal.timesteps:
+            return self._in_chunks(params, stats, signal, remat, mode)
+        readout, stats, tape = self._pass(params, stats, signal, {}, mode)
+        return Output(readout, stats, _activity(tape, signal.timesteps))
+
+    def flow(self, params: Tree, stats: Tree, x: Any) -> Flow:
+        tapes: list[Tape] = []
+        ends: list[tuple[str, ...]] = []
+
+        def run(params: Tree, stats: Tree, x: Any) -> Array:
+            signal = as_signal(x)
+            tapes.append(Tape())
+            found = _run(self.fill(params, stats), signal, tapes[-1])
+            ends.append(found.sources)
+            return found.over_time()
+
+        jax.eval_shape(run, params, stats, x)
+        tape = tapes[-1]
+        feeds = {feed.kernel: feed for feed in tape.feeds}
+        return Flow(feeds, ends[-1], tape.activity.analog, tape.activity.cached, tape.pools)
+
+    def _pass(
+        self, params: Tree, stats: Tree, signal: Signal, membranes: Any, mode: Any
+    ) -> tuple[Array, Tree, Tape]:
+        net = self.fill(params, stats)
+        tape = Tape(membranes=membranes, **mode)
+        readout = _run(net, signal, tape)
+        stats = nnx.to_pure_dict(nnx.state(net, nnx.filterlib.Not(nnx.Param)))
+        return readout.over_time(), stats, tape
+
+    def _in_chunks(self, params: Tree, stats: Tree, signal: Signal, size: int, mode: Any) -> Output:
+        """Scan over chunks of time, and keep only the membranes between them."""
+        if signal.timesteps % size:
+            raise UserError(f"remat={size} does not divide the {signal.timesteps} timesteps")
+        if mode["train"] and self.has_norms:
+            raise UserError(
+                "remat in training would normalise each chunk of time by itself: "
+                "use a network without batch normalisation, or no remat"
+            )
+        count = signal.timesteps // size
+        chunks = None
+        if not signal.constant:
+            chunks = signal.value.reshape((count, size, *signal.value.shape[1:]))
+
+        @jax.checkpoint
+        def chunk(membranes: Any, value: Array | None) -> Any:
+            value = signal.value if value is None else value
+            part = replace(signal, value=value, timesteps=size)
+            readout, _, tape = self._pass(params, stats, part, membranes, mode)
+            return tape.membranes, (readout, _activity(tape, size))
+
+        first = None if chunks is None else chunks[0]
+        shapes = jax.eval_shape(chunk, {}, first)[0]
+        rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        _, (readout, activity) = lax.scan(chunk, rest, chunks, length=count)
+        activity = jax.tree.map(lambda sums: sums.sum(0), activity)
+        activity = replace(activity, timesteps=signal.timesteps)
+        return Output(readout.reshape((-1, *readout.shape[2:])), stats, activity)
+
+
+def as_signal(x: Array | Signal) -> Signal:
+    """Return the input of a network as a signal, spikes as floats."""
+    if isinstance(x, Signal):
+        return x
+    if jnp.ndim(x) < 3:
+        raise UserError(
+            f"x must be [T, B, ...] or a Signal such as encode.direct(values, timesteps=4), found "
+            f"the shape {jnp.shape(x)}"
+        )
+    value = at_least_float32(jnp.asarray(x))
+    return Signal(value, value.shape[0])
+
+
+def _run(module: nnx.Module, signal: Signal, tape: Tape) -> Signal:
+    readout = module(signal, tape)
+    if not isinstance(readout, Signal):
+        found = type(readout).__name__
+        raise UserError(f"{type(module).__name__} must return a Signal, found {found}")
+    return readout
+
+
+def _activity(tape: Tape, timesteps: int) -> Activity:
+    return replace(tape.activity, timesteps=timesteps)
+
+
+@dataclass(frozen=True)
+class ForeignProgram:
+    """Run a function of another framework; equal to another of the same function."""
+
+    apply: Callable[..., Any]
+    has_stats: bool
+    keywords: tuple[str, ...]
+
+    def run(
+        self,
+        params: Tree,
+        stats: Tree,
+        signal: Signal,
+        *,
+        train: bool,
+        key: Array | None,
+        remat: int | None,
+        axis: str | None,
+    ) -> Output:
+        """Run the network on a signal."""
+        if remat is not None:
+            raise UserError(
+                "remat cuts the time of our layers: a wrapped function has none of them"
+            )
+        given = {"train": train, "key": key, "axis": axis}
+        options = {name: given[name] for name in self.keywords}
+        states = (params, stats) if self.has_stats else (params,)
+        found = self.apply(*states, signal.over_time(), **options)
+        if isinstance(found, Output):
+            return found
+        readout, stats = found if self.has_stats else (found, stats)
+        if jnp.ndim(readout) != 3:
+            raise UserError(
+                f"a wrapped function must return the read-out [T, B, classes], found the shape "
+                f"{jnp.shape(readout)}"
+            )
+        return Output(readout, stats, Activity(timesteps=signal.timesteps))
+
+
+def keywords_of(apply: Callable[..., Any]) -> tuple[str, ...]:
+    """Return which of the mode's arguments a function takes by name."""
+    try:
+        known = inspect.signature(apply).parameters
+    except (TypeError, ValueError):
+        return ()
+    return tuple(name for name in ("train", "key", "axis") if name in known)
