@@ -107,7 +107,7 @@ def test_a_meta_model_that_does_not_match_is_named(folder, mistake_of):
 
 
 MISTAKES = {
-    "density of nothing": (["--density=0"], "--density must be in (0.0, 1"),
+    "density of nothing": (["--density=0"], "--density must be in (0"),
     "density too low": (["--density=0.002"], "leaves 'conv1/kernel' (54 weights) without any"),
     "way": (["--ways", "all", "some"], "some"),
     "ways twice": (["--ways", "all", "all"], "none of them twice"),
