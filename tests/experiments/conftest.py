@@ -37,10 +37,9 @@ RUNS = {
 
 def experiment_of(name):
     """Return the value EXPERIMENT of an experiment's folder or module."""
-    try:
+    module = importlib.import_module(f"experiments.{name}")
+    if hasattr(module, "__path__"):
         module = importlib.import_module(f"experiments.{name}.run")
-    except ModuleNotFoundError:
-        module = importlib.import_module(f"experiments.{name}")
     return module.EXPERIMENT
 
 
