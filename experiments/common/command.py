@@ -4,12 +4,13 @@ Values come from four places, later ones win: the defaults of the classes, the p
 set, the file given by --config, the flags.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from experiments.common.options import changed, flat
 from jaxsnn import data
@@ -77,10 +78,32 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> Any:
         experiment.config,
         f"python -m experiments.{experiment.name}",
         experiment.about,
-        [*arguments.words(given), *argv],
+        [*words_of(experiment, given, argv), *argv],
         default=preset_of(experiment, str(preset), str(dataset)),
         config=(tyro.conf.OmitArgPrefixes,),
     )
+
+
+def words_of(
+    experiment: Experiment, values: Mapping[str, Any], argv: Sequence[str] = ()
+) -> list[str]:
+    """Return the command line that gives these values, and leaves to `argv` what it appends to."""
+    import tyro
+
+    default = experiment.config()
+    appended = {
+        name
+        for group in dataclasses.fields(default)
+        for name, hint in get_type_hints(group.type, include_extras=True).items()
+        if tyro.conf.UseAppendAction in get_args(hint)[1:]
+    }
+    given = {word.partition("=")[0] for word in argv}
+    kept = {
+        name: value
+        for name, value in values.items()
+        if name not in appended or arguments.flag(name) not in given
+    }
+    return arguments.words(kept, appended)
 
 
 def preset_of(experiment: Experiment, preset: str, dataset: str) -> Any:

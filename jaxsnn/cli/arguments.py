@@ -5,7 +5,7 @@ import dataclasses
 import io
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -65,8 +65,13 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def words(values: Mapping[str, Any]) -> list[str]:
+def words(values: Mapping[str, Any], appended: Collection[str] = ()) -> list[str]:
     """Return the command line that gives these values: what `parse` reads.
+
+    Args:
+      values: name of an option -> value.
+      appended: names of the options that are given once for each of their values
+        (`tyro.conf.UseAppendAction`).
 
     >>> words({"batch_size": 32, "resume": False, "seeds": (0, 1), "bits": {"conv1": 2, "out": 4}})
     ['--batch-size', '32', '--no-resume', '--seeds', '0', '1', '--bits', 'conv1=2,out=4']
@@ -75,6 +80,8 @@ def words(values: Mapping[str, Any]) -> list[str]:
     for name, value in values.items():
         if isinstance(value, bool):
             found.append(flag(name) if value else flag(f"no_{name}"))
+        elif name in appended:
+            found += [word for each in value for word in (flag(name), str(each))]
         elif isinstance(value, (list, tuple)):
             found += [flag(name), *map(str, value)]
         elif isinstance(value, Mapping):

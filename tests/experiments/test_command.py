@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
+import tyro
 
 import experiments.__main__ as listing
 from experiments.common import Experiment, RunOptions, changed, command, flat
@@ -99,6 +100,25 @@ def test_a_file_that_is_none_is_one_line(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         parse("--config", str(path))
+
+
+def test_an_option_that_is_appended_to_is_written_once_for_each_value(tmp_path):
+    @dataclass(frozen=True)
+    class Appending:
+        axis: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+
+    @dataclass(frozen=True)
+    class Options:
+        run: RunOptions = RunOptions()
+        own: Appending = Appending()
+
+    toy = Experiment("toy", "A toy.", Options, {"cpu": {"digits": {}}}, print)
+    path = tmp_path / "config.json"
+    for values, argv, found in (
+        ([], [], ()), (["a=1", "b=2"], [], ("a=1", "b=2")), (["a=1"], ["--axis", "c=3"], ("c=3",))
+    ):  # fmt: skip
+        path.write_text(json.dumps({"axis": values}))
+        assert command.parse(toy, ["--config", str(path), *argv]).own.axis == found
 
 
 def test_options_are_changed_by_name_whatever_group_they_are_in():

@@ -163,7 +163,7 @@ def test_every_preset_is_in_range_and_can_be_written_down(experiment):
             assert (values["preset"], values["dataset"]) == (preset, dataset)
             found += 1
             if dataset == "digits":  # the others are read alike, and reading takes its time
-                assert command.parse(experiment, arguments.words(values)) == config
+                assert command.parse(experiment, command.words_of(experiment, values)) == config
     assert found >= 2
 
 
