@@ -84,7 +84,8 @@ def mean_squared_error(readout: Array, labels: Array) -> Array:
     """Return `mean (rate - onehot)^2` over batch and classes (Wu et al., STBP, 2018)."""
     _check(readout, labels)
     scores = rate(readout)
-    return jnp.mean(jnp.square(scores - jax.nn.one_hot(labels, scores.shape[-1])))
+    target = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+    return jnp.mean(jnp.square(scores - target))
 
 
 def cross_entropy(readout: Array, labels: Array) -> Array:

@@ -27,7 +27,8 @@ layers
 program
 network
 models losses
-metrics.counts metrics.facts metrics.sizes metrics.operations metrics.columns metrics.report metrics.published
+metrics.sizes metrics.operations metrics.columns
+metrics.counts metrics.facts metrics.report metrics.published
 train
 metrics
 export

@@ -48,10 +48,8 @@ class Synapse(Layer):
         rngs: nnx.Rngs,
     ):
         bound = fan_in**-0.5
-        self.kernel = nnx.Param(
-            jax.random.uniform(rngs.params(), shape, minval=-bound, maxval=bound)
-        )
-        start = jax.random.uniform(rngs.params(), shape[-1:], minval=-bound, maxval=bound)
+        self.kernel = nnx.Param(_uniform(rngs, shape, bound))
+        start = _uniform(rngs, shape[-1:], bound)
         self.bias = nnx.Param(start) if use_bias else None
         self.norm = nnx.BatchNorm(shape[-1], momentum=0.9, rngs=rngs) if norm else None
         self.neurons = as_firing(neurons)
@@ -176,8 +174,7 @@ class Recurrent(Dense):
     ):
         super().__init__(inputs, outputs, neurons=neurons, rngs=rngs, **options)
         bound = outputs**-0.5
-        start = jax.random.uniform(rngs.params(), (outputs, outputs), minval=-bound, maxval=bound)
-        self.recurrent = nnx.Param(start)
+        self.recurrent = nnx.Param(_uniform(rngs, (outputs, outputs), bound))
 
     def feedback(self) -> Array:
         """Return the recurrent weights."""
@@ -198,3 +195,8 @@ class Recurrent(Dense):
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear maps of the input and of the recurrent weights."""
         return {"kernel": self.weigh, "recurrent": self.weigh}
+
+
+def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> Array:
+    """Return start values, float32 whatever JAX's default is."""
+    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)

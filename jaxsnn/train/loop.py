@@ -163,7 +163,8 @@ def _gradient(
     (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(net.params)
     correct = (output.readout.mean(0).argmax(-1) == labels).sum().astype(jnp.float32)
     rate = spike_rate(output.activity)
-    return (gradient, Sums(value, correct, rate, jnp.float32(1))), output.stats
+    sums = Sums(value.astype(jnp.float32), correct, rate.astype(jnp.float32), jnp.float32(1))
+    return (gradient, sums), output.stats
 
 
 def run_steps(

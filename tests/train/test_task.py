@@ -125,6 +125,7 @@ def test_training_images_are_augmented_and_others_are_not():
 TASK = Task(Inputs(SHAPE, 2))
 SPLIT = Split(IMAGES, LABELS)
 EVENTS = Task(Inputs(SHAPE, 3, "events"))
+SGD = optax.sgd(0.1)
 FRAMES = np.zeros((12, 3, *SHAPE), np.uint8)
 
 WRONG_SPLITS = [
@@ -186,3 +187,11 @@ def test_samples_to_predict_are_checked_too():
         train.predict(TASK, network(), IMAGES / 255)
     with pytest.raises(UserError, match="task must be a train.Task"):
         train.predict(network(), TASK, IMAGES)
+
+
+def test_training_works_where_jax_counts_in_double_precision():
+    with jax.enable_x64(True):
+        net = network(norm=True)
+        trained = train.fit(TASK, SGD, net, SPLIT, epochs=1, batch_size=6, show=False)
+        assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32")}
+        assert train.evaluate(TASK, trained, SPLIT).counts.num_samples == 12
