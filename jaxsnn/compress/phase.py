@@ -61,10 +61,12 @@ class Finished(NamedTuple):
 
 
 def _as_they_are(params: Any) -> Any:
+    """Return the weights as they are."""
     return params
 
 
 def _unchanged(params: Any, opt_state: optax.OptState) -> Finished:
+    """Return the weights as they are, on no grid."""
     del opt_state
     return Finished(params, {})
 

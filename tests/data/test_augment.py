@@ -143,7 +143,7 @@ def test_augmentations_are_found_by_name():
 
 
 def test_autoaugment_comes_after_the_crop_and_before_the_hole(monkeypatch):
-    monkeypatch.setattr(augment, "autoaugment", lambda key, images: images + 5)
+    monkeypatch.setattr(augment, "augment_by_policy", lambda key, images: images + 5)
     images = jnp.full((6, 20, 20, 3), 94, jnp.uint8)
     result = np.array(augment.augmentation("autoaugment")(jax.random.key(1), images))
     assert set(result.ravel()) == {0, 5, 99}  # hole, border of the crop, image

@@ -149,7 +149,7 @@ def test_rows_are_written_for_everybody(swept):
 
 
 def test_a_finished_sweep_is_read_back_and_compiles_nothing(swept, monkeypatch):
-    monkeypatch.setattr(chunks, "build", None)
+    monkeypatch.setattr(chunks, "build_program", None)
     again = go(directory=swept[1])
     jax.tree.map(np.testing.assert_array_equal, again.products, swept[0].products)
     assert again.rows == swept[0].rows and again.chunk is None
@@ -186,7 +186,7 @@ def test_a_killed_sweep_goes_on_without_repeating_a_chunk(tmp_path, monkeypatch)
 
         return program._replace(call=call)
 
-    monkeypatch.setattr(chunks, "build", counting)
+    monkeypatch.setattr(chunks, "build_program", counting)
     whole = {"directory": tmp_path, "batch_size": 2, "lanes": "vmap"}
     with pytest.raises(KeyboardInterrupt):
         go(square, grid, data, **whole)
@@ -255,7 +255,7 @@ def test_a_periodic_step_stays_a_branch():
         def step(_, state):
             return optimizer.update({"w": data}, state, {"w": data})[1]
 
-        return {}, {"movement": jax.lax.fori_loop(0, 7, step, state).movement["w"]}
+        return {}, {"movement": jax.lax.fori_loop(0, 7, step, state).movement[0]}
 
     points = {"sparsity": jnp.array([0.2, 0.8]), "penalty": jnp.array([0.1, 0.2])}
     mapped = jax.vmap(lambda point: run(point, jnp.arange(4.0)))
