@@ -56,7 +56,7 @@ class Signal:
         """Return the sum of two signals of the same shape; constant if both are.
 
         Raises:
-          UserError: if the shapes differ, or one unit of the two stands for other numbers of spikes.
+          UserError: if the shapes differ, or one unit stands for other numbers of spikes.
         """
         if self.shape != other.shape:
             raise UserError(f"signals of the shapes {self.shape} and {other.shape} cannot be added")

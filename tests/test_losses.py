@@ -71,9 +71,7 @@ def test_activity_trace_all_ones():
     }
 
     def regularizer(spikes):
-        return losses.spike_count(
-            activity({k: v.sum(0) for k, v in spikes.items()}, timesteps)
-        )
+        return losses.spike_count(activity({k: v.sum(0) for k, v in spikes.items()}, timesteps))
 
     value, gradients = jax.value_and_grad(regularizer)(spikes)
     assert float(value) == 1.0

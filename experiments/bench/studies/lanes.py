@@ -88,7 +88,7 @@ def swept(run: LaneProgram, points: Points, data: Any, mode: chunks.Mode) -> Cal
     count, devices = len(points["bits"]), len(jax.local_devices())
     first = {axis: jnp.asarray(x[0]) for axis, x in points.items()}
     data = parallel.replicate(data, devices)
-    program = chunks.build(
+    program = chunks.build_program(
         run, first, data, count=count, mode=mode, batch_size=None, budget=None, devices=devices
     )
     parts = [
