@@ -202,11 +202,7 @@ def compress(
 def check(net: Network, task: Task, data: Dataset, options: Options) -> None:
     """Refuse stages that do not suit a network or its data, before anything is trained.
 
-    Args:
-      net: the network, trained or not.
-      task: that it is trained for.
-      data: trained on.
-      options: of the stages.
+    The arguments are those of `compress`; the network may be untrained.
 
     Raises:
       UserError: naming the stage and what it lacks.
@@ -332,11 +328,8 @@ class _Pipeline:
 
     def sparse(self, held: _Held) -> dict[str, Projection]:
         """Return the recipe of the connections that stay."""
-        exponent = {"root": 0.5, "uniform": 1.0}[self.chosen.allocation]
-        params = held.free.params
-        return admm.prune_recipe(
-            sets.distributions.spread(params, self.chosen.sparsity, exponent=exponent)
-        )
+        c = self.chosen
+        return admm.prune_recipe(admm.sparsities(held.free, c.sparsity, c.allocation))
 
     def shorten(self, held: _Held) -> tuple[_Held, dict[str, Any]]:
         """Reduce the timesteps while the validation accuracy stays; return the tries too."""

@@ -39,12 +39,17 @@ def task(digits):
 
 
 @pytest.fixture(scope="module")
-def dense(digits, task):
+def fresh(digits):
+    """Return a network with its start values."""
     neuron = LIF(0.5, 1.0, surrogate=triangle())
     options = {"norm": True, "use_bias": "readout", "readout": "current"}
-    net = models.build("4C3-AP4-8-10", digits.shape, neuron, **options)
+    return models.build("4C3-AP4-8-10", digits.shape, neuron, **options)
+
+
+@pytest.fixture(scope="module")
+def dense(digits, task, fresh):
     short = {"epochs": 6, "batch_size": 30, "show": False}
-    return train.fit(task, optax.adam(0.02), net, digits.train, **short)
+    return train.fit(task, optax.adam(0.02), fresh, digits.train, **short)
 
 
 @pytest.fixture(scope="module")
@@ -151,16 +156,16 @@ def pipeline_of(digits, chosen):
     return joint._Pipeline(chosen, trainer)
 
 
-def test_masks_lose_the_channels_that_the_network_loses(dense, task, digits, monkeypatch):
+def test_masks_lose_the_channels_that_the_network_loses(fresh, task, digits, monkeypatch):
     scores = {"conv1": np.array([[3.0, 1, 2, 0]]), "dense1": np.arange(8.0)[None]}
     monkeypatch.setattr(channels, "scores", lambda *_, **__: scores)
     random = np.random.default_rng(0)
-    left = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, dense.params)
-    held = joint._Held(dense, dense, task, left)
+    left = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, fresh.params)
+    held = joint._Held(fresh, fresh, task, left)
     found = pipeline_of(digits, OPTIONS).cut_channels(held)
     # 8 x 8 pixels are pooled to 2 x 2: 4 inputs of each channel, channels last.
     inputs = np.array([4 * pixel + channel for pixel in (0, 1, 2, 3) for channel in (0, 2)])
-    for small, whole in ((found.masks, left), (found.free.params, dense.params)):
+    for small, whole in ((found.masks, left), (found.free.params, fresh.params)):
         np.testing.assert_array_equal(
             small["conv1"]["kernel"], np.asarray(whole["conv1"]["kernel"])[..., [0, 2]]
         )
@@ -177,12 +182,12 @@ def test_masks_lose_the_channels_that_the_network_loses(dense, task, digits, mon
     [((0.9, 0.895, 0.85), 2, 2), ((0.9, 0.8), 3, 1), ((0.9, 0.91, 0.9), 1, 2)],
 )
 def test_timesteps_fall_until_the_validation_accuracy_does(
-    dense, task, digits, monkeypatch, accuracies, timesteps, tried
+    fresh, task, digits, monkeypatch, accuracies, timesteps, tried
 ):
     chosen = replace(OPTIONS, tolerance=0.01, timesteps_schedule=(2, 1))
     found = iter(accuracies)
     monkeypatch.setattr(joint._Pipeline, "validate", lambda *_: next(found))
-    held = joint._Held(dense, dense, task)
+    held = joint._Held(fresh, fresh, task)
     shorter, more = pipeline_of(digits, chosen).shorten(held)
     assert shorter.task.inputs.timesteps == timesteps
     assert [each["accuracy"] for each in more["tried"]] == list(accuracies)
@@ -230,17 +235,17 @@ UNFIT = {
 
 
 @pytest.mark.parametrize("mistake", UNFIT)
-def test_what_does_not_suit_the_network_is_refused_before_training(mistake, dense, task, digits):
+def test_what_does_not_suit_the_network_is_refused_before_training(mistake, fresh, task, digits):
     options, culprit = UNFIT[mistake]
 
     def never(*_, **__):
         raise AssertionError("something was trained")
 
     with pytest.raises(UserError, match=culprit):
-        joint.compress(dense, task, digits, replace(OPTIONS, **options), fit=never)
+        joint.compress(fresh, task, digits, replace(OPTIONS, **options), fit=never)
 
 
-def test_without_held_out_images_nobody_can_tell_how_short_is_enough(dense, task, digits):
+def test_without_held_out_images_nobody_can_tell_how_short_is_enough(fresh, task, digits):
     empty = replace(digits, validation=data.Split(*(x[:0] for x in digits.validation)))
     with pytest.raises(UserError, match="held out"):
-        joint.check(dense, task, empty, OPTIONS)
+        joint.check(fresh, task, empty, OPTIONS)
