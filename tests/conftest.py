@@ -4,6 +4,8 @@ import os
 import shutil
 import tempfile
 
+import pytest
+
 # Before jax is imported: it reads the environment once.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
@@ -17,6 +19,13 @@ OWNER = CACHE not in os.environ
 if OWNER:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxsnn-tests-")
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Send the tests of a file that trains for many of them to one worker: it trains once."""
+    for item in items:
+        if item.path.parent.name == "methods":
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
 
 
 def pytest_unconfigure() -> None:

@@ -4,10 +4,13 @@ import importlib
 import json
 import shlex
 import sys
+from pathlib import Path
 
 import pytest
 
 from experiments.common import command
+
+HERE = Path(__file__).parent
 
 # The smallest run of each experiment: name -> options. Every one keeps the contract of
 # test_contract.py, and is made once for all tests that look at what it left behind.
@@ -33,6 +36,18 @@ RUNS = {
     "--batch-size 30 --train-epochs 1 --tune-epochs 1 --calibration-batch-size 30 --seed 3 "
     "--seeds 2",
 }
+
+
+def pytest_collection_modifyitems(items):
+    """Send all tests that look at one run to one worker, so that the run is made once."""
+    for item in items:
+        if item.path.parent != HERE:
+            continue
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        name = parameters.get("name", item.path.stem.removeprefix("test_").removesuffix("_run"))
+        if name in RUNS:
+            group = "admm" if name in ("quickstart", "rivals") else name  # test_admm_run has all
+            item.add_marker(pytest.mark.xdist_group(group))
 
 
 def experiment_of(name):
