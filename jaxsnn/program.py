@@ -75,10 +75,12 @@ class ModuleProgram:
 
     @cached_property
     def maps(self) -> Mapping[str, LinearMap]:
+        """Return kernel name -> linear map `x, kernel -> y`."""
         return layers.maps(self.abstract)
 
     @cached_property
     def has_norms(self) -> bool:
+        """Return whether batch normalisation is in it."""
         return any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_modules(self.abstract))
 
     def fill(self, params: Tree, stats: Tree) -> nnx.Module:
@@ -123,6 +125,7 @@ class ModuleProgram:
         return Output(readout, stats, _activity(tape, signal.timesteps))
 
     def flow(self, params: Tree, stats: Tree, x: Any) -> Flow:
+        """Return what follows what in a pass over an input, from shapes alone."""
         tapes: list[Tape] = []
         ends: list[tuple[str, ...]] = []
 

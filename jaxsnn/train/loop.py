@@ -8,6 +8,7 @@ name and the number of the step alone, so a resumed training repeats an uninterr
 bit.
 """
 
+import math
 import time
 import zlib
 from collections.abc import Callable
@@ -312,24 +313,10 @@ def fit(
     steps = len(split[1]) // batch_size
     device = jnp.asarray(split[0]), jnp.asarray(split[1])
     state, device = parallel.replicate((state, device), task.devices)
-    bar = progress.Bar(name, epochs, steps, done) if show else progress.Silence()
-    chunk = CHUNK if bar.live else steps
-    with bar:
+    with progress.Bar(name, epochs, steps, done) if show else progress.Silence() as bar:
         for epoch in range(done, epochs):
-            start, sums = time.perf_counter(), no_sums()
-            for first in range(0, steps, chunk):
-                last = min(first + chunk, steps)
-                stop = jnp.int32(epoch * steps + last)
-                state, sums = run_steps(
-                    task, phase.optimizer, batch_size, state, sums, device, stop
-                )
-                figures = _means(sums, batch_size)
-                if not jnp.isfinite(figures["loss"]):
-                    raise Diverged(_what_happened(name, epoch, "the loss", checkpoints))
-                bar.advance(last - first, epoch, figures)
-            state = _after_epoch(phase, state)
-            if not _is_finite(state.net.params):
-                raise Diverged(_what_happened(name, epoch, "a weight", checkpoints))
+            start, diverged = time.perf_counter(), partial(_diverged, name, epoch, checkpoints)
+            state, sums = _epoch(task, phase, batch_size, state, device, epoch, bar, diverged)
             record = {"phase": name, "epoch": epoch + 1, **_means(sums, batch_size)}
             if validation is not None:
                 found = evaluate(task, state.net, validation, batch_size=batch_size)
@@ -350,11 +337,33 @@ def fit(
     return final.net.replace(params=params, steps=grids)
 
 
-def _after_epoch(phase: Phase, state: TrainState) -> TrainState:
-    if phase.after_epoch is None:
-        return state
-    params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
-    return state._replace(net=state.net.replace(params=params), opt_state=opt_state)
+def _epoch(
+    task: Task,
+    phase: Phase,
+    batch_size: int,
+    state: TrainState,
+    split: tuple[Array, Array],
+    epoch: int,
+    bar: progress.Bar | progress.Silence,
+    diverged: Callable[[str], Diverged],
+) -> tuple[TrainState, Sums]:
+    """Train for one epoch, in chunks if a bar is looked at, and check that all is finite."""
+    sums, steps = no_sums(), split[1].shape[0] // batch_size
+    chunk = CHUNK if bar.live else steps
+    for first in range(0, steps, chunk):
+        last = min(first + chunk, steps)
+        stop = jnp.int32(epoch * steps + last)
+        state, sums = run_steps(task, phase.optimizer, batch_size, state, sums, split, stop)
+        figures = _means(sums, batch_size)
+        if not math.isfinite(figures["loss"]):
+            raise diverged("the loss")
+        bar.advance(last - first, epoch, figures)
+    if phase.after_epoch is not None:
+        params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
+        state = state._replace(net=state.net.replace(params=params), opt_state=opt_state)
+    if not _is_finite(state.net.params):
+        raise diverged("a weight")
+    return state, sums
 
 
 def no_sums() -> Sums:
@@ -376,13 +385,13 @@ def _is_finite(params: Tree) -> Array:
     return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
 
 
-def _what_happened(phase: str, epoch: int, what: str, checkpoints: Checkpoints | None) -> str:
+def _diverged(phase: str, epoch: int, checkpoints: Checkpoints | None, what: str) -> Diverged:
     good = "; nothing was saved"
     if checkpoints is not None:
         last = checkpoints.latest()
         place = f"epoch {last} in {checkpoints.directory}" if last else "the phase before"
         good = f"; the last good checkpoint is {place}"
-    return (
+    return Diverged(
         f"phase {phase!r}: {what} is not finite any more in epoch {epoch + 1}{good}; "
         "lower the learning rate or the penalty"
     )
