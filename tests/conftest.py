@@ -13,14 +13,17 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 # Tests compile much and compute little: leave out what makes long runs fast.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
-# A program that several tests or workers need is compiled once: the workers inherit the folder.
+# A program that several tests or workers need is compiled once, however small: many tests trace one
+# program anew, and the workers inherit the folder.
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 OWNER = CACHE not in os.environ
 if OWNER:
     os.environ[CACHE] = tempfile.mkdtemp(prefix="jaxsnn-tests-")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Send the tests of a file that trains for many of them to one worker: it trains once."""
     for item in items:
