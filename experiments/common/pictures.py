@@ -68,7 +68,7 @@ def of_result(
 
 def _raster(trained: Trained, sample: np.ndarray, name: str, path: Path) -> None:
     plots.plot_raster(
-        spikes(trained, sample), path, image=as_image(sample),
+        spikes(trained, sample), path, image=sample,
         title=f"spikes of {name} on one test sample",
     )  # fmt: skip
 
@@ -86,16 +86,3 @@ def spikes(trained: Trained, sample: np.ndarray) -> dict[str, np.ndarray]:
     found = trains(watched, jnp.asarray(sample))  # sorted by name, as jit's dicts are
     order = [*(name for name in net.order if name in found), *found]
     return {name: np.asarray(found[name])[:, 0] for name in dict.fromkeys(order)}
-
-
-def as_image(sample: np.ndarray) -> np.ndarray:
-    """Return a sample as `[H, W]` or `[H, W, 3]`: events are counted over time and polarity.
-
-    >>> as_image(np.ones((5, 8, 8, 2), np.uint8)).shape
-    (8, 8)
-    """
-    if sample.ndim == 4:
-        sample = sample.sum(0, dtype=np.float64)
-    if sample.ndim == 3 and sample.shape[-1] not in (1, 3):
-        sample = sample.sum(-1, dtype=np.float64)
-    return sample if sample.dtype == np.uint8 else sample / max(sample.max(), 1)

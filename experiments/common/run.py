@@ -142,9 +142,12 @@ class Run:
         )
         report.print_table(rows)
         drawn = [*pictures.of_result(self.log, results[-1], rows, samples, compared), *more]
-        for failed in pictures.draw(self.directory / "plots", drawn):
-            self.say(failed)
-        page = report.write_html(self.directory, title, config=self.options, summary=summary)
+        failed = pictures.draw(self.directory / "plots", drawn)
+        for line in failed:
+            self.say(line)
+        page = report.write_html(
+            self.directory, title, config=self.options, summary=summary, notes=failed
+        )
         print(f"\nreport   {page}")
         print(f"results  {self.directory / 'results.json'}")
         print(f"models   {self.directory / 'models'}")
