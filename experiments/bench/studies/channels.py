@@ -1,12 +1,9 @@
 """What QP-SNN costs and gains in time: a quantized step, the scores, a shrunk network."""
 
 import math
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -14,6 +11,7 @@ from rich.console import Console
 
 from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
+from experiments.bench.studies.timing import Epoch, in_turns
 from experiments.bench.tables import new_table
 from jaxsnn import compress, export, models, train, tree
 from jaxsnn.compress import singular
@@ -26,21 +24,6 @@ WIDTH, TIMESTEPS, BATCH, BITS = 0.25, 2, 100, 4
 STEPS = 4  # in one call of the compiled epoch
 BATCHES, CALIBRATION_BATCH = 5, 128
 TRAINING_IMAGES = 50_000  # of CIFAR-10: the epoch that scores are compared with
-
-
-def in_turns(calls: dict[str, Callable[[], Any]], effort: Effort) -> dict[str, float]:
-    """Return the median seconds of each call, taken in turns after two calls to warm up."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    for call in calls.values():
-        call()
-        call()
-    start = time.perf_counter()
-    while time.perf_counter() - start < effort.seconds * effort.rounds * len(calls):
-        for name, call in calls.items():
-            before = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - before)
-    return {name: statistics.median(found) for name, found in times.items()}
 
 
 def channels(
@@ -59,27 +42,17 @@ def channels(
     inputs = Inputs((32, 32, 3), TIMESTEPS, "direct", half, half)
     task = train.Task(inputs, loss="ce", devices=parallel.most_devices(BATCH))
 
-    def epoch_of(phase: compress.Phase) -> Callable[[], None]:
-        state = [train.init(net, phase, jax.random.key(seed))]
-        split = jnp.asarray(images[: STEPS * BATCH]), labels[: STEPS * BATCH]
-
-        def run() -> None:
-            stop = state[0].step + STEPS
-            state[0], _ = train.run_steps(
-                task, phase.optimizer, BATCH, state[0], train.no_sums(), split, stop
-            )
-            jax.block_until_ready(state[0])
-
-        return run
-
+    split = jnp.asarray(images[: STEPS * BATCH]), labels[: STEPS * BATCH]
     quantizer = compress.rescaled(BITS)
     recipe = dict.fromkeys(qp_snn.quantized_leaves(net, inputs), quantizer)
     rule = compress.gradient_rule("inv_gamma", quantizer)
     adam = optax.adam(1e-3)
     steps = in_turns(
         {
-            "float": epoch_of(compress.as_phase(adam)),
-            "quantized": epoch_of(compress.quantized(adam, recipe, straight_through=rule)),
+            "float": Epoch(task, adam, net, split, STEPS),
+            "quantized": Epoch(
+                task, compress.quantized(adam, recipe, straight_through=rule), net, split, STEPS
+            ),
         },
         effort,
     )

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
-from experiments.bench.studies.channels import in_turns
+from experiments.bench.studies.timing import in_turns
 from experiments.bench.tables import new_table
 from jaxsnn import compress, models, sweep, train
 from jaxsnn.compress import masks

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
-from experiments.bench.studies.channels import in_turns
+from experiments.bench.studies.timing import Epoch, in_turns
 from experiments.bench.tables import new_table
 from jaxsnn import compress, models, train
 from jaxsnn.compress import rewiring, starting
@@ -44,9 +44,9 @@ def thrift(
     sgd = optax.sgd(1e-3, momentum=0.9, nesterov=True)
     task = _task(1, "direct", parallel.most_devices(BATCH))
     split = images, labels
-    plain = _Epoch(task, sgd, net.replace(params=params), split)
+    plain = Epoch(task, sgd, net.replace(params=params), split, STEPS)
     begun = net.replace(params=starting.start(params, masks))
-    sparse = _Epoch(task, rewiring.sparse(sgd, masks), begun, split)
+    sparse = Epoch(task, rewiring.sparse(sgd, masks), begun, split, STEPS)
 
     def rewire() -> None:
         state = sparse.state
@@ -69,24 +69,6 @@ def thrift(
     console.print(table)
     fields = ("what", "median_ms", "ratio", "temporaries_mib")
     return [dict(zip(fields, row, strict=True)) for row in rows]
-
-
-class _Epoch:
-    """Run some steps of the compiled epoch at each call."""
-
-    def __init__(
-        self, task: train.Task, optimizer: optax.GradientTransformation, net: Network, split: Any
-    ):
-        phase = compress.as_phase(optimizer)
-        self.task, self.optimizer, self.split = task, phase.optimizer, split
-        self.state = train.init(net, phase, jax.random.key(0))
-
-    def __call__(self) -> None:
-        stop = self.state.step + STEPS
-        self.state, _ = train.run_steps(
-            self.task, self.optimizer, BATCH, self.state, train.no_sums(), self.split, stop
-        )
-        jax.block_until_ready(self.state)
 
 
 def _long(
