@@ -87,11 +87,16 @@ def channels(
         (f"the same, shrunk to {operations[1] / operations[0]:.2f} of the operations",
          1e3 * times["shrunk"], times["shrunk"] / times["dense"]),
     ]  # fmt: skip
+    show(console, rows)
+    return [{"what": what, "median_ms": ms, "ratio": ratio} for what, ms, ratio in rows]
+
+
+def show(console: Console, rows: list[tuple[str, float, float | None]]) -> None:
+    """Print the table: what, milliseconds, ratio."""
     table = new_table("QP-SNN on VGG-16 at a quarter of its width, T = 2", "", "ms", "ratio")
     for name, milliseconds, ratio in rows:
         table.add_row(name, f"{milliseconds:.4g}", "" if ratio is None else f"{ratio:.3f}")
     console.print(table)
-    return [{"what": what, "median_ms": ms, "ratio": ratio} for what, ms, ratio in rows]
 
 
 def _multiply_adds(net: Network, inputs: Inputs) -> int:
