@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from importlib.metadata import version
 
 import pytest
 
@@ -10,8 +11,12 @@ import pytest
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
-# Tests compile much and compute little: leave out what makes long runs fast.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Tests compile much and compute little: leave out what makes long runs fast. A flag that a release
+# of XLA does not know ends the process, so the last two are for the release they were tried on.
+FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+if version("jaxlib").startswith("0.10."):
+    FAST += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+os.environ.setdefault("XLA_FLAGS", FAST)
 
 # A program that several tests or workers need is compiled once, however small: many tests trace one
 # program anew, and the workers inherit the folder.

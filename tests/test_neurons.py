@@ -111,7 +111,9 @@ def assert_same(found, expected):
         )
 
 
-@pytest.mark.parametrize("h", [NORMALIZED, PLAIN], ids=["normalized", "plain"])
+@pytest.mark.parametrize(
+    "h", [NORMALIZED, pytest.param(PLAIN, marks=pytest.mark.slow)], ids=["normalized", "plain"]
+)
 @pytest.mark.parametrize(("order", "reset", "strict", "detach_reset"), COMBINATIONS)
 def test_unroll_is_one_step_after_another(order, reset, strict, detach_reset, h, monkeypatch):
     """In values and gradients, in every combination of options, written out and scanned."""

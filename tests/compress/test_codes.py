@@ -117,7 +117,10 @@ def test_codes_come_from_a_sweep_over_traced_bits():
         np.testing.assert_allclose(decoded[i], single.decode(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(x, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, x in enumerate(FAMILIES)],
+)
 def test_double_precision_is_kept_where_it_is_on(name):
     projection = make(name, FAMILIES[name][0][-1], "channel")
     with jax.enable_x64(True):

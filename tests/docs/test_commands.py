@@ -1,12 +1,16 @@
 """The programs and options that the docs name exist."""
 
+import contextlib
+import io
 import re
-import subprocess
+import runpy
 import sys
 from functools import cache
 from pathlib import Path
 
 import pytest
+
+from jaxsnn import cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -18,15 +22,17 @@ pytestmark = pytest.mark.run
 @cache
 def options_of(*command: str) -> frozenset[str]:
     """Return the options that a program's `--help` names."""
-    start = ["-c", "import jaxsnn.cli; jaxsnn.cli.main()"] if command[0] == "jaxsnn" else ["-m"]
-    done = subprocess.run(
-        [sys.executable, *start, *command[command[0] == "jaxsnn" :], "--help"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, f"{' '.join(command)} --help: {done.stderr}"
-    return frozenset(OPTION.findall(done.stdout))
+    first, *words = command
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.setattr(sys, "argv", [first, *words, "--help"])
+        with pytest.raises(SystemExit) as stop:
+            if first == "jaxsnn":
+                cli.main()
+            else:
+                runpy.run_module(first, run_name="__main__", alter_sys=True)
+    assert not stop.value.code, f"{' '.join(command)} --help"
+    return frozenset(OPTION.findall(out.getvalue()))
 
 
 def documented() -> dict[tuple[str, ...], dict[str, set[str]]]:

@@ -145,6 +145,7 @@ def test_the_quickstart_prunes_and_quantizes_together(run_of):
     assert {record["phase"] for record in log_of(folder)} == {"dense", "pull", "retrain"}
 
 
+@pytest.mark.slow  # starts a process; the contract kills every run in this one
 def test_a_killed_run_resumes_to_the_same_bits(run_of, options_of, tmp_path, run_in_process):
     whole, folder = run_of("quickstart"), tmp_path / "run"
     argv = ["--out", str(folder), *options_of("quickstart")]

@@ -96,8 +96,9 @@ def test_kernels_keep_their_integers_up_to_sign():
         assert (signs == -1).any() and (signs == 0).any()
 
 
-@pytest.mark.parametrize("into", ["kernel", "neuron"])
-@pytest.mark.parametrize("grid", [compress.rescaled(4), compress.uniform_grid(4)])
+@pytest.mark.parametrize(
+    ("grid", "into"), [(compress.rescaled(4), "neuron"), (compress.uniform_grid(4), "kernel")]
+)
 def test_known_grids_stay_known_and_exact(into, grid):
     net = network(RESNET)
     leaves = tree.named_leaves(net.params)

@@ -288,6 +288,7 @@ def test_rows_have_what_the_paper_measures(whole):
     assert not dense.extra
 
 
+@pytest.mark.slow  # trains four more networks
 def test_the_other_order_prunes_floats_first_and_the_ablation_has_other_parts():
     options = dataclasses.replace(
         TINY, order="pq", quantizer="vanilla", score="membrane", dense_epochs=0, reinit_norm=True,

@@ -118,6 +118,7 @@ def test_lanes_in_turn_and_in_chunks_are_the_mapped_ones(swept):
         np.testing.assert_allclose(values, swept[0].metrics["epochs"][name], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow  # compiles in a process of its own
 def test_four_devices_give_the_same_results(swept, tmp_path):
     code = (
         "import jax, numpy as np, sys; assert jax.local_device_count() == 4\n"

@@ -49,7 +49,7 @@ CUTS = [{"devices": 2}, {"micro_batches": 4}, {"devices": 2, "micro_batches": 2}
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_cut_batch_trains_as_the_whole_one(split, direct, cut):
     whole, parts = (two_steps(split, direct=direct, **how) for how in ({}, cut))
     start = task_of()[0].params["dense1"]["kernel"]

@@ -384,6 +384,7 @@ def test_a_sweep_of_a_peer_is_its_networks_one_after_the_other():
     assert subject["check"]()["loss"] == pytest.approx(weights.mean())
 
 
+@pytest.mark.slow  # starts processes that compile
 def test_our_rows_are_measured_and_written(tmp_path, monkeypatch):
     monkeypatch.setitem(WORKLOADS, "W2", replace(RECURRENT, steps=2))
     config = command.Config(
