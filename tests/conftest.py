@@ -10,6 +10,7 @@ import pytest
 # Before jax is imported: it reads the environment once.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # programs are lowered faster without
 
 # Tests compile much and compute little: leave out what makes long runs fast. A flag that a release
 # of XLA does not know ends the process, so the last two are for the release they were tried on.
@@ -30,10 +31,10 @@ if OWNER:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send the tests of a file that trains for many of them to one worker: it trains once."""
+    """Send the tests of a file to one worker: they share fixtures, and what JAX traced for them."""
     for item in items:
-        if item.path.parent.name == "methods":
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+        if not any(item.iter_markers("xdist_group")):
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 def pytest_unconfigure() -> None:
