@@ -229,6 +229,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_the_command_is_installed_and_its_output_can_be_piped(folder):
     code = "import sys; from jaxsnn.cli import main; sys.exit(main())"
     line = [sys.executable, "-c", code, "inspect", str(folder / "net"), "--json"]

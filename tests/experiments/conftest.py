@@ -50,6 +50,8 @@ def pytest_collection_modifyitems(items):
         if name in RUNS:
             group = "admm" if name in ("quickstart", "rivals") else name  # test_admm_run has all
             item.add_marker(pytest.mark.xdist_group(group))
+        if "killed_in_its_last" in item.name and name not in ("quickstart", "qp_snn", "sweep"):
+            item.add_marker(pytest.mark.slow)  # the way back is one for all, common.Run
 
 
 def experiment_of(name):

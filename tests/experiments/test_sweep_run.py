@@ -72,6 +72,7 @@ def test_fronts_lanes_and_pictures_are_there(folder, results, rows):
     assert [json.loads(line)["bits"] for line in lines] == [2, 4]
 
 
+@pytest.mark.slow
 @pytest.mark.run
 def test_the_penalty_of_the_pull_phase_and_time_are_axes():
     config = config_of(

@@ -207,6 +207,7 @@ MIXED = network("3C3-MP2-4B3S2M2-5B3-4-2", shape=(4, 4, 1))
 MIXED_SHAPE = (2, 4, 4, 1)
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(st.data())
 def test_whatever_is_kept_shrunk_is_silenced(data):

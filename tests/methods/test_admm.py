@@ -196,7 +196,9 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(x, marks=[pytest.mark.slow] * (" only" in x)) for x in CASES]
+)
 def test_what_is_left_out_of_the_options_is_not_done(problem, case):
     changes, phases = CASES[case]
     options, fit = replaced(OPTIONS, **changes), Untrained()

@@ -163,6 +163,7 @@ def test_the_first_neurons_of_a_block_are_not_in_the_unit_of_the_scores():
     assert balancing.score_unit(net, Inputs((4, 4, 1), 4)) == 2.0 * 3.0 * 0.5
 
 
+@pytest.mark.slow
 def test_a_residual_network_comes_near_to_its_ann_with_all_thresholds_estimated():
     ann, snn = pair("3C3-4B3S2-3", (4, 4, 1), "integrate_then_fire")
     ann, images = larger(ann), pixels(4, 4, 4, 1)

@@ -304,6 +304,7 @@ def test_the_other_order_prunes_floats_first_and_the_ablation_has_other_parts():
     assert result.report.rows[-1].extra["score_stability"] is None
 
 
+@pytest.mark.slow
 def test_a_cut_network_is_the_muted_one():
     net = start()
     options = dataclasses.replace(TINY, score="membrane")

@@ -288,7 +288,7 @@ def loss_by_hand(problem, rates):
 
 
 CASES = [
-    (name, flavour)
+    pytest.param(name, flavour, marks=[pytest.mark.slow] * (flavour != "subtract"))
     for name in TINY
     for flavour in contenders.FLAVOURS
     if (name, flavour) != ("recurrent", "late")  # no neuron of ours

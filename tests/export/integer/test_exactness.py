@@ -35,6 +35,7 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=7, deadline=None, derandomize=True)
 @given(**CASES, strict=st.booleans(), pool=st.sampled_from(["AP2", "MP2"]))
 def test_dyadic_networks_are_spike_exact(bits, reset, order, decay, seed, strict, pool):

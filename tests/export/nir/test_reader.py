@@ -21,6 +21,7 @@ h5py = pytest.importorskip("h5py")
 LAYOUTS = ["4", "3C3-AP2-4", "2C2S2-6-4", "3C3V-4B3M2-D0.5-4", "3C3-4B3S2-AP2-4"]
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None, derandomize=True)
 @given(
     layout=st.sampled_from(LAYOUTS),
