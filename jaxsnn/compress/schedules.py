@@ -35,7 +35,7 @@ __all__ = [
 
 
 def stepwise(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Schedule:
-    """Hold one value after another: `values[i]` from `boundaries[i - 1]` on.
+    """Return one value after another: `values[i]` from `boundaries[i - 1]` on.
 
     >>> penalty = stepwise([1e-3, 1e-2, 1e-1], [100, 200])
     >>> [round(float(penalty(count)), 4) for count in (0, 99, 100, 250)]
@@ -135,7 +135,7 @@ def falling_timesteps(initial: int, timesteps: Sequence[int] = TIMESTEPS) -> tup
 
 
 def is_accepted(initial: float, accuracy: float, tolerance: float = TOLERANCE) -> bool:
-    """Tell whether a stage lost at most `tolerance` of the accuracy at T0.
+    """Return whether a stage lost at most `tolerance` of the accuracy at T0.
 
     >>> is_accepted(0.90, 0.89), is_accepted(0.90, 0.8898)
     (True, False)

@@ -186,7 +186,7 @@ def _shapes(info: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _plan(program: chunks.Program, count: int) -> str:
-    """Say how the lanes are computed."""
+    """Return in words how the lanes are computed."""
     each, devices = program.lanes // program.devices, program.devices
     how = "mapped" if program.mode == "vmap" else "in turn"
     lanes = f"{each} lane" if each == 1 else f"{each} lanes {how}"
