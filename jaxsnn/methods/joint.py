@@ -282,12 +282,7 @@ class _Pipeline:
 
     def see(self, held: _Held) -> Network:
         """Return the network with its weights in the sets."""
-        if not held.quantized:
-            return held.free
-        phase = sets.quantized(optax.identity(), self.grids(held))
-        params = held.free.params
-        params, steps = phase.finish(phase.begin(params), phase.optimizer.init(params))
-        return held.free.replace(params=params, steps=steps)
+        return sets.project(held.free, self.grids(held)) if held.quantized else held.free
 
     def cut_channels(self, held: _Held) -> _Held:
         """Remove the channels of the lowest scores for good, from weights and masks."""

@@ -363,9 +363,7 @@ class _Work:
 
     def quantized(self, free: Network) -> Network:
         """Return a network as it is seen, on its grid, of the free copies of its weights."""
-        way = ways.quantized(optax.identity(), recipe(free, self.task.inputs, self.options))
-        params, steps = way.finish(free.params, way.optimizer.init(free.params))
-        return free.replace(params=params, steps=steps)
+        return ways.project(free, recipe(free, self.task.inputs, self.options))
 
     def shrunk(self, net: Network, keep: Mapping[str, np.ndarray]) -> Network:
         """Return a network of the kept channels, parts of it restarted if that is asked for."""

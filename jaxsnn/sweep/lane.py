@@ -22,7 +22,7 @@ from jaxsnn.network import Network
 from jaxsnn.sweep import chunks
 from jaxsnn.sweep.grid import Axis, SweepGrid
 from jaxsnn.sweep.lanes import Swept, run_lanes
-from jaxsnn.train import Task
+from jaxsnn.train import Task, loop
 
 __all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "run", "training", "with_constants"]
 
@@ -224,14 +224,10 @@ def fit_traced(
     def epoch(state: train.TrainState, number: Array) -> tuple[train.TrainState, train.Sums]:
         sums, stop = train.no_sums(), (number + 1) * steps
         state, sums = train.steps(task, phase.optimizer, batch_size, state, sums, split, stop)
-        if phase.after_epoch is not None:
-            params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
-            state = state._replace(net=state.net.replace(params=params), opt_state=opt_state)
-        return state, sums
+        return loop.end_epoch(phase, state), sums
 
     state, sums = lax.scan(epoch, state, jnp.arange(epochs))
-    params, grids = phase.finish(state.net.params, state.opt_state)
-    return state.net.replace(params=params, steps=grids), sums
+    return loop.end_phase(phase, state), sums
 
 
 def with_constants(

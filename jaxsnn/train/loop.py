@@ -37,6 +37,8 @@ __all__ = [
     "Fit",
     "Sums",
     "TrainState",
+    "end_epoch",
+    "end_phase",
     "fit",
     "init",
     "no_sums",
@@ -332,9 +334,7 @@ def fit(
                 checkpoints.save(epoch + 1, state)
     if checkpoints is not None:
         checkpoints.wait()
-    final: TrainState = parallel.gather(state, task.devices)
-    params, grids = phase.finish(final.net.params, final.opt_state)
-    return final.net.replace(params=params, steps=grids)
+    return end_phase(phase, parallel.gather(state, task.devices))
 
 
 def _epoch(
@@ -358,12 +358,24 @@ def _epoch(
         if not math.isfinite(figures["loss"]):
             raise diverged("the loss")
         bar.advance(last - first, epoch, figures)
-    if phase.after_epoch is not None:
-        params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
-        state = state._replace(net=state.net.replace(params=params), opt_state=opt_state)
+    state = end_epoch(phase, state)
     if not _is_finite(state.net.params):
         raise diverged("a weight")
     return state, sums
+
+
+def end_epoch(phase: Phase, state: TrainState) -> TrainState:
+    """Return the state after what a phase does at the end of an epoch, such as moving masks."""
+    if phase.after_epoch is None:
+        return state
+    params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
+    return state._replace(net=state.net.replace(params=params), opt_state=opt_state)
+
+
+def end_phase(phase: Phase, state: TrainState) -> Network:
+    """Return the network that a phase hands over, with the steps of its grids."""
+    params, grids = phase.finish(state.net.params, state.opt_state)
+    return state.net.replace(params=params, steps=grids)
 
 
 def no_sums() -> Sums:

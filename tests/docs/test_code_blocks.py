@@ -51,10 +51,11 @@ def pages_with_code() -> list:
 def test_the_python_blocks_of_a_page_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": path.stem}
-    for kind, content, line in blocks(path):
-        if kind == "python":
-            # Blank lines in front: a traceback then has the page's own line numbers.
-            exec(compile("\n" * line + content, str(path), "exec"), names)
+    code = [(content, line) for kind, content, line in blocks(path) if kind == "python"]
+    for content, line in code:
+        # Blank lines in front: a traceback then has the page's own line numbers.
+        exec(compile("\n" * line + content, str(path), "exec"), names)
+    assert len(names) > len({"__name__", "__builtins__"}), "the blocks define nothing"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
