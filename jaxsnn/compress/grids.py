@@ -139,6 +139,9 @@ def binary_grid(*, keep_zeros: bool = False, per: Per = "leaf") -> Grid:
       keep_zeros: fit the non-zero entries only and leave zeros zero: after pruning the members
         are `{-alpha, 0, +alpha}` with 0 for the pruned entries alone.
       per: "leaf", or "channel" for an alpha for each index of the last axis.
+
+    Raises:
+      UserError: if `per` is unknown.
     """
     return Grid(_signs, mean_magnitude, 1, 0, keep_zeros, check_per(per))
 
@@ -158,6 +161,9 @@ def ternary_grid(*, keep_zeros: bool = False, sweeps: int = 20, per: Per = "leaf
         either way, and the level 0 may add more).
       sweeps: rounds of the alternation between scale and levels.
       per: "leaf", or "channel" for an alpha for each index of the last axis.
+
+    Raises:
+      UserError: if `per` is unknown.
     """
     return Grid(_trits, mean_magnitude, 2, sweeps, keep_zeros, check_per(per))
 
@@ -181,6 +187,9 @@ def uniform_grid(
       keep_zeros: accepted like the other grids; the level 0 keeps zeros anyway.
       sweeps: rounds of the alternation between scale and levels.
       per: "leaf", or "channel" for an alpha for each index of the last axis.
+
+    Raises:
+      UserError: if the number of bits is out of range or `per` is unknown.
     """
     top = _top_level(bits)
 
@@ -210,6 +219,9 @@ def pow2_grid(
       keep_zeros: accepted like the other grids; the level 0 keeps zeros anyway.
       sweeps: rounds of the alternation between scale and levels.
       per: "leaf", or "channel" for an alpha for each index of the last axis.
+
+    Raises:
+      UserError: if the number of bits is out of range or `per` is unknown.
     """
     check_whole("bits", bits, 2, 6)
     top = jnp.ldexp(1.0, jnp.asarray(jnp.round(2.0 ** (bits - 1)) - 2, jnp.int32))
@@ -281,6 +293,9 @@ def symmetric_uniform(
       quantile: take this quantile of `|W|`, in (0, 1], in place of the maximum; what lies above
         is clipped.
       per: "leaf", or "channel" for a scale for each index of the last axis.
+
+    Raises:
+      UserError: if a number is out of range or `per` is unknown.
 
     References: Chowdhury et al. 2021, https://arxiv.org/abs/2104.12528 (the paper gives no
     formula; this one is ours).

@@ -75,6 +75,10 @@ def _unchanged(params: Any, opt_state: optax.OptState) -> Finished:
 class Phase:
     """An optimizer with what belongs before its first and after its last step.
 
+    >>> phase = Phase(optax.adam(1e-3), begin=lambda params: jax.tree.map(jnp.sign, params))
+    >>> phase.begin({"w": jnp.asarray([3.0, -0.5])})["w"].tolist()
+    [1.0, -1.0]
+
     Attributes:
       optimizer: makes the updates. Its `init` takes the weights before `begin`.
       begin: `params -> params`, before the first step and after `optimizer.init`.
@@ -146,6 +150,10 @@ def quantized(
     Returns:
       A phase that shows the projected weights from the first step on and finishes with the exact
       projection of the free copies, with the step of each leaf on a grid.
+
+    Raises:
+      UserError: if `inner` is no optimizer; at `init`, if a pattern matches no leaf or a set does
+        not suit its leaf.
     """
 
     def begin(params: Any) -> Any:
@@ -172,6 +180,12 @@ def pruned(inner: optax.GradientTransformation, masks: Any) -> Phase:
     Args:
       inner: the optimizer.
       masks: tree like the parameters of boolean masks, as `prune` and `masks` give them.
+
+    Returns:
+      A phase that zeroes the weights outside the masks at its start.
+
+    Raises:
+      UserError: if `inner` is no optimizer; at `init`, if masks and parameters do not fit.
     """
     mask_of = tree.named_leaves(masks)
 
@@ -215,6 +229,12 @@ def pulled(
       every: updates between dual steps, at least 1.
       mode: "squared", or "norm" for the penalty of the ADMM authors' script.
       masks: tree of masks to stay inside, from a pruning before.
+
+    Returns:
+      A phase that leaves the weights near their sets; `prune` or `project` is the hard step.
+
+    Raises:
+      UserError: as `pull`, and if `inner` is no optimizer.
     """
     inside = () if masks is None else (confine(masks),)
     optimizer = optax.chain(pull(recipe, penalty, every, mode=mode), _optimizer(inner), *inside)
@@ -261,6 +281,12 @@ def rewired(
       final: share at the end, in [0, 1].
       keep_gradient: keep the last gradient, for `by_gradient`.
       key: for `at_random`; each epoch draws from another part of it.
+
+    Returns:
+      A phase whose masks move after each epoch, the number of weights staying the same.
+
+    Raises:
+      UserError: if a number is out of range; at `init`, if masks and parameters do not fit.
     """
     rate = prune_rate(steps, initial, final)
     optimizer = sparse(_optimizer(inner), masks, keep_gradient=keep_gradient)
@@ -315,6 +341,12 @@ def gradually_pruned(
       end: update of the last one, a multiple of `every` after `begin`.
       every: updates between prunings, at least 1.
       initial: sparsity of the first pruning, in [0, 1], may be traced.
+
+    Returns:
+      A phase at whose end the selected leaves have the final sparsity, if it lasts until `end`.
+
+    Raises:
+      UserError: as `prune_gradually`.
     """
     narrowing = prune_gradually(final, begin=begin, end=end, every=every, initial=initial)
 

@@ -193,6 +193,9 @@ def keep_largest(sparsity: Number, *, scores: Scores = jnp.abs) -> Projection:
       sparsity: share of the leaf to zero, in [0, 1], may be traced. One that leaves a leaf
         without any weight is an error once the leaf is known.
       scores: what ranks the entries; the magnitude makes it the Euclidean projection.
+
+    Raises:
+      UserError: if the sparsity is out of range.
     """
     check_range("sparsity", sparsity, 0, 1)
     return _KeepLargest(sparsity, scores)
@@ -210,6 +213,9 @@ def percentile_keep(sparsity: Number) -> Projection:
 
     Args:
       sparsity: share of the leaf to zero, in [0, 1], may be traced.
+
+    Raises:
+      UserError: if the sparsity is out of range.
     """
     check_range("sparsity", sparsity, 0, 1)
 
@@ -288,6 +294,9 @@ def n_of_m(n: int, m: int) -> Projection:
     Args:
       n: how many to keep of each group, in [1, m].
       m: size of a group; must divide the number of inputs.
+
+    Raises:
+      UserError: if `n` is not in [1, m]; once the leaf is known, if `m` does not divide its inputs.
     """
     check_whole("m", m, 1, float("inf"))
     check_whole("n", n, 1, m)
@@ -364,6 +373,9 @@ def compose(*projections: Projection) -> Projection:
     >>> both = compose(keep_largest(0.5), binary_grid(keep_zeros=True))
     >>> both(jnp.asarray([1.0, -3.0, 2.0, 0.5])).tolist()
     [0.0, -2.5, 2.5, 0.0]
+
+    Raises:
+      UserError: if there is no projection.
     """
     if not projections:
         raise UserError("compose needs at least one projection")
@@ -385,6 +397,9 @@ def restrict(recipe: Recipe, masks: Any) -> dict[str, Projection]:
 
     Returns:
       leaf name -> mask, then projection; a recipe like any other.
+
+    Raises:
+      UserError: if a pattern matches no leaf.
     """
     mask_of = tree.named_leaves(masks)
     return {

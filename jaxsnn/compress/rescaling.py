@@ -155,6 +155,9 @@ def vanilla(bits: Number) -> Quantizer:
 
     Args:
       bits: `b`, whole, in [1, 8], may be traced.
+
+    Raises:
+      UserError: if the number of bits is out of range.
     """
     return Quantizer(check_whole("bits", bits, 1, MAX_BITS))
 
@@ -207,9 +210,16 @@ def gradient_rule(name: RuleName, quantizer: Quantizer) -> GradientRule:
 
     `Q` is the quantized weight; gamma is a constant to all three. Outside `kept` it is 0.
 
+    >>> rule = gradient_rule("mask", rescaled(1))  # gamma is the mean magnitude, 2 here
+    >>> rule(jnp.ones((2, 1)), jnp.asarray([[3.0], [-1.0]])).tolist()
+    [[0.0], [1.0]]
+
     Args:
       name: of the rule.
       quantizer: the one that the recipe has for the leaves; it gives gamma.
+
+    Returns:
+      (gradient at the quantized leaf, free leaf) -> gradient of the free leaf, all `[...]`.
 
     Raises:
       UserError: if the name is unknown.

@@ -86,6 +86,12 @@ def sparse(
     missing weight would do; then, as in `confine`, the weights land exactly on zero outside the
     masks. `phase.rewired` moves them after each epoch.
 
+    >>> optimizer = sparse(optax.sgd(1.0, momentum=0.9), {"w": jnp.asarray([True, False])})
+    >>> params = {"w": jnp.asarray([2.0, 0.0])}
+    >>> updates, state = optimizer.update({"w": jnp.ones(2)}, optimizer.init(params), params)
+    >>> optax.apply_updates(params, updates)["w"].tolist(), momentum(state)["w"].tolist()
+    ([1.0, 0.0], [1.0, 1.0])
+
     Args:
       inner: the optimizer to wrap, with weight decay and learning rate.
       masks: tree like the parameters; scalar masks never move, the others have their leaf's shape.
@@ -144,6 +150,9 @@ def momentum(opt_state: optax.OptState) -> dict[str, Array]:
 
     That of SGD is its trace `m <- mu m + g`, that of Adam `mu / (sqrt(nu) + 1e-8)`.
 
+    >>> momentum(optax.adam(1e-3).init({"w": jnp.ones(2)}))["w"].tolist()
+    [0.0, 0.0]
+
     Raises:
       UserError: unless the state has exactly one momentum, of SGD or of Adam's family.
     """
@@ -195,6 +204,10 @@ def prune_rate(steps: int, initial: Number = 0.5, final: float = 0.005) -> optax
 
         p(k) = p_1 + (p_0 - p_1) (1 + cos(pi k / K)) / 2
 
+    >>> rate = prune_rate(100, 0.5, 0.0)
+    >>> [round(float(rate(count)), 2) for count in (0, 50, 100)]
+    [0.5, 0.25, 0.0]
+
     Args:
       steps: K, the count at which it ends, at least 1.
       initial: `p_0`, in (0, 1], may be traced.
@@ -226,6 +239,14 @@ def rewire(
 
     so that no layer loses its last weight. A layer may fill 99 % of its free positions, what it
     cannot take is spread evenly; if all layers together cannot take it so, they may fill up.
+
+    >>> optimizer = sparse(optax.sgd(0.1, momentum=0.9), {"w": jnp.asarray([True, True, False])})
+    >>> params = {"w": jnp.asarray([2.0, 1.0, 0.0])}
+    >>> gradient = {"w": jnp.asarray([0.0, 0.0, 5.0])}
+    >>> _, state = optimizer.update(gradient, optimizer.init(params), params)
+    >>> state, params = rewire(state, params, 0.5, redistribute=False)
+    >>> state.confined.masks["w"].tolist(), params["w"].tolist()
+    ([True, False, True], [2.0, 0.0, 0.0])
 
     Args:
       opt_state: of an optimizer with one `sparse`.

@@ -44,6 +44,9 @@ def stepwise(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Sched
     Args:
       values: one more than boundaries.
       boundaries: rising counts at which the next value begins.
+
+    Raises:
+      UserError: if the numbers of values and boundaries do not fit, or the boundaries fall.
     """
     if len(values) != len(boundaries) + 1:
         raise UserError(
@@ -67,11 +70,18 @@ def cubic_sparsity(initial: Number, final: Number, begin: int, end: int) -> opta
 
     and constant outside.
 
+    >>> sparsity = cubic_sparsity(0.0, 0.8, 100, 300)
+    >>> [round(float(sparsity(count)), 2) for count in (0, 100, 200, 300)]
+    [0.0, 0.0, 0.7, 0.8]
+
     Args:
       initial: sparsity `s_i` up to `begin`, in [0, 1].
       final: sparsity `s_f` from `end` on, in [0, 1].
-      begin: count `t_0`.
+      begin: count `t_0`, at least 0.
       end: count `t_1`, greater than `begin`.
+
+    Raises:
+      UserError: if a number is out of range.
 
     References: Zhu and Gupta 2017, https://arxiv.org/abs/1710.01878, Eq. 1.
     """
@@ -83,11 +93,18 @@ def cubic_sparsity(initial: Number, final: Number, begin: int, end: int) -> opta
 def linear_ramp(initial: Number, final: Number, begin: int, end: int) -> optax.Schedule:
     """Go from one value to another in a straight line, and stay constant outside.
 
+    >>> rate = linear_ramp(1.0, 0.0, 0, 4)
+    >>> [float(rate(count)) for count in (0, 1, 4, 9)]
+    [1.0, 0.75, 0.0, 0.0]
+
     Args:
       initial: value up to `begin`.
       final: value from `end` on.
-      begin: count at which the ramp begins.
+      begin: count at which the ramp begins, at least 0.
       end: count at which it ends, greater than `begin`.
+
+    Raises:
+      UserError: unless `0 <= begin < end`.
     """
     return _polynomial(initial, final, begin, end, power=1)
 
@@ -120,6 +137,9 @@ class Stage(NamedTuple):
 
 def falling_timesteps(initial: int, timesteps: Sequence[int] = TIMESTEPS) -> tuple[int, ...]:
     """Return a schedule of timesteps, checked: whole, falling from below `initial`, at least 1.
+
+    >>> falling_timesteps(8, [6, 4])
+    (6, 4)
 
     Raises:
       UserError: if it rises, repeats a number or reaches 0.
@@ -166,6 +186,9 @@ def next_timesteps(
     It has when the last stage was not accepted, or the schedule is through. A function of what is
     on record alone: a resumed run decides as an uninterrupted one.
 
+    >>> next_timesteps(8, [6, 4], [0.95]), next_timesteps(8, [6, 4], [0.95, 0.90])
+    (6, None)
+
     Args:
       initial: T0.
       timesteps: the schedule, falling from below T0.
@@ -198,6 +221,11 @@ def shorten(
     tolerance: float = TOLERANCE,
 ) -> tuple[Shortened, int, list[Stage]]:
     """Reduce the timesteps stage by stage, each from the weights of the one before.
+
+    >>> at = {6: 0.95, 4: 0.80}  # accuracy of the network, here a name, trained at so many steps
+    >>> network, timesteps, _ = shorten(lambda _, T: (f"net{T}", at[T]), "net8", 0.95, 8, [6, 4])
+    >>> network, timesteps
+    ('net6', 6)
 
     Args:
       train: `(network, T) -> (network, its accuracy on the validation split)`: one stage, with an
@@ -232,6 +260,9 @@ def time_mask(active: Number, timesteps: int) -> Array:
     from that step on: the sums over time are those of the truncated run, for no step hears a later
     one.
 
+    >>> time_mask(2, 4).tolist()
+    [1.0, 1.0, 0.0, 0.0]
+
     Args:
       active: how many steps count, whole, in [1, T], may be traced.
       timesteps: T of the program.
@@ -250,6 +281,9 @@ def time_weights(active: Number, timesteps: int) -> Array:
     the truncated run, with `active` traced: one program for all T, which a sweep may map over. Only
     batch normalisation in training would mix the steps.
 
+    >>> time_weights(2, 4).tolist()
+    [2.0, 2.0, 0.0, 0.0]
+
     Args:
       active: how many steps count, whole, in [1, T], may be traced.
       timesteps: T of the program.
@@ -261,5 +295,9 @@ def time_weights(active: Number, timesteps: int) -> Array:
 
 
 def over_time(weights: Array, values: Array) -> Array:
-    """Multiply every step with its weight: `[T]` and `[T, ...]` -> `[T, ...]`."""
+    """Multiply every step with its weight: `[T]` and `[T, ...]` -> `[T, ...]`.
+
+    >>> over_time(time_weights(1, 2), jnp.ones((2, 3))).tolist()
+    [[2.0, 2.0, 2.0], [0.0, 0.0, 0.0]]
+    """
     return values * weights.reshape((-1,) + (1,) * (values.ndim - 1)).astype(values.dtype)

@@ -49,6 +49,10 @@ def singular_scores(spikes: Array, timesteps: int, *, tolerance: Number = 1e-6) 
     Singular values count above `max(tolerance, max(H, W) eps sigma_1)`, `eps` that of float32. They
     are taken of the sums over time, which are whole numbers, and divided by T only then.
 
+    >>> maps = jnp.stack([jnp.eye(3), jnp.ones((3, 3)), jnp.zeros((3, 3))], axis=-1)
+    >>> singular_scores(maps[None], timesteps=4).tolist()
+    [3.0, 1.0, 0.0]
+
     Args:
       spikes: spikes summed over time, `[B, H, W, C]`: one of `Activity.spikes` or `.pooled`.
       timesteps: number of time steps T.
@@ -96,6 +100,9 @@ def membrane_scores(magnitude: Array, timesteps: int) -> Array:
     """Score each channel by the size of its potentials: SCA (Eq. 7, after Li et al. 2024).
 
         score(f) = (1 / (B T)) sum_b sum_t ||u[t, b, :, :, f]||_1
+
+    >>> membrane_scores(jnp.asarray([[4.0, 0.0], [8.0, 2.0]]), timesteps=2).tolist()
+    [3.0, 0.5]
 
     Args:
       magnitude: absolute potential before reset, summed over time, `[B, ..., C]`: one of
@@ -157,6 +164,9 @@ def score_stability(scores: Array) -> Array:
     """Measure how alike the scores of different batches are, mean pairwise cosine (Eq. 15).
 
         (2 / (n (n - 1))) sum_{i < j} <s_i, s_j> / (||s_i|| ||s_j||)
+
+    >>> round(float(score_stability(jnp.asarray([[1.0, 0.0], [0.0, 2.0], [0.0, 1.0]]))), 3)
+    0.333
 
     Args:
       scores: of a layer, `[n, C]`, a row for each batch, n >= 2. A row of zeros is like nothing.
