@@ -45,7 +45,7 @@ from jaxsnn.compress.projections import (
 )
 from jaxsnn.compress.rescaling import gradient_rule, rescaled, vanilla
 from jaxsnn.compress.rewiring import sparse
-from jaxsnn.compress.transforms import confine, latent, pass_within, pull, snap
+from jaxsnn.compress.transforms import confine, latent, pull, snap
 
 __all__ = [
     "Finished",
@@ -66,7 +66,6 @@ __all__ = [
     "masks",
     "n_of_m",
     "on_mask",
-    "pass_within",
     "percentile_keep",
     "pow2_grid",
     "principal",

@@ -48,9 +48,9 @@ from jaxsnn.arrays import (
     safe_divide,
 )
 from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.gradients import GradientRule, pass_through
 from jaxsnn.compress.grids import check_channels
 from jaxsnn.compress.projections import Projection, check_mask
-from jaxsnn.compress.transforms import GradientRule, pass_through
 from jaxsnn.errors import UserError
 
 __all__ = [

@@ -17,7 +17,6 @@ In other people's loops:
   they should. `schedule_free(chain(..., confine(masks)))` keeps zeros that are there.
 """
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
@@ -26,6 +25,7 @@ import optax
 
 from jaxsnn import tree
 from jaxsnn.arrays import Array, Number, check_range, check_whole, safe_divide
+from jaxsnn.compress.gradients import GradientRule, pass_through
 from jaxsnn.compress.masks import check_masks, land_inside
 from jaxsnn.compress.projections import Projection, Recipe, project, resolve
 from jaxsnn.compress.states import exchange, find, is_placeholder, require_params
@@ -34,15 +34,12 @@ from jaxsnn.errors import UserError
 __all__ = [
     "ConfineState",
     "Convergence",
-    "GradientRule",
     "LatentState",
     "PullState",
     "confine",
     "dual_step",
     "free_params",
     "latent",
-    "pass_through",
-    "pass_within",
     "pull",
     "residuals",
     "set_penalty",
@@ -95,6 +92,13 @@ def pull(
 
     Weights only come near the set: project them at the end (`project`).
 
+    >>> from jaxsnn.compress import keep_largest
+    >>> optimizer = optax.chain(pull({"w": keep_largest(0.5)}, 0.5, every=100), optax.sgd(1.0))
+    >>> params = {"w": jnp.asarray([3.0, 1.0])}  # the set keeps 3 and pulls 1 to 0
+    >>> updates, state = optimizer.update({"w": jnp.zeros(2)}, optimizer.init(params), params)
+    >>> optax.apply_updates(params, updates)["w"].tolist()
+    [3.0, 0.5]
+
     Args:
       recipe: pattern -> projection; the leaves that it matches are pulled.
       penalty: `rho`, at least 0; a number, traced or not, or a schedule of the update count. It
@@ -108,7 +112,8 @@ def pull(
       A transformation with a `PullState`.
 
     Raises:
-      UserError: at `init`, if a pattern matches no leaf or a set does not suit its leaf.
+      UserError: if a number is out of range or the mode unknown; at `init`, if a pattern matches no
+        leaf or a set does not suit its leaf.
 
     References: Boyd et al. 2011, https://doi.org/10.1561/2200000016, section 3.1.1;
     Deng et al. 2019, https://arxiv.org/abs/1911.00822.
@@ -242,30 +247,6 @@ class LatentState(NamedTuple):
     inner: optax.OptState  # state of the wrapped optimizer
 
 
-GradientRule = Callable[[Array, Array], Array]
-"""Gradient at the projected leaf `[...]`, free copy `[...]` -> gradient for the copy `[...]`."""
-
-
-def pass_through(gradient: Array, free: Array) -> Array:
-    """Hand the gradient on unchanged, as if the projection were the identity."""
-    del free
-    return gradient
-
-
-def pass_within(bound: Number) -> GradientRule:
-    """Make the rule that stops the gradient of entries whose free copy lies beyond `+-bound`.
-
-    Args:
-      bound: largest magnitude that still learns, greater than 0, may be traced.
-    """
-    check_range("bound", bound, 0, float("inf"), open_low=True)
-
-    def rule(gradient: Array, free: Array) -> Array:
-        return jnp.where(jnp.abs(free) <= bound, gradient, jnp.zeros_like(gradient))
-
-    return rule
-
-
 def latent(
     inner: optax.GradientTransformation,
     recipe: Recipe,
@@ -287,6 +268,14 @@ def latent(
         params = project(params, recipe)      # and from here on the weights are projected
 
     `phase.quantized` does both, and `snap` at last.
+
+    >>> from jaxsnn.compress import binary_grid
+    >>> recipe, params = {"w": binary_grid()}, {"w": jnp.asarray([0.5, -1.5])}
+    >>> optimizer = latent(optax.sgd(1.0), recipe)
+    >>> state, params = optimizer.init(params), project(params, recipe)
+    >>> updates, state = optimizer.update({"w": jnp.asarray([2.0, 0.0])}, state, params)
+    >>> optax.apply_updates(params, updates)["w"].tolist()  # the copy moved to [-1.5, -1.5]
+    [-1.5, -1.5]
 
     Args:
       inner: the optimizer to wrap.
@@ -350,6 +339,11 @@ def snap(opt_state: optax.OptState, params: Any, recipe: Recipe) -> Any:
 
     Visible weights are sums of updates and can be a rounding error off the grid; these are not.
 
+    >>> from jaxsnn.compress import binary_grid
+    >>> recipe, params = {"w": binary_grid()}, {"w": jnp.asarray([0.5, -1.5])}
+    >>> snap(latent(optax.sgd(0.1), recipe).init(params), params, recipe)["w"].tolist()
+    [1.0, -1.0]
+
     Args:
       opt_state: of an optimizer with one `latent`.
       params: tree of the visible weights.
@@ -369,6 +363,12 @@ def confine(masks: Any) -> optax.GradientTransformationExtraArgs:
 
     The update becomes `u` inside the mask and `-p` outside, so `p + u` is zero there: momentum,
     weight decay and noise cannot revive a pruned weight. It must be last in the chain.
+
+    >>> optimizer = optax.chain(optax.sgd(1.0), confine({"w": jnp.asarray([True, False])}))
+    >>> params = {"w": jnp.asarray([3.0, 2.0])}
+    >>> updates, state = optimizer.update({"w": jnp.ones(2)}, optimizer.init(params), params)
+    >>> optax.apply_updates(params, updates)["w"].tolist()
+    [2.0, 0.0]
 
     Args:
       masks: tree like the parameters of boolean masks, broadcastable to their leaves; a scalar

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxsnn import arrays
-from jaxsnn.compress import grids, masks, states, transforms
+from jaxsnn.compress import gradients, grids, masks, states, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 
@@ -188,7 +188,7 @@ def test_the_dual_residual_is_how_far_the_last_dual_step_moved():
             r"mask of 'a/bias' has shape \(7,\)",
         ),
         (lambda: transforms.confine({"a": True}), r"no mask for .*'a/kernel'"),
-        (lambda: transforms.pass_within(0.0), r"bound must be in \(0, inf\]"),
+        (lambda: gradients.pass_within(0.0), r"bound must be in \(0, inf\]"),
     ],
 )
 def test_mistakes_are_named_at_the_start(make, message):
@@ -213,7 +213,7 @@ def quadratic(weights):
 )
 def test_latent_equals_straight_through_training_step_by_step(inner, bound):
     recipe, grid = {"w": grids.ternary_grid(sweeps=5)}, grids.ternary_grid(sweeps=5)
-    rule = None if bound is None else transforms.pass_within(bound)
+    rule = None if bound is None else gradients.pass_within(bound)
     optimizer = transforms.latent(inner, recipe, straight_through=rule)
     free = {"w": START}
     state, inner_state = optimizer.init(free), inner.init(free)
