@@ -13,9 +13,17 @@ from jax import lax
 from jaxsnn.errors import UserError
 from jaxsnn.layers import convolution
 from jaxsnn.layers.convolution import convolve
+from jaxsnn.native import convolutions as onednn
 
 # Strides that divide the image and that leave rows over; an even kernel beside the odd ones.
 CASES = [*itertools.product((1, 2, 3), (1, 3, 5), ("SAME", "VALID")), (2, 2, "SAME")]
+
+
+@pytest.fixture(autouse=True)
+def without_onednn():
+    """Test the forms that are made of XLA's operations; tests/native has the other way."""
+    with onednn.off():
+        yield
 
 
 def problem(size, *batch):

@@ -1,0 +1,10 @@
+"""What is compiled at first use: oneDNN's convolutions under XLA's, and the builder of C code.
+
+A machine without a compiler, without oneDNN or of another kind takes XLA's path, and `describe`
+says in one line which path is taken and why.
+"""
+
+from jaxsnn.native.builder import build, find_compiler
+from jaxsnn.native.convolutions import describe
+
+__all__ = ["build", "describe", "find_compiler"]

@@ -1,0 +1,125 @@
+"""The three directions of a convolution through oneDNN, as functions inside of any JAX program.
+
+They are the same numbers as XLA's up to the order of sums: products in the arrays' type, sums in
+float32. Which direction of which shape goes this way is decided in `layers/convolution.py`.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxsnn.errors import UserError
+from jaxsnn.native import onednn
+
+__all__ = ["available", "convolve", "describe", "gradient_of_images", "gradient_of_kernel", "off"]
+
+Borders = tuple[tuple[int, int], ...]  # zeros before and behind, of rows and of columns
+
+_switched_off: list[bool] = []  # one entry for each open `off`
+
+
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+    """Trace with XLA's convolutions inside of the block: for programs that leave the process."""
+    _switched_off.append(True)
+    try:
+        yield
+    finally:
+        _switched_off.pop()
+
+
+def available(dtype: jax.typing.DTypeLike) -> bool:
+    """Return whether oneDNN convolves arrays of a type here."""
+    if _switched_off or _failure() is not None:
+        return False
+    if dtype == jnp.bfloat16:
+        return onednn.instruction_set() >= onednn.AVX512
+    return dtype == jnp.float32
+
+
+def describe() -> str:
+    """Return one line: which convolutions a program gets on this CPU, and why.
+
+    Example:
+      >>> from jaxsnn import native
+      >>> native.describe().startswith(("convolutions: oneDNN", "convolutions: XLA"))
+      True
+    """
+    if (failure := _failure()) is not None:
+        return f"convolutions: XLA ({failure})"
+    version = onednn.load().jaxsnn_onednn_version()
+    widest = onednn.instruction_set()
+    names = {onednn.AVX2: "AVX2", onednn.AVX2_NEXT: "AVX2", onednn.AVX512: "AVX-512"}
+    known = [bits for bits in names if bits <= widest]
+    name = "AMX" if widest & onednn.AMX else names[max(known)] if known else "SSE"
+    return f"convolutions: oneDNN {version // 100}.{version % 100} ({name})"
+
+
+@cache
+def _failure() -> str | None:
+    if os.environ.get("JAXSNN_NATIVE") == "0":
+        return "$JAXSNN_NATIVE is 0"
+    if jax.default_backend() != "cpu":
+        return f"the device is {jax.default_backend()}"
+    try:
+        onednn.load()
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def convolve(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
+    """Return the convolution of `[N, H, W, C]` with `[kh, kw, C / groups, O]`."""
+    shape = (len(images), *_size(stride, borders, images, kernel), kernel.shape[-1])
+    groups = images.shape[-1] // kernel.shape[2]
+    return _call("jaxsnn_convolve", stride, borders, groups, images, kernel, shape)
+
+
+def gradient_of_images(
+    stride: int, borders: Borders, size: tuple[int, ...], cotangent: Array, kernel: Array,
+    groups: int = 1,
+) -> Array:  # fmt: skip
+    """Return the gradient of images of a size (H, W) from that of the outputs, `[N, H', W', O]`."""
+    shape = (len(cotangent), *size, kernel.shape[2] * groups)
+    return _call("jaxsnn_to_images", stride, borders, groups, cotangent, kernel, shape)
+
+
+def gradient_of_kernel(
+    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
+) -> Array:
+    """Return the gradient of a kernel of a shape from images and the gradient of the outputs."""
+    groups = images.shape[-1] // shape[2]
+    return _call("jaxsnn_to_kernel", stride, borders, groups, images, cotangent, shape)
+
+
+def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[int]:
+    return [
+        (n + sum(border) - taps) // stride + 1
+        for n, border, taps in zip(images.shape[1:3], borders, kernel.shape[:2], strict=True)
+    ]
+
+
+def _call(
+    name: str, stride: int, borders: Borders, groups: int, first: Array, second: Array,
+    shape: tuple[int, ...],
+) -> Array:  # fmt: skip
+    result = jax.ShapeDtypeStruct(shape, first.dtype)
+    call = jax.ffi.ffi_call(name, result, vmap_method="sequential")
+    found: Array = call(
+        first, second, stride=np.int64(stride), borders=np.array(borders, np.int64).ravel(),
+        groups=np.int64(groups), threads=np.int64(_threads()),
+    )  # fmt: skip
+    return found
+
+
+def _threads() -> int:
+    """Return how many threads a call may use: the cores, shared by the devices of the program."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    devices = max(1, jax.sharding.get_abstract_mesh().size)  # empty outside of `shard_map`
+    return max(1, (cores or 1) // devices)

@@ -1,0 +1,109 @@
+"""Find oneDNN: the named one, the wheel's, or the system's; load our handlers built against it."""
+
+import ctypes
+import ctypes.util
+import os
+import re
+import sys
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+import jax
+
+from jaxsnn.errors import UserError
+from jaxsnn.native.builder import build
+
+__all__ = ["HANDLERS", "Library", "instruction_set", "load"]
+
+HANDLERS = ("jaxsnn_convolve", "jaxsnn_to_images", "jaxsnn_to_kernel")
+NAMES = ("libdnnl.so.3", "libdnnl.so")
+MAJOR = 3  # of oneDNN: an older or newer one has other functions
+
+# What oneDNN says it uses (dnnl::cpu_isa), from the narrowest.
+SSE, AVX, AVX2, AVX2_NEXT, AVX512, AMX = 0x1, 0x3, 0x7, 0xF, 0x27, 0x1000
+
+
+@dataclass(frozen=True)
+class Library:
+    """An installed oneDNN: the folder of its headers and the file itself."""
+
+    include: Path
+    file: Path
+
+
+@cache
+def load() -> ctypes.CDLL:
+    """Build our handlers against the oneDNN at hand, load them and tell XLA about them.
+
+    Raises:
+      UserError: if a part is missing (library, headers, compiler), of another version, or broken.
+    """
+    library = _find()
+    source = (resources.files("jaxsnn.native") / "handlers.cc").read_text(encoding="utf-8")
+    path = build(
+        # The version of jaxlib is part of the source, so that another one builds anew.
+        f"// jaxlib {jax.lib.__version__}, {library.file}\n{source}",
+        [
+            *(
+                "-std=c++17",
+                "-O2",
+                "-fopenmp",
+                f"-I{library.include}",
+                f"-I{jax.ffi.include_dir()}",
+            ),
+            *(f"-L{library.file.parent}", f"-l:{library.file.name}"),
+            f"-Wl,-rpath,{library.file.parent}",
+        ],
+        language="c++",
+    )
+    # Waiting threads must not spin: XLA computes on the same cores between two convolutions.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    try:
+        handlers = ctypes.CDLL(str(path))
+        version = handlers.jaxsnn_onednn_version()
+        for name in HANDLERS:
+            jax.ffi.register_ffi_target(
+                name, jax.ffi.pycapsule(getattr(handlers, name)), platform="cpu"
+            )
+    except (OSError, AttributeError) as error:
+        raise UserError(f"{path}: the built library does not load ({error})") from None
+    if version // 100 != MAJOR:
+        raise UserError(f"{library.file} is oneDNN {version // 100}, but {MAJOR} is needed")
+    return handlers
+
+
+def instruction_set() -> int:
+    """Return the widest instructions that oneDNN uses here, one of the constants above."""
+    found: int = load().jaxsnn_instruction_set()
+    return found
+
+
+def _find() -> Library:
+    named = os.environ.get("JAXSNN_ONEDNN")
+    prefixes = [Path(named)] if named else [Path(sys.prefix), Path("/usr/local"), Path("/usr")]
+    for prefix in prefixes:
+        include = prefix / "include"
+        header = include / "oneapi" / "dnnl" / "dnnl_version.h"
+        file = next((f for f in _files(prefix) if f.is_file()), None)
+        if file is not None and header.is_file():
+            _check_version(header)
+            return Library(include, file)
+    if named:
+        raise UserError(
+            f"$JAXSNN_ONEDNN = {named!r} holds no include/oneapi/dnnl/dnnl_version.h with a "
+            f"lib/{NAMES[0]}"
+        )
+    raise UserError("oneDNN is not installed; `pip install 'jaxsnn-compress[native]'` brings it")
+
+
+def _files(prefix: Path) -> list[Path]:
+    folders = [prefix / "lib", prefix / "lib64", *sorted((prefix / "lib").glob("*-linux-gnu*"))]
+    return [folder / name for folder in folders for name in NAMES]
+
+
+def _check_version(header: Path) -> None:
+    found = re.search(r"DNNL_VERSION_MAJOR (\d+)", header.read_text(errors="replace"))
+    if found is None or int(found[1]) != MAJOR:
+        raise UserError(f"{header} is of oneDNN {found[1] if found else '?'}; {MAJOR} is needed")

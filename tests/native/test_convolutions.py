@@ -1,0 +1,207 @@
+"""oneDNN's convolutions against XLA's: every direction, in every kind of program.
+
+These tests need the extra `native`; without it each says why it was left out. A machine that has
+it can be told to go without (JAXSNN_NATIVE=0), and the line that says so is tested everywhere.
+"""
+
+import os
+import resource
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from jax.sharding import PartitionSpec
+
+from jaxsnn import native
+from jaxsnn.layers.convolution import convolve
+from jaxsnn.native import convolutions as onednn
+from jaxsnn.native.onednn import AVX512
+
+needs_onednn = pytest.mark.skipif(not onednn.available(jnp.float32), reason=native.describe())
+
+
+def by_xla(images, kernel, stride, borders, groups=1):
+    """Convolve with XLA's own operation, in float32."""
+    names = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        images, kernel, (stride, stride), borders, dimension_numbers=names,
+        feature_group_count=groups, precision=lax.Precision.HIGHEST,
+    )  # fmt: skip
+
+
+def arrays(random, dtype, *shapes):
+    return [jnp.asarray(random.standard_normal(shape), dtype) for shape in shapes]
+
+
+def random_case(seed):
+    """Return a convolution of random sizes: batch, stride, borders, groups (depthwise too)."""
+    random = np.random.default_rng(seed)
+    stride, taps = random.integers(1, 4), random.integers(1, 6, 2)
+    borders = tuple((int(a), int(b)) for a, b in (random.integers(0, k, 2) for k in taps))
+    size = [int(k) + int(random.integers(0, 9)) for k in taps]
+    groups = int(random.choice([1, 1, 2, 4]))
+    channels = groups * int(random.choice([1, 2, 3, 9]))
+    outputs = groups * int(random.choice([1, 3, 8, 17]))
+    images = (int(random.integers(1, 7)), *size, channels)
+    return int(stride), borders, groups, images, (*map(int, taps), channels // groups, outputs)
+
+
+def close(found, right, dtype):
+    scale = float(jnp.abs(right).max()) or 1.0
+    error = float(jnp.abs(found.astype(jnp.float32) - right).max()) / scale
+    assert error < (5e-6 if dtype == jnp.float32 else 2e-2)
+
+
+TYPES = [jnp.float32] + [jnp.bfloat16] * onednn.available(jnp.bfloat16)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("seed", range(12))
+def test_all_directions_of_random_convolutions(seed, dtype):
+    stride, borders, groups, of_images, of_kernel = random_case(seed)
+    random = np.random.default_rng(100 + seed)
+    images, kernel = arrays(random, dtype, of_images, of_kernel)
+
+    def right(images, kernel):
+        return by_xla(images, kernel, stride, borders, groups)
+
+    exact = [x.astype(jnp.float32) for x in (images, kernel)]
+    outputs, pull = jax.vjp(right, *exact)
+    (cotangent,) = arrays(random, dtype, outputs.shape)
+    to_images, to_kernel = pull(cotangent.astype(jnp.float32))
+    found = onednn.convolve(stride, borders, images, kernel)
+    assert found.dtype == dtype
+    close(found, outputs, dtype)
+    size = of_images[1:3]
+    close(
+        onednn.gradient_of_images(stride, borders, size, cotangent, kernel, groups),
+        to_images,
+        dtype,
+    )
+    found = onednn.gradient_of_kernel(stride, borders, of_kernel, images, cotangent)
+    close(found, to_kernel, dtype)
+
+
+@pytest.fixture
+def problem():
+    random = np.random.default_rng(0)
+    return arrays(random, jnp.float32, (4, 6, 6, 3), (3, 3, 3, 5))
+
+
+def score(images, kernel):
+    return jnp.sum(jnp.sin(convolve(images, kernel, stride=2)))
+
+
+def both_ways(function, *arguments):
+    """Return a jitted function's result through oneDNN and through XLA."""
+    ours = jax.jit(function)(*arguments)
+    with onednn.off():
+        return ours, jax.jit(lambda *a: function(*a))(*arguments)
+
+
+@needs_onednn
+@pytest.mark.parametrize(
+    "program",
+    [
+        jax.value_and_grad(score, (0, 1)),
+        lambda x, k: lax.scan(lambda s, _: (s - 0.1 * jax.grad(score, 1)(x, s), None), k, None, 3),
+        jax.grad(jax.checkpoint(score), (0, 1)),
+    ],
+    ids=["gradient", "scan", "remat"],
+)
+def test_every_kind_of_program(program, problem):
+    ours, right = both_ways(program, *problem)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(right), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@needs_onednn
+def test_lanes_with_a_kernel_each(problem):
+    images, kernel = problem
+    lanes = jnp.stack([kernel, 2 * kernel, kernel - 1])
+    ours = jax.vmap(jax.grad(score, 1), (None, 0))(images, lanes)
+    for lane, found in zip(lanes, ours, strict=True):
+        np.testing.assert_allclose(found, jax.grad(score, 1)(images, lane), rtol=1e-5, atol=1e-5)
+
+
+@needs_onednn
+def test_shards_and_donated_buffers(problem):
+    images, kernel = problem
+    mesh = jax.make_mesh((1,), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
+    shard = jax.shard_map(
+        convolve, mesh=mesh, in_specs=(PartitionSpec("devices"), PartitionSpec()),
+        out_specs=PartitionSpec("devices"), check_vma=False,
+    )  # fmt: skip
+    right = convolve(images, kernel)
+    np.testing.assert_allclose(jax.jit(shard)(images, kernel), right, rtol=1e-6)
+    same = jax.jit(lambda x: convolve(x, jnp.ones((1, 1, 3, 3))), donate_argnums=0)
+    np.testing.assert_allclose(same(images + 0), images.sum(-1, keepdims=True) + 0 * images,
+                               rtol=1e-5, atol=1e-5)  # fmt: skip
+
+
+@needs_onednn
+def test_a_program_for_any_batch_size_takes_xlas_way(problem):
+    images, kernel = problem
+    (batch,) = jax.export.symbolic_shape("b")
+    free = jax.ShapeDtypeStruct((batch, *images.shape[1:]), jnp.float32)
+    program = jax.export.export(jax.jit(lambda x: convolve(x, kernel)))(free)
+    assert "jaxsnn_" not in program.mlir_module()
+    np.testing.assert_allclose(program.call(images), convolve(images, kernel), rtol=1e-4, atol=1e-5)
+
+
+@needs_onednn
+def test_ten_thousand_calls_leak_nothing(problem):
+    images, kernel = problem
+
+    @jax.jit
+    def many(x, count):
+        def call(_, x):
+            d = onednn.gradient_of_images(1, ((1, 1), (1, 1)), (6, 6), x, kernel.swapaxes(2, 3))
+            return onednn.convolve(1, ((1, 1), (1, 1)), d, kernel.swapaxes(2, 3)) * 1e-3
+
+        return lax.fori_loop(0, count, call, x)
+
+    many(images, 500).block_until_ready()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    many(images, 5_000).block_until_ready()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 4_000  # kB
+
+
+def line_with(**environment):
+    code = "from jaxsnn import native; print(native.describe())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, **environment},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_what_is_missing_is_one_line(tmp_path):
+    line = line_with(JAXSNN_ONEDNN=str(tmp_path))
+    assert line.startswith("convolutions: XLA ($JAXSNN_ONEDNN = ")
+    assert line.count("\n") == 1
+
+
+def test_it_can_be_switched_off():
+    assert line_with(JAXSNN_NATIVE="0") == "convolutions: XLA ($JAXSNN_NATIVE is 0)\n"
+
+
+@pytest.mark.skipif(
+    onednn.available(jnp.float32) and onednn.onednn.instruction_set() >= AVX512,
+    reason="this processor has bfloat16 instructions",
+)
+def test_without_its_instructions_bfloat16_takes_xlas_way():
+    assert not onednn.available(jnp.bfloat16)
+    assert not onednn.available(jnp.float16)
+    assert (
+        convolve(jnp.ones((1, 3, 3, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16))[
+            0, 1, 1, 0
+        ]
+        == 9
+    )
