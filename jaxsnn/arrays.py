@@ -175,14 +175,18 @@ def top_fraction(scores: Array, sparsity: Number) -> Array:
     return kept
 
 
-def sum_over_time(x: Array) -> Array:
+def sum_over_time(x: Array, weights: Array | None = None) -> Array:
     """Sum over the first axis, `[T, ...] -> [...]`; exact for spikes.
 
     Written as a product with ones: XLA's sum over the first of many axes is up to 30 times slower
     on a CPU, unless what follows sums up everything anyway.
+
+    Args:
+      x: `[T, ...]`.
+      weights: of each step, `[T]`, such as 0 for those that do not count; None for ones.
     """
-    ones = jnp.ones(x.shape[0], x.dtype)
-    return jnp.tensordot(ones, x, 1, precision=jax.lax.Precision.HIGHEST)
+    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
+    return jnp.tensordot(weights, x, 1, precision=jax.lax.Precision.HIGHEST)
 
 
 def safe_divide(a: Number, b: Number) -> Array:

@@ -79,9 +79,12 @@ class Signal:
             return self.value
         return jnp.broadcast_to(self.value[None], (self.timesteps, *self.value.shape))
 
-    def total(self) -> Array:
-        """Return the value summed over time, `[B, ...]`."""
-        return self.value * self.timesteps if self.constant else sum_over_time(self.value)
+    def total(self, weights: Array | None = None) -> Array:
+        """Return the value summed over time, `[B, ...]`, each step by its weight of `[T]`."""
+        if not self.constant:
+            return sum_over_time(self.value, weights)
+        count = self.timesteps if weights is None else weights.sum().astype(self.value.dtype)
+        return self.value * count
 
 
 def direct(values: Array, timesteps: int) -> Signal:

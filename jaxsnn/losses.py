@@ -18,16 +18,10 @@ from jaxsnn.errors import UserError
 from jaxsnn.layers import Activity
 
 __all__ = [
-    "attention_distance",
-    "attention_guided",
-    "attention_map",
-    "attention_transfer",
-    "check_labels",
     "cross_entropy",
     "distillation",
     "mean_squared_error",
     "rate",
-    "readout_loss",
     "spike_count",
     "summed_cross_entropy",
 ]
@@ -141,7 +135,7 @@ def spike_count(activity: Activity, *, exclude: Collection[str] = ()) -> Array:
     if not layers:
         raise UserError(f"no spiking layer is left after excluding {sorted(exclude)}")
     total = jnp.stack([spikes.sum() for spikes in layers]).sum()
-    return total / (activity.timesteps * sum(spikes.size for spikes in layers))
+    return total / (float(sum(spikes.size for spikes in layers)) * activity.steps)
 
 
 def attention_map(activation: Array) -> Array:

@@ -13,11 +13,13 @@ from flax import nnx
 from jax import Array
 
 from jaxsnn import layers, tree
+from jaxsnn.arrays import Number
 from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
-from jaxsnn.layers import Flow
+from jaxsnn.layers.layer import named
+from jaxsnn.layers.walk import Flow
 from jaxsnn.program import (
     ForeignProgram,
     LinearMap,
@@ -87,7 +89,7 @@ class Network:
         """
         if not isinstance(module, nnx.Module):
             raise UserError(f"module must be a flax.nnx.Module, found {type(module).__name__}")
-        module = layers.named(module)
+        module = named(module)
         if not layers.synapses(module):
             raise UserError(
                 f"{type(module).__name__} holds no layer with weights of jaxsnn.layers; "
@@ -112,7 +114,7 @@ class Network:
           params: any pytree of arrays: of Linen, Equinox, Haiku, a dictionary.
           apply: `apply(params, x)` with `x` `[T, B, ...]` returns the read-out `[T, B, classes]` or
             an `Output`. With `stats`, `apply(params, stats, x)` returns (read-out, new stats). It
-            is given `train=` and `key=` if it has arguments of these names.
+            is given `train=`, `key=` and `active=` if it has arguments of these names.
           stats: what is no parameter.
 
         Raises:
@@ -137,6 +139,7 @@ class Network:
         key: Array | None = None,
         remat: int | None = None,
         axis: str | None = None,
+        active: Number | None = None,
     ) -> Output:
         """Run the network.
 
@@ -149,14 +152,16 @@ class Network:
             for one more forward pass.
           axis: name of a mapped axis over which the batch is spread, so that batch normalisation
             averages over all of it.
+          active: record only the first so many steps, in [1, T], may be traced; the read-out is
+            given at all of them.
 
         Raises:
-          UserError: if a layer does not fit its input, or `remat` does not divide T.
+          UserError: if a layer does not fit its input, `remat` does not divide T, or batch
+            normalisation would average over steps that do not count.
         """
         signal = as_signal(x)
-        return self.program.run(
-            self.params, self.stats, signal, train=train, key=key, remat=remat, axis=axis
-        )
+        mode = {"train": train, "key": key, "remat": remat, "axis": axis, "active": active}
+        return self.program.run(self.params, self.stats, signal, **mode)
 
     def replace(self, **parts: Any) -> "Network":
         """Return a network with other `params`, `stats` or `steps`.

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jaxsnn import layers, tree
-from jaxsnn.arrays import at_least_float32, check_whole
+from jaxsnn import tree
+from jaxsnn.arrays import Number, at_least_float32, check_whole
+from jaxsnn.compress import schedules
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.layers import Activity, Flow, Tape
+from jaxsnn.layers import Activity, Tape, walk
+from jaxsnn.layers.walk import Flow
 
 __all__ = ["Output"]
 
@@ -44,6 +46,7 @@ class Program(Protocol):
         key: Array | None,
         remat: int | None,
         axis: str | None,
+        active: Number | None,
     ) -> Output:
         """Run the network on a signal."""
         ...
@@ -76,7 +79,7 @@ class ModuleProgram:
     @cached_property
     def maps(self) -> Mapping[str, LinearMap]:
         """Return kernel name -> linear map `x, kernel -> y`."""
-        return layers.maps(self.abstract)
+        return walk.maps(self.abstract)
 
     @cached_property
     def has_norms(self) -> bool:
@@ -116,13 +119,26 @@ class ModuleProgram:
         key: Array | None,
         remat: int | None,
         axis: str | None,
+        active: Number | None,
     ) -> Output:
         """Run the network on a signal."""
         mode = {"train": train, "key": key, "axis": axis}
+        counted = None
+        if active is not None:
+            if train and self.has_norms:
+                raise UserError(
+                    "a task with active steps needs a network without batch normalisation, which "
+                    "would average over the steps that do not count"
+                )
+            counted = schedules.time_mask(active, signal.timesteps)
+            active = jnp.asarray(active, jnp.int32)
         if remat is not None and check_whole("remat", remat, 1, float("inf")) < signal.timesteps:
-            return self._in_chunks(params, stats, signal, remat, mode)
-        readout, stats, tape = self._pass(params, stats, signal, {}, mode)
-        return Output(readout, stats, _activity(tape, signal.timesteps))
+            output = self._in_chunks(params, stats, signal, remat, counted, mode)
+        else:
+            readout, new, tape = self._pass(params, stats, signal, {}, mode | {"counted": counted})
+            output = Output(readout, new, tape.activity)
+        facts = {"timesteps": signal.timesteps, "active": active}
+        return output._replace(activity=replace(output.activity, **facts))
 
     def flow(self, params: Tree, stats: Tree, x: Any) -> Flow:
         """Return what follows what in a pass over an input, from shapes alone."""
@@ -150,7 +166,15 @@ class ModuleProgram:
         stats = nnx.to_pure_dict(nnx.state(net, nnx.filterlib.Not(nnx.Param)))
         return readout.over_time(), stats, tape
 
-    def _in_chunks(self, params: Tree, stats: Tree, signal: Signal, size: int, mode: Any) -> Output:
+    def _in_chunks(
+        self,
+        params: Tree,
+        stats: Tree,
+        signal: Signal,
+        size: int,
+        counted: Array | None,
+        mode: Any,
+    ) -> Output:
         """Scan over chunks of time, and keep only the membranes between them."""
         if signal.timesteps % size:
             raise UserError(f"remat={size} does not divide the {signal.timesteps} timesteps")
@@ -160,23 +184,22 @@ class ModuleProgram:
                 "use a network without batch normalisation, or no remat"
             )
         count = signal.timesteps // size
-        chunks = None
-        if not signal.constant:
-            chunks = signal.value.reshape((count, size, *signal.value.shape[1:]))
+        over_time = (None if signal.constant else signal.value), counted
+        chunks = jax.tree.map(lambda x: x.reshape((count, size, *x.shape[1:])), over_time)
 
         @jax.checkpoint
-        def chunk(membranes: Any, value: Array | None) -> Any:
-            value = signal.value if value is None else value
-            part = replace(signal, value=value, timesteps=size)
-            readout, _, tape = self._pass(params, stats, part, membranes, mode)
-            return tape.membranes, (readout, _activity(tape, size))
+        def chunk(membranes: Any, part: tuple[Array | None, Array | None]) -> Any:
+            value = signal.value if part[0] is None else part[0]
+            here = replace(signal, value=value, timesteps=size)
+            readout, _, tape = self._pass(
+                params, stats, here, membranes, mode | {"counted": part[1]}
+            )
+            return tape.membranes, (readout, tape.activity)
 
-        first = None if chunks is None else chunks[0]
-        shapes = jax.eval_shape(chunk, {}, first)[0]
+        shapes = jax.eval_shape(chunk, {}, jax.tree.map(lambda x: x[0], chunks))[0]
         rest = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         _, (readout, activity) = lax.scan(chunk, rest, chunks, length=count)
         activity = jax.tree.map(lambda sums: sums.sum(0), activity)
-        activity = replace(activity, timesteps=signal.timesteps)
         return Output(readout.reshape((-1, *readout.shape[2:])), stats, activity)
 
 
@@ -201,10 +224,6 @@ def _run(module: nnx.Module, signal: Signal, tape: Tape) -> Signal:
     return readout
 
 
-def _activity(tape: Tape, timesteps: int) -> Activity:
-    return replace(tape.activity, timesteps=timesteps)
-
-
 @dataclass(frozen=True)
 class ForeignProgram:
     """Run a function of another framework; equal to another of the same function."""
@@ -223,17 +242,24 @@ class ForeignProgram:
         key: Array | None,
         remat: int | None,
         axis: str | None,
+        active: Number | None,
     ) -> Output:
         """Run the network on a signal."""
         if remat is not None:
             raise UserError(
                 "remat cuts the time of our layers: a wrapped function has none of them"
             )
-        given = {"train": train, "key": key, "axis": axis}
+        given = {"train": train, "key": key, "axis": axis, "active": active}
         options = {name: given[name] for name in self.keywords}
         states = (params, stats) if self.has_stats else (params,)
         found = self.apply(*states, signal.over_time(), **options)
         if isinstance(found, Output):
+            record = found.activity
+            if active is not None and record.active is None and jax.tree.leaves(record):
+                raise UserError(
+                    "a wrapped function that records its spikes must take the argument active= and "
+                    "return it in its Activity, so that steps that do not count are left out"
+                )
             return found
         readout, stats = found if self.has_stats else (found, stats)
         if jnp.ndim(readout) != 3:
@@ -250,4 +276,4 @@ def keywords_of(apply: Callable[..., Any]) -> tuple[str, ...]:
         known = inspect.signature(apply).parameters
     except (TypeError, ValueError):
         return ()
-    return tuple(name for name in ("train", "key", "axis") if name in known)
+    return tuple(name for name in ("train", "key", "axis", "active") if name in known)

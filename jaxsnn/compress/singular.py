@@ -43,7 +43,7 @@ __all__ = [
 POOLED = 200_000  # operations, of which jaxlib reckons 10 H W min(H, W) for a matrix [H, W]
 
 
-def singular_scores(spikes: Array, timesteps: int, *, tolerance: Number = 1e-6) -> Array:
+def singular_scores(spikes: Array, timesteps: Number, *, tolerance: Number = 1e-6) -> Array:
     """Score each channel by the rank of its spike maps: SVS (Eq. 11 to 13).
 
     Singular values count above `max(tolerance, max(H, W) eps sigma_1)`, `eps` that of float32. They
@@ -96,7 +96,7 @@ def _in_small_batches(maps: Array) -> Array:
     return found
 
 
-def membrane_scores(magnitude: Array, timesteps: int) -> Array:
+def membrane_scores(magnitude: Array, timesteps: Number) -> Array:
     """Score each channel by the size of its potentials: SCA (Eq. 7, after Li et al. 2024).
 
         score(f) = (1 / (B T)) sum_b sum_t ||u[t, b, :, :, f]||_1

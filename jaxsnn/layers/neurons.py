@@ -8,7 +8,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jaxsnn.arrays import sum_over_time
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.tape import Tape
@@ -68,7 +67,8 @@ class Neurons(nnx.Module):
         if self.watched:
             if before is not None:
                 raise UserError(f"layer {name!r} is watched over the whole time axis: no remat")
-            tape.activity.current[name] = lax.stop_gradient(current.over_time())
+            seen = tape.only_counted(current.over_time())
+            tape.activity.current[name] = lax.stop_gradient(seen)
         # Behind a detached reset no potential depends on a surrogate: any will do.
         timed = neuron.surrogate.timed
         if timed and feedback is not None:
@@ -86,12 +86,13 @@ class Neurons(nnx.Module):
         if timed:
             spikes = _fire_timed(neuron, potential, before, tape, f"{name}/last_spike")
         if self.watched:
-            tape.activity.trains[name] = lax.stop_gradient(spikes)
+            tape.activity.trains[name] = lax.stop_gradient(tape.only_counted(spikes))
         # What training makes of the spikes are sums over everything, which XLA merges with this.
-        tape.activity.spikes[name] = spikes.sum(0) if tape.train else sum_over_time(spikes)
+        merged = tape.train and tape.counted is None
+        tape.activity.spikes[name] = spikes.sum(0) if merged else tape.sum(spikes)
         potential = lax.stop_gradient(potential)
-        tape.activity.potential[name] = sum_over_time(potential)
-        tape.activity.magnitude[name] = sum_over_time(jnp.abs(potential))
+        tape.activity.potential[name] = tape.sum(potential)
+        tape.activity.magnitude[name] = tape.sum(jnp.abs(potential))
         return Signal(spikes, current.timesteps, sources=(name,))
 
 
@@ -142,10 +143,10 @@ class Rectified(nnx.Module):
         del feedback
         value = jax.nn.relu(current.value)
         output = replace(current, value=value, analog=True, sources=(name,))
-        tape.activity.spikes[name] = output.total()
-        tape.activity.potential[name] = lax.stop_gradient(current.total())
+        tape.activity.spikes[name] = tape.total(output)
+        tape.activity.potential[name] = lax.stop_gradient(tape.total(current))
         magnitude = replace(current, value=jnp.abs(current.value))
-        tape.activity.magnitude[name] = lax.stop_gradient(magnitude.total())
+        tape.activity.magnitude[name] = lax.stop_gradient(tape.total(magnitude))
         return output
 
 

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jaxsnn.arrays import sum_over_time
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
@@ -82,11 +81,11 @@ class Synapse(Layer):
         """Return spikes or read-out, `[T, B, ...]`; a shortcut is added to the current."""
         kernel = f"{self.name}/kernel"
         self.check_input(signal)
-        events = signal.total() * signal.events_per_unit
+        events = tape.total(signal) * signal.events_per_unit
         tape.activity.events[kernel] = lax.stop_gradient(events)
         if signal.events_per_unit > 1:
             there = replace(signal, value=(signal.value != 0).astype(jnp.float32))
-            tape.activity.arrivals[kernel] = there.total()
+            tape.activity.arrivals[kernel] = tape.total(there)
         current = replace(signal.fold(lambda x: self.current(x, tape)), events_per_unit=1)
         tape.feed(kernel, self.name, signal, current.shape)
         if shortcut is not None:
@@ -184,9 +183,10 @@ class Recurrent(Dense):
         """Return the spikes `[T, B, O]`."""
         before = tape.membranes.get(self.name)
         spikes = super().__call__(signal, tape, shortcut)
-        heard = sum_over_time(spikes.value[:-1])  # the last step's are heard by nobody yet
-        if before is not None:
-            heard = heard + spikes_of(self.neurons.constants(), before.potential)
+        rest = jnp.zeros_like(spikes.value[0])
+        first = rest if before is None else spikes_of(self.neurons.constants(), before.potential)
+        # The last step's spikes are heard by nobody yet.
+        heard = tape.sum(jnp.concatenate([first[None], spikes.value[:-1]]))
         recurrent = f"{self.name}/recurrent"
         tape.activity.events[recurrent] = lax.stop_gradient(heard)
         tape.feed(recurrent, self.name, spikes, spikes.shape)

@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from jaxsnn.arrays import sum_over_time
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import Membrane
@@ -31,6 +33,8 @@ class Activity:
       arrivals: kernel behind an average pooling -> steps at which an input is not 0, `[B, ...]`.
       current: watched layer -> input current at each step, `[T, B, ...]` (`layers.watch`).
       trains: watched layer -> spikes at each step, `[T, B, ...]`.
+      active: how many of the first steps were counted, `[]`; None for all T. Of the others nothing
+        is in the sums, and what is recorded step by step is 0.
       timesteps: T.
       analog: kernels whose input is real valued; they cost multiplications.
       cached: those of them whose input is constant in time, so that they are computed once.
@@ -44,9 +48,15 @@ class Activity:
     arrivals: dict[str, Array] = field(default_factory=dict)
     current: dict[str, Array] = field(default_factory=dict)
     trains: dict[str, Array] = field(default_factory=dict)
+    active: Array | None = None
     timesteps: int = field(default=0, metadata={"static": True})
     analog: tuple[str, ...] = field(default=(), metadata={"static": True})
     cached: tuple[str, ...] = field(default=(), metadata={"static": True})
+
+    @property
+    def steps(self) -> int | Array:
+        """Return how many steps were counted: what divides a sum over time."""
+        return self.timesteps if self.active is None else self.active
 
 
 class Feed(NamedTuple):
@@ -65,6 +75,7 @@ class Tape:
     Attributes:
       train: whether dropout acts and norms use the statistics of the batch.
       axis: the mapped axis over which the batch is spread, if any.
+      counted: 1 for each step that is recorded and 0 for the others, `[T]`; None for all.
       membranes: layer name -> membrane; read where a pass begins, written where it ends.
       activity: the record.
       feeds: what enters each kernel, in the order of the calls.
@@ -78,9 +89,11 @@ class Tape:
         key: Array | None = None,
         membranes: Mapping[str, Membrane] | None = None,
         axis: str | None = None,
+        counted: Array | None = None,
     ):
         self.train = train
         self.axis = axis
+        self.counted = counted
         self.membranes = dict(membranes or {})
         self.activity = Activity()
         self.feeds: list[Feed] = []
@@ -103,6 +116,21 @@ class Tape:
             self.activity.analog += (kernel,)
             if signal.constant:
                 self.activity.cached += (kernel,)
+
+    def total(self, signal: Signal) -> Array:
+        """Return a signal summed over the steps that are recorded, `[B, ...]`."""
+        return signal.total(self.counted)
+
+    def sum(self, values: Array) -> Array:
+        """Sum over the steps that are recorded, `[T, B, ...] -> [B, ...]`."""
+        return sum_over_time(values, self.counted)
+
+    def only_counted(self, values: Array) -> Array:
+        """Return values `[T, B, ...]` that are 0 at the steps that are not recorded."""
+        if self.counted is None:
+            return values
+        steps = self.counted.reshape((-1,) + (1,) * (values.ndim - 1))
+        return jnp.where(steps != 0, values, jnp.zeros((), values.dtype))
 
     def next_keys(self, batch: int) -> Array:
         """Return a key for each sample, `[B]`, that no other layer of this pass gets."""

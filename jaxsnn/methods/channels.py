@@ -17,6 +17,7 @@ from jaxsnn import export, layers, train, tree
 from jaxsnn.compress import singular
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
+from jaxsnn.layers import walk
 from jaxsnn.network import Network, Output
 from jaxsnn.options import PerLayer
 
@@ -66,7 +67,7 @@ def joined(net: Network, inputs: Inputs) -> dict[str, tuple[str, ...]]:
     ('block2/conv2', 'block3/conv2')
     """
     flow = net.flow(inputs)
-    blocks = [x for x in layers.layers_of(net.module) if isinstance(x, layers.Residual)]
+    blocks = [x for x in walk.layers_of(net.module) if isinstance(x, layers.Residual)]
     stages: dict[str, list[str]] = {}
     for block in sorted(blocks, key=lambda block: flow.order.index(block.conv2.name)):
         first, last = block.conv1, block.conv2
@@ -105,7 +106,7 @@ class _Statistic:
     places: tuple[tuple[str, str], ...]  # layer, and the name under which its maps are found
 
     def __call__(self, output: Output) -> dict[str, Array]:
-        activity, timesteps = output.activity, output.activity.timesteps
+        activity, timesteps = output.activity, output.activity.steps
         if self.kind == "membrane":
             found = activity.magnitude
             return {x: singular.membrane_scores(found[x], timesteps) for x, _ in self.places}

@@ -62,15 +62,14 @@ def accuracy_over_time(readout: jax.Array, labels: jax.Array) -> jax.Array:
 
 def spike_rates(activity: Activity) -> dict[str, jax.Array]:
     """Return the spikes per neuron and time step of each layer, float32 `[]` in [0, 1]."""
-    steps = activity.timesteps
-    return {name: jnp.mean(spikes) / steps for name, spikes in activity.spikes.items()}
+    return {name: jnp.mean(spikes) / activity.steps for name, spikes in activity.spikes.items()}
 
 
 def spike_rate(activity: Activity) -> jax.Array:
     """Return the spikes per neuron and time step of the whole network, float32 `[]` in [0, 1]."""
     layers = activity.spikes.values()
     neurons = sum(spikes[0].size for spikes in layers)
-    return spikes_per_sample(activity) / (max(neurons, 1) * activity.timesteps)
+    return spikes_per_sample(activity) / (float(max(neurons, 1)) * activity.steps)
 
 
 def spikes_per_sample(activity: Activity) -> jax.Array:
@@ -88,10 +87,10 @@ class Counts:
       spikes: layer -> spikes of each neuron, int32 `[*neurons]`.
       events: kernel -> events at each input, int32 `[*input]`; 0 where the input is analog.
       num_samples: int32 `[]`.
+      steps: time steps that were counted, summed over the samples, int32 `[]`.
       arrivals: kernel behind an average pooling -> steps at which an input was not 0, int32
         `[*input]`.
       broken: kernel -> whether an event of it was no whole number, bool `[]`.
-      timesteps: T.
       analog: kernels whose input is real valued; they cost multiplications.
       cached: those of them that are computed once a sample and not T times.
     """
@@ -99,11 +98,16 @@ class Counts:
     spikes: dict[str, jax.Array]
     events: dict[str, jax.Array]
     num_samples: jax.Array
+    steps: jax.Array
     arrivals: dict[str, jax.Array]
     broken: dict[str, jax.Array]
-    timesteps: int = field(metadata={"static": True})
     analog: tuple[str, ...] = field(metadata={"static": True})
     cached: tuple[str, ...] = field(metadata={"static": True})
+
+    @property
+    def timesteps(self) -> int:
+        """Return T, the time steps that count of a sample."""
+        return int(self.steps) // max(int(self.num_samples), 1)
 
     @property
     def multiplied(self) -> tuple[str, ...]:
@@ -125,9 +129,9 @@ def no_counts(activity: Activity) -> Counts:
         spikes=spikes,
         events=events,
         num_samples=jnp.zeros((), jnp.int32),
+        steps=jnp.zeros((), jnp.int32),
         arrivals=arrivals,
         broken={kernel: jnp.zeros((), bool) for kernel in events},
-        timesteps=activity.timesteps,
         analog=activity.analog,
         cached=activity.cached,
     )
@@ -161,13 +165,15 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
         kernel: add(total, spiking[kernel]) if kernel in spiking else total
         for kernel, total in counts.events.items()
     }
+    counted = jnp.sum(valid, dtype=jnp.int32)
     off = {k: _off_whole(x) for k, x in spiking.items()}
     broken = {k: b | jnp.any(off[k]) if k in off else b for k, b in counts.broken.items()}
     return replace(
         counts,
         spikes=jax.tree.map(add, counts.spikes, activity.spikes),
         events=events,
-        num_samples=counts.num_samples + jnp.sum(valid, dtype=jnp.int32),
+        num_samples=counts.num_samples + counted,
+        steps=counts.steps + counted * activity.steps,
         arrivals=jax.tree.map(add, counts.arrivals, activity.arrivals),
         broken=broken,
     )
@@ -185,5 +191,5 @@ def silent_neurons(counts: Counts) -> dict[str, int]:
 
 def saturated_neurons(counts: Counts) -> dict[str, int]:
     """Count the neurons of each layer that fired at every time step of every sample."""
-    always = counts.timesteps * int(counts.num_samples)
+    always = int(counts.steps)
     return {name: int(np.sum(np.asarray(s) == always)) for name, s in counts.spikes.items()}

@@ -174,7 +174,8 @@ class Report:
                 layers[layer] = layers.get(layer, {}) | each
         if not isinstance(found, Counts):
             network["accuracy"] = float(found.accuracy)
-            network["accuracy_over_time"] = tuple(map(float, np.asarray(found.accuracy_over_time)))
+            over_time = np.asarray(found.accuracy_over_time)[: counts.timesteps]
+            network["accuracy_over_time"] = tuple(map(float, over_time))
         return Report(
             name,
             file_bytes=file_bytes,

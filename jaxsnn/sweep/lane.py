@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxsnn import train, tree
+from jaxsnn import tree
 from jaxsnn.arrays import Number, check_range, check_whole
 from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Dataset, Split
@@ -22,7 +22,7 @@ from jaxsnn.network import Network
 from jaxsnn.sweep import chunks
 from jaxsnn.sweep.grid import Axis, SweepGrid
 from jaxsnn.sweep.lanes import Swept, run_lanes
-from jaxsnn.train import Task, loop
+from jaxsnn.train import Task, evaluation, loop
 
 __all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "run", "training", "with_constants"]
 
@@ -77,13 +77,8 @@ def training(
     def run(point: Point, data: Tree) -> tuple[Tree, dict[str, Any]]:
         this = _as_lane(lane(point, data["start"]))
         own = replace(this.task or task, devices=devices)
-        if own.active is not None and this.net.has_norms:
-            raise UserError(
-                "a task with active steps needs a network without batch normalisation, which would "
-                "average over the steps that do not count"
-            )
         splits: Splits = data["splits"]
-        key = train.phase_key(seed if this.seed is None else this.seed, "train")
+        key = loop.phase_key(seed if this.seed is None else this.seed, "train")
         net, sums = fit_traced(
             own, this.phase, this.net, splits["train"], epochs=epochs, batch_size=batch_size,
             key=key,
@@ -97,7 +92,7 @@ def training(
         metrics["epochs"] = means
         for name, split in splits.items():
             if name != "train" and split[1].shape[0]:
-                over_time, _, _ = train.evaluate_traced(own, net, split)
+                over_time, _, _ = evaluation.evaluate_traced(own, net, split)
                 metrics[f"{name}_accuracy"] = over_time[-1]
         return net, metrics
 
@@ -196,7 +191,7 @@ def fit_traced(
     epochs: int,
     batch_size: int,
     key: Array,
-) -> tuple[Network, train.Sums]:
+) -> tuple[Network, loop.Sums]:
     """Train for some epochs inside a compiled program: `train.fit` without what a host does.
 
     Args:
@@ -218,12 +213,12 @@ def fit_traced(
     check_whole("batch_size", batch_size, 1, size)
     check_whole("epochs", epochs, 0, 1 << 20)
     phase = as_phase(phase)
-    state = train.init(net, phase, key)
+    state = loop.init(net, phase, key)
     steps = size // batch_size
 
-    def epoch(state: train.TrainState, number: Array) -> tuple[train.TrainState, train.Sums]:
-        sums, stop = train.no_sums(), (number + 1) * steps
-        state, sums = train.steps(task, phase.optimizer, batch_size, state, sums, split, stop)
+    def epoch(state: loop.TrainState, number: Array) -> tuple[loop.TrainState, loop.Sums]:
+        sums, stop = loop.no_sums(), (number + 1) * steps
+        state, sums = loop.steps(task, phase.optimizer, batch_size, state, sums, split, stop)
         return loop.end_epoch(phase, state), sums
 
     state, sums = lax.scan(epoch, state, jnp.arange(epochs))

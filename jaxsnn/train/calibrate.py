@@ -92,7 +92,7 @@ def _over_batches(
     key: Array,
 ) -> Calibration:
     def shard(net: Network, x: Array | Signal, _: Array) -> Tree:
-        return parallel.mean_over_devices(statistic(net(x)), devices)
+        return parallel.mean_over_devices(statistic(task.run(net, x)), devices)
 
     def batch(numbered: tuple[Array, Array]) -> Tree:
         i, images = numbered
@@ -157,7 +157,7 @@ def _one_batch(
     i: Array | int,
 ) -> Tree:
     def shard(net: Network, x: Array | Signal, _: Array) -> Tree:
-        return statistic(net.params, net(x))
+        return statistic(net.params, task.run(net, x))
 
     x = task.prepare(jax.random.fold_in(key, i), images, False)
     return parallel.over_devices(shard, devices, net, x, images, joined=True)

@@ -48,9 +48,8 @@ class Guide:
     stages: tuple[str, ...] = field(default=(), metadata={"static": True})
     distance: Literal["mse", "l2"] = field(default="mse", metadata={"static": True})
 
-    def loss(self, output: Output, labels: Array, x: Array | Signal) -> Array:
-        """Return the guided loss of a student's output."""
-        teacher = self.teacher(x)
+    def loss(self, output: Output, labels: Array, teacher: Output) -> Array:
+        """Return the guided loss of a student's output, given the teacher's on the same input."""
         attention: list[Any] = [None, None]
         if self.beta is not None:
             spikes = output.activity.spikes, teacher.activity.spikes
@@ -77,7 +76,9 @@ class Task:
         `(readout [T, B, classes], labels [B]) -> []`, best one defined in a module.
       spike_weight: weight of the mean firing rate (`losses.spike_count`), >= 0, may be traced.
       augment: changes of the training images: "none", "crop-flip", "autoaugment" or "events".
-      active: how many of the first time steps count, may be traced; None for all.
+      active: how many of the first time steps count, in [1, T], may be traced; None for all. The
+        others are computed, but are in no score, loss, spike or operation count: the network is
+        that of so many steps. A loss function of your own must be one of the mean over time.
       remat: steps of time in a chunk whose activations are computed again; None for no chunks.
       micro_batches: parts of a batch, computed one after the other to save memory.
       devices: local devices that share a batch.
@@ -134,10 +135,10 @@ class Task:
         return self.inputs.prepare(code_key, samples)
 
     def run(self, net: Network, x: Array | Signal, **mode: Any) -> Output:
-        """Run a network; steps that do not count are weighted out of its read-out."""
-        output = net(x, **mode)
+        """Run a network; steps that do not count are weighted out of its read-out and record."""
         if self.active is None:
-            return output
+            return net(x, **mode)
+        output = net(x, active=self.active, **mode)
         weights = schedules.time_weights(self.active, self.inputs.timesteps)
         return output._replace(readout=schedules.over_time(weights, output.readout))
 
@@ -147,9 +148,12 @@ class Task:
         """Return what is minimised, `[]`; without the teacher's terms outside training."""
         readout_loss = losses.readout_loss(self.loss) if isinstance(self.loss, str) else self.loss
         if self.guide is not None and train:
-            value = self.guide.loss(output, labels, x)
+            value = self.guide.loss(output, labels, self.run(self.guide.teacher, x))
         else:
-            value = readout_loss(output.readout, labels)
+            readout = output.readout
+            if self.loss == "ce_sum" and self.active is not None:
+                readout = readout * (self.active / self.inputs.timesteps)  # a sum of fewer steps
+            value = readout_loss(readout, labels)
         if is_traced(self.spike_weight) or self.spike_weight:
             value = value + self.spike_weight * losses.spike_count(output.activity)
         return value

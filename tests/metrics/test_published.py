@@ -12,7 +12,8 @@ from jaxsnn import Network, layers, metrics, models, train, tree
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
-from jaxsnn.layers import Feed, Flow
+from jaxsnn.layers.tape import Feed
+from jaxsnn.layers.walk import Flow
 from jaxsnn.metrics import operations, published
 from jaxsnn.neurons import LIF
 
@@ -35,8 +36,8 @@ def kernel_sizes(net):
 
 def counts_of(spikes, events, samples, analog=()):
     return metrics.Counts(
-        spikes=spikes, events=events, num_samples=samples, arrivals={},
-        broken=dict.fromkeys(events, False), timesteps=4, analog=analog, cached=(),
+        spikes=spikes, events=events, num_samples=samples, steps=4 * samples, arrivals={},
+        broken=dict.fromkeys(events, False), analog=analog, cached=(),
     )  # fmt: skip
 
 
@@ -165,7 +166,7 @@ def test_the_energy_of_a_spiking_network_is_the_sum_by_hand():
     net = halved(models.build("4C3-AP2-5C3-AP2-3", SHAPE, seed=0, readout="current"))
     task = train.Task(Inputs(SHAPE, timesteps=4))
     found = train.evaluate(task, net, SPLIT)
-    energy = metrics.published_energy(net, task.inputs, found)
+    energy = published.published_energy(net, task.inputs, found)
     first, second, last = 9 * 4 * 64, 9 * 4 * 5 * 16, 20 * 3
     rates = [float(np.mean(found.counts.spikes[x])) / 12 for x in ("conv1", "conv2")]
     assert min(rates) > 0
@@ -192,7 +193,7 @@ def test_an_ann_only_multiplies():
     net = halved(models.build("4C3-AP2-3", SHAPE, activation="relu", readout="current"))
     inputs = Inputs(SHAPE, timesteps=1)
     found = train.evaluate(train.Task(inputs), net, SPLIT)
-    energy = metrics.published_energy(net, inputs, found.counts)
+    energy = published.published_energy(net, inputs, found.counts)
     count = 9 * 4 * 64 + 64 * 3
     assert energy["ann_operations"] == count and energy["rate_operations"] == 0
     assert energy["published_energy_pj"] == pytest.approx(4.6 * count)
@@ -203,4 +204,4 @@ def test_an_ann_only_multiplies():
 def test_a_foreign_function_has_no_published_energy():
     net = Network.wrap({"w": jnp.ones((64, 3))}, lambda p, x: x.reshape(*x.shape[:2], 64) @ p["w"])
     with pytest.raises(UserError, match="foreign function has no layers"):
-        metrics.published_energy(net, Inputs(SHAPE, 1), counts_of({}, {}, 1))
+        published.published_energy(net, Inputs(SHAPE, 1), counts_of({}, {}, 1))

@@ -25,6 +25,9 @@ from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF
 from jaxsnn.sweep import chunks
+from jaxsnn.sweep.grid import points
+from jaxsnn.sweep.lane import training
+from jaxsnn.sweep.lanes import run_lanes
 
 SIZE, CLASSES, TIMESTEPS, BATCH, EPOCHS = 36, 4, 3, 24, 6
 
@@ -64,7 +67,7 @@ POINTS = [
 
 def go(function=None, grid=POINTS, data=DATA, **options):
     if function is not None:
-        return sweep.run_lanes(function, grid, data, show=False, **options)
+        return run_lanes(function, grid, data, show=False, **options)
     training = {"epochs": EPOCHS, "batch_size": BATCH, "show": False}
     return sweep.run(lane, grid, TASK, NET, data, **training, **options)
 
@@ -77,7 +80,7 @@ def swept(tmp_path_factory):
 
 
 def test_every_lane_is_its_single_run_step_by_step(swept):
-    single = jax.jit(sweep.training(lane, TASK, epochs=EPOCHS, batch_size=BATCH))
+    single = jax.jit(training(lane, TASK, epochs=EPOCHS, batch_size=BATCH))
     data = jax.tree.map(jnp.asarray, {"start": NET, "splits": DATA})
     for i, point in enumerate(POINTS):
         numbers = {
@@ -207,7 +210,7 @@ def test_a_damaged_chunk_is_named(tmp_path):
 
 
 def test_a_lane_that_diverges_is_marked_and_hurts_nobody(tmp_path, capsys):
-    found = sweep.run_lanes(square, {"x": [4.0, -1.0, 9.0]}, jnp.ones(2), directory=tmp_path)
+    found = run_lanes(square, {"x": [4.0, -1.0, 9.0]}, jnp.ones(2), directory=tmp_path)
     assert found.diverged.tolist() == [False, True, False]
     np.testing.assert_allclose(found.products["root"][[0, 2]], [[2, 2], [3, 3]])
     rows = [json.loads(x) for x in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -226,7 +229,7 @@ def test_lanes_are_chunked_by_what_the_program_needs(capsys):
     point = {"x": jnp.float32(0)}
     options = {"count": 8, "mode": "vmap", "batch_size": None, "devices": 1}
     needs = chunks.build_program(wide, point, data, budget=None, **options).needs
-    found = sweep.run_lanes(wide, grid, data, lanes="vmap", devices=1, budget=0.6 * needs)
+    found = run_lanes(wide, grid, data, lanes="vmap", devices=1, budget=0.6 * needs)
     assert found.chunk == 4
     np.testing.assert_array_equal(found.metrics["sum"], whole.metrics["sum"])
     said = capsys.readouterr().err
@@ -285,24 +288,32 @@ def test_constants_of_all_neurons_are_replaced():
         sweep.with_constants(NET.replace(stats={"dense1": {}}), threshold=1.0)
 
 
-def test_active_steps_are_those_of_a_shorter_network():
-    """The traced number of steps that count gives the loss and slope of the network cut there."""
-    images, labels = jax.tree.map(jnp.asarray, DATA["test"])
+def test_a_lane_of_fewer_steps_is_the_single_run_of_so_many():
+    """With the price of spikes and without: weights, spike rate, accuracy."""
 
-    def slope(task):
-        def loss(params):
-            x = task.prepare(jax.random.key(0), images, False)
-            output = task.run(NET.replace(params=params), x, train=True)
-            return task.objective(output, labels, x)
+    def short(point, start):
+        task = replace(TASK, active=point["timesteps"], spike_weight=point["spike_weight"])
+        return sweep.Lane(optax.sgd(0.1), start, task)
 
-        return jax.jit(jax.value_and_grad(loss))(NET.params)
-
-    short, gradient = slope(TASK.at(2))
-    weighted, found = slope(replace(TASK, active=jnp.int32(2)))
-    np.testing.assert_allclose(weighted, short, rtol=1e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), found, gradient)
-    unweighted, _ = slope(TASK)
-    assert abs(float(short - unweighted)) > 1e-4
+    grid = [{"timesteps": 2, "spike_weight": weight} for weight in (0.0, 0.5)]
+    options = {"epochs": 3, "batch_size": BATCH, "show": False}
+    found = sweep.run(short, grid, TASK, NET, DATA, **options)
+    for i, point in enumerate(grid):
+        log = []
+        task = replace(TASK.at(2), spike_weight=point["spike_weight"])
+        single = train.fit(
+            task, optax.sgd(0.1), NET, DATA["train"], **options, name="train", log=log.append
+        )
+        moved = max(np.abs(a - b).max() for a, b in zip(
+            jax.tree.leaves(single.params), jax.tree.leaves(NET.params), strict=True))  # fmt: skip
+        assert moved > 1e-3
+        _, net, metrics = found.lane(i)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), net.params,
+                     single.params)  # fmt: skip
+        for name in ("loss", "spike_rate"):
+            np.testing.assert_allclose(metrics[name], log[-1][name], rtol=1e-5)
+        assert metrics["test_accuracy"] == train.evaluate(task, single, DATA["test"]).accuracy
+    assert found.rows[0]["spike_rate"] > found.rows[1]["spike_rate"] > 0
 
 
 # --- Fronts ---------------------------------------------------------------------------------------
@@ -358,7 +369,7 @@ BAD = {
 def test_a_bad_grid_is_one_line(mistake):
     grid, message = BAD[mistake]
     with pytest.raises(UserError, match=message) as caught:
-        sweep.points(grid, sweep.AXES)
+        points(grid, sweep.AXES)
     assert "\n" not in str(caught.value)
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsnn import data, losses, models, train
+from jaxsnn import data, layers, losses, metrics, models, train
 from jaxsnn.data import Split
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
+from jaxsnn.network import Network, Output
 from jaxsnn.neurons import LIF
 from jaxsnn.train import Guide, Task
 
@@ -75,24 +76,63 @@ def test_the_objective_is_the_loss_and_a_price_for_each_spike():
     assert objective(own, net, x) == objective(task, net, x)
 
 
-def test_steps_that_do_not_count_change_neither_loss_nor_gradient():
+@pytest.mark.parametrize("loss", ["ce", "ce_sum"])
+def test_steps_that_do_not_count_change_neither_loss_nor_gradient(loss):
     """A network of 4 steps whose first 2 count, with the number traced, is that of 2 steps."""
     net = network(readout="leaky")
+    guide = Guide(network(seed=1), alpha=0.5)
     values = jnp.asarray(IMAGES, jnp.float32) / 255
 
     def gradient(params, active, task, timesteps):
-        shortened = replace(task, active=active)
-        moved = net.replace(params=params)
-        return objective(shortened, moved, direct(values, timesteps))
+        task = replace(task, active=active, guide=guide if loss == "ce" else None)
+        x, moved = direct(values, timesteps), net.replace(params=params)
+        return task.objective(task.run(moved, x, train=True), jnp.asarray(LABELS), x)
 
-    task = Task(Inputs(SHAPE, 4), loss="ce")
+    task = Task(Inputs(SHAPE, 4), loss=loss, spike_weight=0.5)
     run = jax.jit(jax.value_and_grad(gradient), static_argnums=(2, 3))
     found = run(net.params, jnp.int32(2), task, 4)
-    expected = jax.jit(jax.value_and_grad(lambda p: gradient(p, None, task.at(2), 2)))(net.params)
+    expected = run(net.params, None, task.at(2), 2)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), found,
                  expected)  # fmt: skip
     whole = run(net.params, jnp.int32(4), task, 4)
     assert abs(float(whole[0] - found[0])) > 1e-4
+
+
+@pytest.mark.parametrize("remat", [None, 2])
+def test_what_is_recorded_is_that_of_the_steps_that_count(remat):
+    """Spikes, potentials, events and operations of 3 of 4 steps are those of a run of 3."""
+    net = network(layout="4C3-AP2-3C2-MP2-6R-3")
+    task = replace(Task(Inputs(SHAPE, 4, "poisson"), active=3))
+    key, images = jax.random.key(0), jnp.asarray(IMAGES)
+    found = task.run(net, task.prepare(key, images, False), remat=remat)
+    short = task.at(3)
+    expected = replace(short, active=None).run(net, short.prepare(key, images, False))
+    record, true = found.activity, expected.activity
+    assert record.steps == 3 == true.steps and record.arrivals and record.pooled
+    for name in ("spikes", "potential", "magnitude", "events", "arrivals", "pooled"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+                     getattr(record, name), getattr(true, name))  # fmt: skip
+    if remat is None:
+        reports = [
+            metrics.measure(each, net, SPLIT, batch_size=5)
+            for each in (task, replace(short, active=None))
+        ]
+        assert reports[0].to_row() == reports[1].to_row() and reports[0].timesteps == 3
+        assert reports[0].synops > 0 and len(reports[0].accuracy_over_time) == 3
+
+
+def test_a_wrapped_function_says_itself_which_steps_it_counts():
+    def apply(params, x, active=None):
+        counted = x if active is None else x[:active]
+        record = layers.Activity({"own": counted.sum(0)}, timesteps=len(x), active=active)
+        return Output(x * params, {}, record)
+
+    task = Task(Inputs(SHAPE, 4, "bernoulli"), active=2)
+    x = task.prepare(jax.random.key(0), jnp.asarray(IMAGES), False).reshape(4, 12, -1)
+    found = task.run(Network.wrap(jnp.float32(1), apply), x)
+    np.testing.assert_array_equal(found.activity.spikes["own"], x[:2].sum(0))
+    with pytest.raises(UserError, match="must take the argument active="):
+        task.run(Network.wrap(jnp.float32(1), lambda params, x: apply(params, x)), x)
 
 
 def test_a_guide_adds_what_the_teacher_knows_in_training_alone():
