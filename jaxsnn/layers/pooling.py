@@ -2,16 +2,20 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxsnn.encode import Signal
+from jaxsnn.errors import UserError
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.tape import Tape
 
 __all__ = ["AveragePool", "Dropout", "Flatten", "MaxPool", "Vote", "mean_pixels"]
+
+TIES = ("first", "shared")
 
 
 class AveragePool(Layer):
@@ -30,17 +34,35 @@ class AveragePool(Layer):
 class MaxPool(Layer):
     """Take the largest over windows `size x size`; on spikes, whether any neuron of them fired.
 
-    Its output, summed over time, is on the record under the name of the pooling.
+        y = max_i x_i        dL/dx_i = dL/dy    if i is the first, row by row, with x_i = y
+                                       0        otherwise
+
+    On spikes nearly every window is a tie: several of its neurons fired, or none. The gradient goes
+    to the first of them, as in PyTorch, in which the published networks were trained, or in equal
+    shares to all (`ties="shared"`), as `jnp.max` has it. Behind spikes the two differ by half of
+    their size or so; the output is the same.
+
+    The output, summed over time, is on the record under the name of the pooling.
+
+    Args:
+      size: of a window, and the step between two; rows and columns left over are dropped.
+      ties: who of equal largest inputs gets the gradient, "first" or "shared".
+
+    Raises:
+      UserError: for other ties.
     """
 
-    def __init__(self, size: int = 2):
+    def __init__(self, size: int = 2, ties: Literal["first", "shared"] = "first"):
+        if ties not in TIES:
+            raise UserError(f"ties {ties!r} are unknown; choose one of {', '.join(TIES)}")
         self.size = size
+        self.ties = ties
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
-        pooled = signal.fold(lambda x: windows(x, self.size).max((2, 4)))
+        pooled = signal.fold(lambda x: largest(windows(x, self.size), self.ties))
         tape.pools[self.name] = signal.sources
-        tape.activity.pooled[self.name] = lax.stop_gradient(pooled.total())
+        tape.activity.pooled[self.name] = lax.stop_gradient(tape.total(pooled))
         return pooled
 
 
@@ -50,6 +72,17 @@ def windows(images: Array, size: int) -> Array:
     rows, columns = height // size, width // size
     cropped = images[:, : rows * size, : columns * size]
     return cropped.reshape(n, rows, size, columns, size, channels)
+
+
+def largest(cut: Array, ties: str) -> Array:
+    """Return the largest of each window, `[N, H', W', C]` from `[N, H', size, W', size, C]`."""
+    if ties == "shared":
+        return cut.max((2, 4))
+    found = cut[:, :, 0, :, 0]
+    for place in range(1, cut.shape[2] ** 2):
+        other = cut[:, :, place // cut.shape[2], :, place % cut.shape[2]]
+        found = jnp.where((other > found) | jnp.isnan(other), other, found)
+    return found
 
 
 class Flatten(Layer):

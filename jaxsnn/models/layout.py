@@ -22,7 +22,7 @@ import math
 import re
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
@@ -30,7 +30,7 @@ from flax import nnx
 from jaxsnn import layers
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
-from jaxsnn.layers import Firing
+from jaxsnn.layers.neurons import Firing
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import rectangle
@@ -64,6 +64,7 @@ def build(
     trained: tuple[str, ...] = (),
     norm: bool = False,
     use_bias: bool | str = True,
+    ties: Literal["first", "shared"] = "first",
     dtype: Any = jnp.float32,
 ) -> Network:
     """Build a network from its layout.
@@ -83,6 +84,7 @@ def build(
       norm: batch normalisation in every hidden layer.
       use_bias: biases in all weighted layers (True), in none (False), or in the last one only
         ("readout"), which has no norm to stand in for it.
+      ties: who of equal largest inputs of a max pooling gets its gradient (`layers.MaxPool`).
       dtype: of the synapses' products (`jnp.bfloat16` on accelerators); potentials stay float32.
 
     Raises:
@@ -119,7 +121,7 @@ def build(
         elif "block" in word:
             builder.block(text, word, hidden(), firing, options)
         elif "pool" in word:
-            builder.pool(text, word)
+            builder.pool(text, word, ties)
         elif "drop" in word:
             builder.add("dropout", layers.Dropout(float(word["drop"])))
         elif "vote" in word:
@@ -174,11 +176,11 @@ class _Builder:
         self.add("block", layers.Residual(conv1, conv2, projection=projection))
         self._stride(text, 0, stride, outputs)
 
-    def pool(self, text: str, word: Word) -> None:
+    def pool(self, text: str, word: Word, ties: Literal["first", "shared"]) -> None:
         self._need_images(text)
         window = int(word["window"])
-        pool = layers.AveragePool if word["pool"] == "A" else layers.MaxPool
-        self.add("pool", pool(window))
+        average = word["pool"] == "A"
+        self.add("pool", layers.AveragePool(window) if average else layers.MaxPool(window, ties))
         self.shape = (self.shape[0] // window, self.shape[1] // window, self.shape[2])
         self._need_rest(text)
 

@@ -8,7 +8,9 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.encode import Signal, direct
+from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
+from jaxsnn.layers.layer import named
 from jaxsnn.neurons import LIF, unroll
 
 KEY = jax.random.key(0)
@@ -36,8 +38,48 @@ def test_pools_take_windows_and_drop_what_is_left_over():
     assert run(layers.AveragePool(3), average).events_per_unit == 36
 
 
+def slope_by_hand(x, cotangent, size, ties):
+    """Return the gradient of a max pooling, window by window."""
+    gradient = np.zeros_like(x)
+    for n, row, column, channel in np.ndindex(cotangent.shape):
+        at = (n, slice(row * size, (row + 1) * size), slice(column * size, (column + 1) * size))
+        window = x[(*at, channel)]
+        hits = np.argwhere(window == window.max())
+        share = cotangent[n, row, column, channel]
+        for i, j in hits[:1] if ties == "first" else hits:
+            each = share if ties == "first" else share / len(hits)
+            gradient[n, row * size + i, column * size + j, channel] += each
+    return gradient
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("size", "ties"), [(2, "first"), (3, "first"), (2, "shared")])
+def test_the_gradient_of_a_tie_goes_to_the_first_or_to_all_in_equal_shares(size, ties, dtype):
+    """On spikes and on real values, with rows and columns left over."""
+    draw = np.random.default_rng(0)
+    for x in (draw.integers(0, 2, (2, 5, 7, 3)), draw.integers(-2, 3, (2, 5, 7, 3)) / 2):
+        x = jnp.asarray(x, dtype)[None]
+        pooled, pull = jax.vjp(lambda x: run(layers.MaxPool(size, ties), x).value, x)
+        cotangent = jnp.asarray(2.0 ** draw.integers(-2, 3, pooled.shape), dtype)
+        expected = slope_by_hand(
+            np.asarray(x[0], np.float32), np.asarray(cotangent[0], np.float32), size, ties
+        )
+        found = pull(cotangent)[0]
+        assert found.dtype == pooled.dtype == dtype
+        np.testing.assert_array_equal(np.asarray(found[0], np.float32), expected)
+        other = run(layers.MaxPool(size, "shared"), x).value
+        np.testing.assert_array_equal(pooled, other)
+
+
+def test_a_maximum_hands_on_what_is_no_number_and_knows_two_kinds_of_ties():
+    x = jnp.asarray([jnp.nan, 1, 2, 0, 0, jnp.nan, 1, 0]).reshape(1, 1, 2, 4, 1)
+    assert np.isnan(run(layers.MaxPool(2), x).value).all()
+    with pytest.raises(UserError, match="ties 'last' are unknown; choose one of first, shared"):
+        layers.MaxPool(2, "last")
+
+
 def test_behind_an_average_pooling_arrivals_are_the_steps_with_an_input():
-    chain = layers.named(layers.Chain({
+    chain = named(layers.Chain({
         "pool1": layers.AveragePool(2), "flatten1": layers.Flatten(),
         "dense1": layers.Dense(1, 2, neurons=Integrator(), rngs=nnx.Rngs(0)),
     }))  # fmt: skip

@@ -8,6 +8,7 @@ import pytest
 from jaxsnn import layers, models, tree
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
+from jaxsnn.layers import walk
 from jaxsnn.neurons import LIF
 
 
@@ -129,9 +130,10 @@ def test_layers_are_named_by_kind_and_number():
         "conv1", "pool1", "dropout1", "conv2", "pool2", "flatten1", "dense1", "dense2", "vote",
     )  # fmt: skip
     assert isinstance(chain.pool1, layers.AveragePool) and isinstance(chain.pool2, layers.MaxPool)
+    assert chain.pool2.ties == "first" and build("MP2-3", ties="shared").pool1.ties == "shared"
     assert isinstance(chain.dense1, layers.Recurrent) and chain.dropout1.rate == 0.5
     assert chain.conv2.stride == 2 and chain.conv2.kernel.shape == (5, 5, 4, 8)
-    assert list(layers.maps(chain)) == [
+    assert list(walk.maps(chain)) == [
         "conv1/kernel", "conv2/kernel", "dense1/kernel", "dense1/recurrent", "dense2/kernel",
     ]  # fmt: skip
 
