@@ -12,7 +12,7 @@ from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 
-__all__ = ["ENCODINGS", "Inputs"]
+__all__ = ["Inputs"]
 
 ENCODINGS = ("direct", "bernoulli", "poisson", "events")
 FIELDS = {

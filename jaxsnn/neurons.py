@@ -40,16 +40,7 @@ from jaxsnn.arrays import check_range, sum_over_time
 from jaxsnn.errors import UserError
 from jaxsnn.surrogate import Surrogate, fire, rectangle
 
-__all__ = [
-    "LIF",
-    "Membrane",
-    "integrate",
-    "integrate_and_fire",
-    "lif_step",
-    "rest",
-    "spikes_of",
-    "unroll",
-]
+__all__ = ["LIF", "Membrane", "lif_step", "unroll"]
 
 ORDERS = ("integrate_then_fire", "fire_then_integrate")
 RESETS = ("hard", "soft", "soft_undecayed")

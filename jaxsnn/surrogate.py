@@ -31,15 +31,13 @@ from jaxsnn.errors import UserError
 __all__ = [
     "Surrogate",
     "atan",
+    "constant",
     "custom",
     "fast_sigmoid",
     "fire",
-    "fire_over_time",
-    "constant",
     "rectangle",
     "sigmoid",
     "stdb",
-    "steps_since_spike",
     "triangle",
 ]
 

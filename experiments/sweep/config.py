@@ -13,10 +13,9 @@ from experiments.common import (
     RunOptions,
     TaskOptions,
 )
-from jaxsnn import sweep
 from jaxsnn.errors import UserError
 from jaxsnn.options import Range, Whole, checked
-from jaxsnn.sweep import AXES, Axis
+from jaxsnn.sweep.grid import AXES, Axis, points
 
 
 @checked
@@ -92,7 +91,7 @@ class Config:
 
     def check(self) -> None:
         """Refuse a grid before anything is read or made."""
-        sweep.points(self.sweep.grid(), self.sweep.axes(self.task.timesteps))
+        points(self.sweep.grid(), self.sweep.axes(self.task.timesteps))
 
 
 Values = dict[str, Any]

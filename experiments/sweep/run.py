@@ -12,12 +12,14 @@ from experiments import common
 from experiments.sweep import __doc__ as about
 from experiments.sweep import choice
 from experiments.sweep.config import PRESETS, Config
-from jaxsnn import compress, sweep, train
+from jaxsnn import compress, sweep
 from jaxsnn.compress import distributions, masks
 from jaxsnn.errors import UserError
 from jaxsnn.methods import Result, Trained, Trainer, admm
 from jaxsnn.network import Network
 from jaxsnn.sweep.grid import point_name
+from jaxsnn.sweep.lane import fit_traced
+from jaxsnn.train.loop import phase_key
 
 
 def lane(config: Config, problem: common.Problem, trainer: Trainer) -> Callable[..., sweep.Lane]:
@@ -45,9 +47,9 @@ def lane(config: Config, problem: common.Problem, trainer: Trainer) -> Callable[
                 point.get("penalty", c.penalty), every=trainer.steps(1),
             )  # fmt: skip
             split = jax.tree.map(jnp.asarray, tuple(problem.data.train))
-            start, _ = sweep.fit_traced(
+            start, _ = fit_traced(
                 task, pull, start, split, epochs=c.pull_epochs, batch_size=c.batch_size,
-                key=train.phase_key(seed, "pull"),
+                key=phase_key(seed, "pull"),
             )  # fmt: skip
         kept = masks.keep_fraction(start.params, shares)
         recipe = admm.quantize_recipe("uniform", point["bits"], masks=kept)

@@ -1,17 +1,8 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import (
-    distributions,
-    masks,
-    principal,
-    rescaling,
-    rewiring,
-    schedules,
-    singular,
-    starting,
-    transforms,
-)
+from jaxsnn.compress import masks, rewiring, schedules, singular, starting
 from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.gradients import pass_within
 from jaxsnn.compress.gradual import prune_gradually
 from jaxsnn.compress.grids import (
     binary_grid,
@@ -20,16 +11,7 @@ from jaxsnn.compress.grids import (
     ternary_grid,
     uniform_grid,
 )
-from jaxsnn.compress.phase import (
-    Finished,
-    Phase,
-    as_phase,
-    gradually_pruned,
-    pruned,
-    pulled,
-    quantized,
-    rewired,
-)
+from jaxsnn.compress.phase import Phase, gradually_pruned, pruned, pulled, quantized, rewired
 from jaxsnn.compress.projections import (
     Projection,
     Recipe,
@@ -37,28 +19,23 @@ from jaxsnn.compress.projections import (
     keep_largest,
     n_of_m,
     on_mask,
-    percentile_keep,
     project,
     prune,
     quantize,
     restrict,
 )
 from jaxsnn.compress.rescaling import gradient_rule, rescaled, vanilla
-from jaxsnn.compress.rewiring import sparse
 from jaxsnn.compress.transforms import confine, latent, pull, snap
 
 __all__ = [
-    "Finished",
     "Phase",
     "Projection",
     "Quantized",
     "Recipe",
     "Step",
-    "as_phase",
     "binary_grid",
     "compose",
     "confine",
-    "distributions",
     "gradient_rule",
     "gradually_pruned",
     "keep_largest",
@@ -66,9 +43,8 @@ __all__ = [
     "masks",
     "n_of_m",
     "on_mask",
-    "percentile_keep",
+    "pass_within",
     "pow2_grid",
-    "principal",
     "project",
     "prune",
     "prune_gradually",
@@ -78,18 +54,15 @@ __all__ = [
     "quantize",
     "quantized",
     "rescaled",
-    "rescaling",
     "restrict",
     "rewired",
     "rewiring",
     "schedules",
     "singular",
     "snap",
-    "sparse",
     "starting",
     "symmetric_uniform",
     "ternary_grid",
-    "transforms",
     "uniform_grid",
     "vanilla",
 ]

@@ -1,7 +1,6 @@
 """Sets of images and of events, from memory or files, and augmentation on the device."""
 
-from jaxsnn.data import augment
 from jaxsnn.data.base import Dataset, Split
 from jaxsnn.data.loading import event_options, load, names
 
-__all__ = ["Dataset", "Split", "augment", "event_options", "load", "names"]
+__all__ = ["Dataset", "Split", "event_options", "load", "names"]

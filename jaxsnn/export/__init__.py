@@ -7,12 +7,10 @@ from jaxsnn.export.nir import from_nir, to_nir
 from jaxsnn.export.npz import save_npz
 from jaxsnn.export.pack import load, save
 from jaxsnn.export.shrinking import shrink, silence
-from jaxsnn.export.stablehlo import load_stablehlo, save_stablehlo, to_stablehlo
-from jaxsnn.export.ties import count_ties
+from jaxsnn.export.stablehlo import load_stablehlo, save_stablehlo
 
 __all__ = [
     "Model",
-    "count_ties",
     "fold_norms",
     "from_nir",
     "load",
@@ -25,5 +23,4 @@ __all__ = [
     "silence",
     "to_integer",
     "to_nir",
-    "to_stablehlo",
 ]

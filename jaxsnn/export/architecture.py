@@ -16,8 +16,8 @@ from flax import nnx
 
 from jaxsnn import fields, layers, surrogate
 from jaxsnn.errors import UserError
-from jaxsnn.layers import Firing
 from jaxsnn.layers.convolution import PADDINGS
+from jaxsnn.layers.neurons import Firing
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF, ORDERS, RESETS
 from jaxsnn.surrogate import Surrogate

@@ -6,13 +6,13 @@ the neurons did is written on the tape. Channels last; the last axis of every we
 """
 
 from jaxsnn.layers.chain import Chain
-from jaxsnn.layers.layer import Layer, named
-from jaxsnn.layers.neurons import Firing, Integrator, Neurons, Rectified, watch
+from jaxsnn.layers.layer import Layer
+from jaxsnn.layers.neurons import Integrator, Neurons, Rectified, watch
 from jaxsnn.layers.pooling import AveragePool, Dropout, Flatten, MaxPool, Vote, mean_pixels
 from jaxsnn.layers.residual import Residual
 from jaxsnn.layers.synapses import Conv, Dense, Recurrent, Synapse
-from jaxsnn.layers.tape import Activity, Feed, Tape
-from jaxsnn.layers.walk import Flow, layers_of, maps, synapses
+from jaxsnn.layers.tape import Activity, Tape
+from jaxsnn.layers.walk import synapses
 
 __all__ = [
     "Activity",
@@ -21,10 +21,7 @@ __all__ = [
     "Conv",
     "Dense",
     "Dropout",
-    "Feed",
-    "Firing",
     "Flatten",
-    "Flow",
     "Integrator",
     "Layer",
     "MaxPool",
@@ -35,10 +32,7 @@ __all__ = [
     "Synapse",
     "Tape",
     "Vote",
-    "layers_of",
-    "maps",
     "mean_pixels",
-    "named",
     "synapses",
     "watch",
 ]

@@ -25,7 +25,7 @@ Where the sources differ:
 - The penalty is squared in the paper; the authors' public script
   (https://github.com/yjwu17/ADMM-Compression-for-SNNs) adds `1e-4 ||W - Z + U||`, not squared, and
   `5e-5 ||W||`. Ours is squared; the script's are `penalty_mode="norm"` and `norm_weight=5e-5`.
-- The script prunes by percentile (`compress.percentile_keep`), we by exact count.
+- The script prunes by percentile (`projections.percentile_keep`), we by exact count.
 - The script's ternary fit starts at `mean(W)` and runs 5 sweeps, ours at `mean|W|` and 20.
 - The growth of the penalty, the spread of one sparsity over the layers (as the root of their size),
   all grids but the ternary one, the retraining after quantization (straight through, scales fitted

@@ -36,6 +36,7 @@ from jaxsnn import layers, train
 from jaxsnn.arrays import Array, Number, check_range, check_whole, top_count
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
+from jaxsnn.layers import walk
 from jaxsnn.models.variants import residual_blocks
 from jaxsnn.network import Network, Output
 from jaxsnn.neurons import LIF, ORDERS
@@ -285,7 +286,7 @@ def convert(
             constants.threshold[...] = jnp.broadcast_to(new, old.shape)
         if decay is not None:
             constants.decay[...] = jnp.full_like(constants.decay[...], decay)
-    for block in layers.layers_of(module):
+    for block in walk.layers_of(module):
         if isinstance(block, layers.Residual) and isinstance(block.conv1.neurons, layers.Neurons):
             # The unit of the hidden spikes, one or one for each input of the second kernel.
             unit = block.conv1.neurons.threshold[...]

@@ -349,7 +349,7 @@ class _Pipeline:
     def tune(self, name: str, held: _Held, epochs: int) -> _Held:
         """Train with every set in force that is held; return what is held then."""
         rate = self.trainer.cosine(self.chosen.learning_rate, epochs)
-        return self.train(name, held, epochs, sets.as_phase(optax.adam(rate)))
+        return self.train(name, held, epochs, sets.Phase(optax.adam(rate)))
 
     def train(self, name: str, held: _Held, epochs: int, phase: sets.Phase) -> _Held:
         """Train by a phase inside the sets that are held."""

@@ -12,8 +12,10 @@ from jax import Array
 from jaxsnn import metrics, train, tree
 from jaxsnn.data import Dataset, Split
 from jaxsnn.methods.result import Trained
+from jaxsnn.metrics.published import published_energy
 from jaxsnn.models.variants import rescale
 from jaxsnn.network import Network
+from jaxsnn.train import evaluation
 
 __all__ = ["accuracies", "energy_ratios", "measured", "noise_sweep", "noise_table", "whole_numbers"]
 
@@ -46,14 +48,14 @@ def measured(
       seed: of the run, for the row.
 
     Returns:
-      Name -> report; its extra facts are those of `metrics.published_energy`, `accuracy_draws` and
+      Name -> report; its extra facts are those of `published_energy`, `accuracy_draws` and
       `mean_accuracy`.
     """
     rows = {}
     for name, each in networks.items():
         found = train.evaluate(each.task, each.network, data.test)
         drawn = [found.accuracy, *accuracies(each, data.test, draws, first=1)]
-        extra = metrics.published_energy(each.network, each.task.inputs, found)
+        extra = published_energy(each.network, each.task.inputs, found)
         extra |= {"accuracy_draws": drawn, "mean_accuracy": sum(drawn) / len(drawn)}
         rows[name] = metrics.Report.of(name, each.network, found, seed=seed, extra=extra)
     return rows
@@ -134,7 +136,7 @@ def noise_sweep(
 @jax.jit
 def _accuracy(task: train.Task, net: Network, images: Array, labels: Array, seed: int) -> Array:
     """Do what `train.evaluate` does, for pixels that are no whole numbers."""
-    return train.evaluate_traced(task, net, (images, labels), seed=seed)[0][-1]
+    return evaluation.evaluate_traced(task, net, (images, labels), seed=seed)[0][-1]
 
 
 def noise_table(

@@ -13,7 +13,7 @@ Neural Networks", https://arxiv.org/abs/2104.12528 (IJCNN).
 Of the variances offered, the one whose network comes nearest to the share `size` of the weights is
 taken. Step 3 has two controls: the same network trained directly at the final T for as many epochs,
 and the narrow one run there untrained. Energies are compared with the ANN that was not pruned, by
-the published counts (`metrics.published_energy`).
+the published counts (`metrics.published`).
 
 Where the sources differ:
 - The text of the paper was not at hand: its settings are known at second hand and from codes of the

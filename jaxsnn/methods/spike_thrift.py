@@ -38,6 +38,7 @@ from jaxsnn.compress import rewiring, starting
 from jaxsnn.compress.phase import Phase, pruned, rewired
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
+from jaxsnn.layers import walk
 from jaxsnn.methods import conversion
 from jaxsnn.methods.measuring import energy_ratios, measured
 from jaxsnn.methods.result import Result, Trained, Trainer
@@ -331,7 +332,7 @@ def stage_ends(net: Network) -> tuple[str, ...]:
         return tuple(block.conv2.name for block in blocks)
     ends: list[str] = []
     last: str | None = None
-    for layer in layers.layers_of(net.module):
+    for layer in walk.layers_of(net.module):
         if isinstance(layer, layers.Conv) and not isinstance(layer.neurons, layers.Integrator):
             last = layer.name
         elif last is not None and not isinstance(layer, (layers.Dropout, layers.Chain)):

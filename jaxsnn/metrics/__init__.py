@@ -9,64 +9,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from jaxsnn.metrics.counts import (
-        Counts,
-        accumulate,
-        accuracy,
-        accuracy_over_time,
-        no_counts,
-        saturated_neurons,
-        silent_neurons,
-        spike_rate,
-        spike_rates,
-        spikes_per_sample,
-    )
-    from jaxsnn.metrics.facts import densities, density
+    from jaxsnn.metrics.counts import Counts
+    from jaxsnn.metrics.facts import density
     from jaxsnn.metrics.measuring import compare, measure
-    from jaxsnn.metrics.published import published_energy
-    from jaxsnn.metrics.report import Comparison, LayerReport, Report
+    from jaxsnn.metrics.report import Comparison, Report
 
 _HOME = {
     "Comparison": "report",
     "Counts": "counts",
-    "LayerReport": "report",
     "Report": "report",
-    "accumulate": "counts",
-    "accuracy": "counts",
-    "accuracy_over_time": "counts",
     "compare": "measuring",
-    "densities": "facts",
     "density": "facts",
     "measure": "measuring",
-    "no_counts": "counts",
-    "published_energy": "published",
-    "saturated_neurons": "counts",
-    "silent_neurons": "counts",
-    "spike_rate": "counts",
-    "spike_rates": "counts",
-    "spikes_per_sample": "counts",
 }
 
-__all__ = [
-    "Comparison",
-    "Counts",
-    "LayerReport",
-    "Report",
-    "accumulate",
-    "accuracy",
-    "accuracy_over_time",
-    "compare",
-    "densities",
-    "density",
-    "measure",
-    "no_counts",
-    "published_energy",
-    "saturated_neurons",
-    "silent_neurons",
-    "spike_rate",
-    "spike_rates",
-    "spikes_per_sample",
-]
+__all__ = ["Comparison", "Counts", "Report", "compare", "density", "measure"]
 
 
 def __getattr__(name: str) -> Any:

@@ -32,7 +32,7 @@ from jaxsnn.arrays import check_range
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
-from jaxsnn.layers import Flow
+from jaxsnn.layers.walk import Flow
 from jaxsnn.metrics import operations
 from jaxsnn.metrics.counts import Counts
 from jaxsnn.metrics.facts import densities

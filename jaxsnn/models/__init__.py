@@ -1,15 +1,8 @@
 """Networks: any layout of named layers, and those of the papers."""
 
-from jaxsnn.models.admm import (
-    STBP_CIFAR,
-    STBP_MNIST_MLP,
-    admm_cifar,
-    mlp,
-    mnist_conv,
-    stbp_cifar,
-)
-from jaxsnn.models.layout import STBP_MNIST, build
-from jaxsnn.models.published import CONVERTED, QP_SNN, Published
+from jaxsnn.models.admm import admm_cifar, mlp, mnist_conv, stbp_cifar
+from jaxsnn.models.layout import build
+from jaxsnn.models.published import CONVERTED, Published
 from jaxsnn.models.qp_snn import resnet20, vgg16, vggsnn
 from jaxsnn.models.spatiotemporal import vgg9, vgg11
 from jaxsnn.models.spike_thrift import (
@@ -22,10 +15,6 @@ from jaxsnn.models.start import he_start
 
 __all__ = [
     "CONVERTED",
-    "QP_SNN",
-    "STBP_CIFAR",
-    "STBP_MNIST",
-    "STBP_MNIST_MLP",
     "Published",
     "admm_cifar",
     "build",

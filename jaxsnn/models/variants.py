@@ -15,7 +15,7 @@ from jaxsnn.arrays import Number, check_range, check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
-from jaxsnn.layers import Tape
+from jaxsnn.layers import Tape, walk
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
@@ -62,8 +62,8 @@ def _with_units(net: Network, unit: Callable[[], layers.Neurons | layers.Rectifi
 
 
 def residual_blocks(net: Network) -> tuple[layers.Residual, ...]:
-    """Return the residual blocks of a network, in the order of `layers.layers_of`."""
-    found = layers.layers_of(net.module)
+    """Return the residual blocks of a network, in the order of `walk.layers_of`."""
+    found = walk.layers_of(net.module)
     return tuple(layer for layer in found if isinstance(layer, layers.Residual))
 
 
@@ -185,7 +185,7 @@ def rescale(net: Network, factors: Mapping[str, Number]) -> Network:
     """
     module = net.module
     known = layers.synapses(module)
-    blocks = [block for block in layers.layers_of(module) if isinstance(block, layers.Residual)]
+    blocks = [block for block in walk.layers_of(module) if isinstance(block, layers.Residual)]
     ends = {block.conv2.name: block for block in blocks}
     projections = {block.projection.name: block for block in blocks if block.projection}
     for name, factor in factors.items():

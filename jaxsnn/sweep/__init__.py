@@ -1,22 +1,8 @@
 """Sweeps: whole trainings over a grid of numbers, as one compiled program."""
 
 from jaxsnn.sweep.fronts import hypervolume, pareto
-from jaxsnn.sweep.grid import AXES, Axis, SweepGrid, points
-from jaxsnn.sweep.lane import Lane, fit_traced, run, training, with_constants
-from jaxsnn.sweep.lanes import Swept, run_lanes
+from jaxsnn.sweep.grid import AXES
+from jaxsnn.sweep.lane import Lane, run, with_constants
+from jaxsnn.sweep.lanes import Swept
 
-__all__ = [
-    "AXES",
-    "Axis",
-    "Lane",
-    "SweepGrid",
-    "Swept",
-    "fit_traced",
-    "hypervolume",
-    "pareto",
-    "points",
-    "run",
-    "run_lanes",
-    "training",
-    "with_constants",
-]
+__all__ = ["AXES", "Lane", "Swept", "hypervolume", "pareto", "run", "with_constants"]

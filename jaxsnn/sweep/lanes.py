@@ -80,7 +80,7 @@ def run_lanes(
     again. A lane whose numbers diverge is marked; the others do not notice.
 
     Args:
-      function: what one lane does, of `sweep.training` or your own.
+      function: what one lane does, of `lane.training` or your own.
       grid: axis -> values, for all combinations; or a list of points, axis -> number.
       data: any tree of arrays that all lanes read, such as images and start values.
       axes: which axes there are, with their ranges (`sweep.AXES` has the usual ones); None lets
@@ -98,7 +98,7 @@ def run_lanes(
       The results of all lanes.
 
     Raises:
-      UserError: if the grid is refused (`sweep.points`), a lane does not fit the budget, or the
+      UserError: if the grid is refused (`grid.points`), a lane does not fit the budget, or the
         directory holds another sweep.
     """
     start = time.perf_counter()

@@ -10,7 +10,7 @@ import pytest
 from experiments.common import command, flat
 from jaxsnn.cli import arguments
 from jaxsnn.errors import UserError
-from jaxsnn.report import ROW_FIELDS
+from jaxsnn.report.results import ROW_FIELDS
 
 PLOTS = {"curves", "layers", "histograms", "accuracy_over_time", "raster"}
 FIXED = ["experiment", "dataset", "preset", "seed", "command", "versions", "seconds", "rows"]

@@ -9,7 +9,8 @@ from safetensors.numpy import load_file, save_file
 
 from jaxsnn import models
 from jaxsnn.errors import UserError
-from jaxsnn.export import Model, container, load_stablehlo, save, save_stablehlo, to_stablehlo
+from jaxsnn.export import Model, container, load_stablehlo, save, save_stablehlo
+from jaxsnn.export.stablehlo import to_stablehlo
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF

@@ -8,13 +8,13 @@ from flax import nnx
 from jaxsnn import layers
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.layers import Tape
+from jaxsnn.layers import Tape, layer, walk
 from jaxsnn.neurons import LIF, Membrane
 
 
 def chain():
     rngs = nnx.Rngs(0)
-    return layers.named(layers.Chain({
+    return layer.named(layers.Chain({
         "first": layers.Conv(1, 2, neurons=LIF(), rngs=rngs),
         "flat": layers.Flatten(),
         "loop": layers.Recurrent(8, 3, neurons=LIF(), rngs=rngs),
@@ -26,7 +26,7 @@ def test_a_chain_names_its_kernels_in_order():
         net, record = chain(), Tape()
         out = net(Signal(jnp.ones((3, 2, 2, 2, 1)), 3), record)
         names = ["first/kernel", "loop/kernel", "loop/recurrent"]
-        maps, events = layers.maps(net), record.activity.events
+        maps, events = walk.maps(net), record.activity.events
         assert list(maps) == list(events) == names
         assert list(record.membranes) == list(record.activity.spikes) == ["first", "loop"]
         assert all(isinstance(membrane, Membrane) for membrane in record.membranes.values())
@@ -47,8 +47,8 @@ def test_names_are_the_paths_of_attributes_and_the_original_stays_nameless():
     first = layers.Conv(1, 2, neurons=LIF(), rngs=nnx.Rngs(0))
     inner = layers.Chain({"conv": first})
     outer = layers.Chain({"stage1": inner, "flat": layers.Flatten()})
-    named = layers.named(outer)
-    assert [layer.name for layer in layers.layers_of(named)] == [
+    named = layer.named(outer)
+    assert [layer.name for layer in walk.layers_of(named)] == [
         "", "stage1", "stage1/conv", "flat",
     ]  # fmt: skip
     assert first.name == "" and list(layers.synapses(named)) == ["stage1/conv"]

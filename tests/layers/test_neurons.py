@@ -12,6 +12,7 @@ from jaxsnn import layers
 from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
+from jaxsnn.layers.layer import named
 from jaxsnn.layers.neurons import SMALLEST_THRESHOLD
 from jaxsnn.neurons import LIF, unroll
 from jaxsnn.surrogate import stdb, triangle
@@ -34,7 +35,7 @@ def run_neurons(neurons, current):
 
 def network(inputs, outputs):
     dense = layers.Dense(inputs, outputs, neurons=LIF(), rngs=nnx.Rngs(0))
-    return layers.named(layers.Chain({"dense1": dense}))
+    return named(layers.Chain({"dense1": dense}))
 
 
 def test_constants_are_parameters_only_if_trained():

@@ -9,7 +9,7 @@ from flax import nnx
 from jaxsnn import layers
 from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
-from jaxsnn.layers import Neurons, Tape
+from jaxsnn.layers import Neurons, Tape, layer
 from jaxsnn.neurons import LIF
 
 NEURON = LIF(0.5, 0.3)
@@ -22,7 +22,7 @@ def spikes(*shape):
 
 def block(conv1, conv2, **options):
     chain = layers.Chain({"block1": layers.Residual(conv1, conv2, **options)})
-    return layers.named(chain).block1
+    return layer.named(chain).block1
 
 
 def conv(inputs, outputs, neurons=NEURON, **options):

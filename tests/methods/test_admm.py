@@ -11,6 +11,7 @@ import pytest
 from jaxsnn import compress, data, models, train, tree
 from jaxsnn.compress import transforms
 from jaxsnn.compress.masks import kept_share
+from jaxsnn.compress.phase import as_phase
 from jaxsnn.errors import UserError
 from jaxsnn.methods import admm
 from jaxsnn.options import replaced
@@ -32,7 +33,7 @@ def loss_with(teacher):
 
 def run(phase, params, loss, num_steps):
     """Return the parameters after a phase on a loss, and the optimizer's state."""
-    phase = compress.as_phase(phase)
+    phase = as_phase(phase)
 
     def loop(params, state):
         def step(_, carry):
@@ -177,7 +178,7 @@ class Untrained:
         self.phases = []
 
     def __call__(self, task, phase, net, split, *, epochs, name, **options):
-        phase = compress.as_phase(phase)
+        phase = as_phase(phase)
         self.phases.append((name, epochs, task.spike_weight))
         state = phase.optimizer.init(net.params)
         params, steps = phase.finish(phase.begin(net.params), state)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import Network, layers, metrics
+from jaxsnn import Network, layers
 from jaxsnn.encode import bernoulli
 from jaxsnn.layers import Activity
+from jaxsnn.metrics import counts as counting
 from jaxsnn.neurons import LIF
 
 
@@ -17,41 +18,41 @@ def activity(spikes=None, events=None, **facts):
 
 
 def counted(activity):
-    return metrics.accumulate(metrics.no_counts(activity), activity)
+    return counting.accumulate(counting.no_counts(activity), activity)
 
 
 def test_accuracy_takes_the_mean_over_time():
     readout = jnp.array([[[1.0, 0.0], [0.0, 1.0]], [[0.0, 3.0], [0.0, 1.0]]])  # T=2, B=2, C=2
     labels = jnp.array([1, 1])
-    assert metrics.accuracy(readout, labels) == 1.0
-    np.testing.assert_array_equal(metrics.accuracy_over_time(readout, labels), [0.5, 1.0])
+    assert counting.accuracy(readout, labels) == 1.0
+    np.testing.assert_array_equal(counting.accuracy_over_time(readout, labels), [0.5, 1.0])
 
 
 def test_rates_of_spikes_per_layer_and_whole():
     found = activity({"a": jnp.ones((2, 3)), "b": 4 * jnp.ones((2, 1))})
-    assert metrics.spike_rates(found) == {"a": 0.25, "b": 1.0}
-    assert metrics.spikes_per_sample(found) == 7.0
-    assert metrics.spike_rate(found) == 7 / 16
-    assert metrics.spike_rate(activity()) == 0.0
+    assert counting.spike_rates(found) == {"a": 0.25, "b": 1.0}
+    assert counting.spikes_per_sample(found) == 7.0
+    assert counting.spike_rate(found) == 7 / 16
+    assert counting.spike_rate(activity()) == 0.0
 
 
 def test_all_ones_is_a_rate_of_one():  # admm.md, oracle 11
-    assert metrics.spike_rate(activity({"a": jnp.full((3, 5), 8.0)}, timesteps=8)) == 1.0
+    assert counting.spike_rate(activity({"a": jnp.full((3, 5), 8.0)}, timesteps=8)) == 1.0
 
 
 def test_counts_leave_out_filling_samples_and_find_silent_and_saturated_neurons():
     spikes = jnp.array([[4.0, 0.0, 1.0], [4.0, 0.0, 3.0], [2.0, 2.0, 2.0]])
     batch = activity({"a": spikes}, {"a/kernel": spikes})
     shapes = jax.eval_shape(lambda: batch)
-    add = jax.jit(metrics.accumulate)
-    counts = add(metrics.no_counts(shapes), batch, valid=jnp.array([True, True, False]))
+    add = jax.jit(counting.accumulate)
+    counts = add(counting.no_counts(shapes), batch, valid=jnp.array([True, True, False]))
     counts = add(counts, batch, valid=jnp.array([True, False, False]))
     np.testing.assert_array_equal(counts.spikes["a"], [12, 0, 5])
     np.testing.assert_array_equal(counts.events["a/kernel"], [12, 0, 5])
     assert counts.num_samples == 3
-    assert metrics.silent_neurons(counts) == {"a": 1}
-    assert metrics.saturated_neurons(counts) == {"a": 1}
-    assert metrics.accumulate(counts, batch).num_samples == 6
+    assert counting.silent_neurons(counts) == {"a": 1}
+    assert counting.saturated_neurons(counts) == {"a": 1}
+    assert counting.accumulate(counts, batch).num_samples == 6
 
 
 def test_signed_events_count_by_magnitude():

@@ -16,6 +16,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Activity
+from jaxsnn.metrics import counts as counting
 from jaxsnn.metrics import facts
 from jaxsnn.neurons import LIF
 
@@ -53,7 +54,7 @@ def two_layers(timesteps=4, cached=("fc1/kernel",)):
         spikes={"fc1": jnp.asarray(spikes)}, events=jax.tree.map(jnp.asarray, events),
         timesteps=timesteps, analog=("fc1/kernel",), cached=cached,
     )  # fmt: skip
-    return net.replace(params=params), metrics.accumulate(metrics.no_counts(seen), seen)
+    return net.replace(params=params), counting.accumulate(counting.no_counts(seen), seen)
 
 
 def test_a_report_counts_per_sample():
@@ -92,7 +93,7 @@ def test_real_input_that_nobody_called_analog_is_multiplied_at_every_step():
         spikes={"fc1": jnp.zeros((2, 128))}, timesteps=4,
         events={"fc1/kernel": jnp.full((2, 4), 0.3), "out/kernel": jnp.zeros((2, 128))},
     )  # fmt: skip
-    unnamed = metrics.accumulate(metrics.no_counts(seen), seen)
+    unnamed = counting.accumulate(counting.no_counts(seen), seen)
     assert metrics.Report.of("a", net, unnamed).macs == metrics.Report.of("a", net, counts).macs
     assert metrics.Report.of("a", net, unnamed).synops == 0
 
@@ -130,7 +131,7 @@ def test_a_report_and_the_density_agree_with_recurrent_weights():
     report = metrics.measure(task, net, Split(samples, SPLIT.labels))
     assert report.density == metrics.density(net) == metrics.density(net.params)
     assert report.density == (36 + 18) / (64 * 6 + 36 + 18)
-    by_leaf = metrics.densities(net)
+    by_leaf = facts.densities(net)
     assert by_leaf["dense1/recurrent"] == 1.0 and by_leaf["dense1/kernel"] == 0.0
     assert [layer.name for layer in report.layers] == ["dense1", "dense1/recurrent", "dense2"]
 
@@ -147,7 +148,7 @@ def test_density_of_the_released_mnist_network():  # admm.md, oracle 10
     }
     assert metrics.density(params) == 2684 / 211488
     assert math.isclose(metrics.density(params), 0.012691, abs_tol=5e-7)
-    assert metrics.densities(params)["conv1/kernel"] == 49 / 288
+    assert facts.densities(params)["conv1/kernel"] == 49 / 288
     assert metrics.density(params, where="*/bias") == 1.0
 
 
@@ -208,7 +209,7 @@ def test_an_event_input_costs_additions_and_a_constant_one_multiplications_once(
     rows = []
     for x in (signal, constant):
         seen = net(x).activity
-        counts = metrics.accumulate(metrics.no_counts(seen), seen)
+        counts = counting.accumulate(counting.no_counts(seen), seen)
         rows.append(metrics.Report.of("a", net, counts))
     taps = 4 * 22**2  # of 4 kernels of 3 x 3 on 8 x 8 pixels, borders left out
     assert rows[0].layers[0].synops == 5 * taps and rows[0].macs == 0

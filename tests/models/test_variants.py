@@ -13,6 +13,7 @@ from jaxsnn.compress import quantize, symmetric_uniform
 from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
+from jaxsnn.layers import walk
 from jaxsnn.methods import balancing
 from jaxsnn.models.variants import ann_of, rescale, resized, spiking_of
 
@@ -74,7 +75,7 @@ def test_left_out_convolutions_take_their_dropout_away_but_not_the_poolings():
     assert thin.module.names == ("conv1", "pool1", "pool2", "flatten1", "dense1")
     assert thin.params["dense1"]["kernel"].shape == (2 * 2 * 2, 10)
     kept = resized(net, {}, inputs, dropout=0.05)
-    rates = [x.rate for x in layers.layers_of(kept.module) if isinstance(x, layers.Dropout)]
+    rates = [x.rate for x in walk.layers_of(kept.module) if isinstance(x, layers.Dropout)]
     assert rates == [0.05, 0.05]
 
 

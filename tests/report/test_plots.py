@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxsnn.errors import UserError
-from jaxsnn.metrics import LayerReport, Report
+from jaxsnn.metrics.report import LayerReport, Report
 from jaxsnn.report import plots, raster, sweep_plots
 
 PNG = b"\x89PNG\r\n\x1a\n"

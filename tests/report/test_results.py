@@ -9,7 +9,7 @@ from rich.console import Console
 
 from jaxsnn import report
 from jaxsnn.errors import UserError
-from jaxsnn.metrics import LayerReport, Report
+from jaxsnn.metrics.report import LayerReport, Report
 
 
 def row(name, **changes):

@@ -9,6 +9,7 @@ from jaxsnn import losses, models, train
 from jaxsnn.data import Split
 from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF
+from jaxsnn.train import evaluation
 
 SIZE, TIMESTEPS = 83, 3
 
@@ -68,7 +69,8 @@ def test_scores_are_the_mean_of_the_read_out_over_time(exact, whole, split):
 def test_inside_a_compiled_program_it_measures_the_same(exact, split):
     task, net = exact
     device = jnp.asarray(split.images), jnp.asarray(split.labels)
-    measure = jax.jit(lambda net, split: train.evaluate_traced(task, net, split, batch_size=29))
+    traced = evaluation.evaluate_traced
+    measure = jax.jit(lambda net, split: traced(task, net, split, batch_size=29))
     over_time, loss, counts = measure(net, device)
     found = train.evaluate(task, net, split, batch_size=29)
     np.testing.assert_array_equal(over_time, found.accuracy_over_time)

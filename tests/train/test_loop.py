@@ -12,6 +12,7 @@ import pytest
 
 from jaxsnn import Network, compress, models, train
 from jaxsnn.compress import grids, masks, projections, transforms
+from jaxsnn.compress.phase import Finished, as_phase
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
@@ -22,7 +23,7 @@ from jaxsnn.train import Checkpoints, loop, progress
 
 SIZE, BATCH, TIMESTEPS = 203, 32, 3
 STEPS = SIZE // BATCH  # 6, and 11 samples wait for the next shuffling
-KEY = train.phase_key(7, "train")
+KEY = loop.phase_key(7, "train")
 
 
 @pytest.fixture(scope="module")
@@ -104,14 +105,14 @@ def diary():
 
 
 FREEZE = optax.chain(optax.set_to_zero(), optax.scale_by_schedule(lambda count: 0.0))
-STILL = compress.as_phase(FREEZE)
+STILL = as_phase(FREEZE)
 
 
 def order_of_epoch(epoch, key=KEY):
     """Return the numbers of the samples in the order in which the epoch sees them."""
-    start = train.init(diary(), STILL, key)._replace(step=jnp.int32(epoch * STEPS))
-    end, _ = train.run_steps(
-        DIARY, FREEZE, BATCH, start, train.no_sums(), NUMBERED, jnp.int32((epoch + 1) * STEPS)
+    start = loop.init(diary(), STILL, key)._replace(step=jnp.int32(epoch * STEPS))
+    end, _ = loop.run_steps(
+        DIARY, FREEZE, BATCH, start, loop.no_sums(), NUMBERED, jnp.int32((epoch + 1) * STEPS)
     )
     when = np.asarray(end.net.stats["when"])
     return np.argsort(when)[np.sum(when < 0) :]
@@ -138,8 +139,8 @@ def test_samples_left_over_come_in_other_epochs():
 
 def test_a_compiled_epoch_is_a_python_loop_over_train_step(problem, split, fit):
     task, optimizer, net, _ = problem
-    step = jax.jit(partial(train.train_step, task, optimizer))
-    state = train.init(net, compress.as_phase(optimizer), KEY)
+    step = jax.jit(partial(loop.train_step, task, optimizer))
+    state = loop.init(net, as_phase(optimizer), KEY)
     order, sums = order_of_epoch(0), []
     for i in range(STEPS):
         rows = order[i * BATCH : (i + 1) * BATCH]
@@ -176,9 +177,9 @@ def test_the_callers_arrays_survive(problem, split, fit):
     before = jax.tree.map(np.array, net)
     fit(1)
     assert_same_bits(net, before)
-    state = train.init(net, compress.as_phase(optimizer), KEY)
+    state = loop.init(net, as_phase(optimizer), KEY)
     device = tuple(jnp.asarray(each) for each in split)
-    train.run_steps(task, optimizer, BATCH, state, train.no_sums(), device, jnp.int32(1))
+    loop.run_steps(task, optimizer, BATCH, state, loop.no_sums(), device, jnp.int32(1))
     assert_same_bits(net, before)
 
 
@@ -212,7 +213,7 @@ def stored(problem, folder):
     """Return the newest state of a folder: weights, optimizer, key and step."""
     _, optimizer, net, _ = problem
     checkpoints = Checkpoints(folder)
-    state = checkpoints.restore(train.init(net, compress.as_phase(optimizer), KEY))
+    state = checkpoints.restore(loop.init(net, as_phase(optimizer), KEY))
     checkpoints.close()
     return state
 
@@ -287,7 +288,7 @@ def test_a_phase_begins_and_finishes_a_training():
     phase = compress.Phase(
         FREEZE,
         begin=lambda params: {"weight": params["weight"] + 5},
-        finish=lambda params, _: compress.Finished({"weight": params["weight"] / 2}, {}),
+        finish=lambda params, _: Finished({"weight": params["weight"] / 2}, {}),
     )
     log: list = []
     found = train.fit(DIARY, phase, diary(), NUMBERED, epochs=2, batch_size=BATCH,
@@ -313,7 +314,7 @@ def test_a_divergence_keeps_the_last_good_checkpoint(tmp_path, step, what):
     assert f"phase 'prune pull': {what} is not finite any more in epoch 3" in message
     assert f"epoch 2 in {tmp_path}" in message
     assert "\n" not in message
-    good = checkpoints.restore(train.init(diary(), compress.as_phase(optimizer), KEY))
+    good = checkpoints.restore(loop.init(diary(), as_phase(optimizer), KEY))
     assert good.step == 2 * STEPS
     assert np.isfinite(good.net.params["weight"])
     checkpoints.close()
@@ -365,11 +366,11 @@ def test_a_batch_that_does_not_fit_the_data_is_refused(fit, batch_size):
 
 def test_every_phase_draws_from_a_key_of_its_whole_name_and_seed():
     names = ("one-shot retrain", "quantize retrain", "train", "a train", "kl ann", "at ann")
-    keys = {tuple(jax.random.key_data(train.phase_key(0, name)).tolist()) for name in names}
-    keys.add(tuple(jax.random.key_data(train.phase_key(1, "train")).tolist()))
+    keys = {tuple(jax.random.key_data(loop.phase_key(0, name)).tolist()) for name in names}
+    keys.add(tuple(jax.random.key_data(loop.phase_key(1, "train")).tolist()))
     assert len(keys) == len(names) + 1
     np.testing.assert_array_equal(
-        *(jax.random.key_data(train.phase_key(3, "train")) for _ in range(2))
+        *(jax.random.key_data(loop.phase_key(3, "train")) for _ in range(2))
     )
 
 

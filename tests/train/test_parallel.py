@@ -9,12 +9,12 @@ import optax
 import pytest
 
 from jaxsnn import models, train
-from jaxsnn.compress import as_phase
+from jaxsnn.compress.phase import as_phase
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.neurons import LIF
-from jaxsnn.train import parallel
+from jaxsnn.train import loop, parallel
 
 BATCH, TIMESTEPS = 8, 3
 KEY, SGD, ADAM = jax.random.key(3), optax.sgd(0.5), optax.adam(1e-2)
@@ -38,10 +38,10 @@ def task_of(*, layout="3C3-AP2-D0.5-6-4", direct=False, norm=False, **how):
 def two_steps(split, **how):
     """Return the network and the sums after two training steps."""
     net, task = task_of(**how)
-    state = train.init(net, as_phase(SGD), KEY)
-    sums = train.no_sums()
+    state = loop.init(net, as_phase(SGD), KEY)
+    sums = loop.no_sums()
     device = tuple(map(jnp.asarray, split))
-    state, sums = train.run_steps(task, SGD, BATCH, state, sums, device, jnp.int32(2))
+    state, sums = loop.run_steps(task, SGD, BATCH, state, sums, device, jnp.int32(2))
     return jax.tree.map(np.asarray, (state.net, sums._asdict()))
 
 

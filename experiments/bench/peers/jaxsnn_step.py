@@ -1,8 +1,8 @@
 """The step in jaxsnn, by its public functions alone. The first word of the variant says which:
 
-- "epoch": `train.run_steps`, the compiled loop over an epoch, which shuffles and gathers the
+- "epoch": `loop.run_steps`, the compiled loop over an epoch, which shuffles and gathers the
   batches from a data set in memory (whole numbers of one byte, the batch repeated) by itself;
-- "step": one call of the compiled `train.train_step` on a batch that is ready on the device;
+- "step": one call of the compiled `loop.train_step` on a batch that is ready on the device;
 - "predict": `train.predict` over such a data set;
 - "evaluate": `train.evaluate` over it, which also counts spikes and events;
 - "call": one call of the compiled network on a batch that is ready, on one device.
@@ -18,9 +18,10 @@ import jax.numpy as jnp
 import optax
 
 from experiments.bench.contenders import FLAVOURS
-from jaxsnn import compress, data, losses, models, neurons, surrogate, train, tree
+from jaxsnn import data, losses, models, neurons, surrogate, train, tree
+from jaxsnn.compress.phase import as_phase
 from jaxsnn.inputs import Inputs
-from jaxsnn.train import host, parallel
+from jaxsnn.train import host, loop, parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 
@@ -142,8 +143,8 @@ def check_in(problem, options):
 def start(problem, options):
     """Return the task, the optimizer and the state before the first step."""
     task, net = make_task(problem, options)
-    phase = compress.as_phase(optax.adam(problem["spec"]["learning_rate"]))
-    return task, phase.optimizer, train.init(net, phase, jax.random.key(0))
+    phase = as_phase(optax.adam(problem["spec"]["learning_rate"]))
+    return task, phase.optimizer, loop.init(net, phase, jax.random.key(0))
 
 
 def subject(problem, options, run, unit=1, **facts):
@@ -161,8 +162,8 @@ def epoch(problem, options):
     def run(steps):
         nonlocal state
         for _ in range(steps // unit):
-            sums, stop = train.no_sums(), state.step + unit
-            state, sums = train.run_steps(task, optimizer, size, state, sums, split, stop)
+            sums, stop = loop.no_sums(), state.step + unit
+            state, sums = loop.run_steps(task, optimizer, size, state, sums, split, stop)
         jax.block_until_ready((state, sums))
 
     return subject(problem, options, run, unit)
@@ -174,7 +175,7 @@ def step(problem, options):
     x, labels = batch_of(problem)
     x = jax.jit(lambda x: task.prepare(jax.random.key(0), x, True))(x)
     here = ready(task)
-    jitted = jax.jit(train.train_step, static_argnums=1, donate_argnums=2)
+    jitted = jax.jit(loop.train_step, static_argnums=1, donate_argnums=2)
     compiled = jitted.lower(here, optimizer, state, x, labels).compile()
 
     def run(steps):

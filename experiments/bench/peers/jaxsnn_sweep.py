@@ -2,8 +2,8 @@
 
 A step is one training step of all of them on the same batch. The variant's first word says how:
 
-- "vmap": `jax.vmap` of `train.train_step` over the stacked states, on one device;
-- "loop": one compiled `train.train_step`, called once for each network, the batch shared out over
+- "vmap": `jax.vmap` of `loop.train_step` over the stacked states, on one device;
+- "loop": one compiled `loop.train_step`, called once for each network, the batch shared out over
   the local devices;
 - "spread": as "vmap", the lanes shared out over the local devices (one for each core of a CPU).
 """
@@ -23,8 +23,9 @@ from experiments.bench.peers.jaxsnn_step import (
     ready,
     start,
 )
-from jaxsnn import compress, train, tree
-from jaxsnn.train import parallel
+from jaxsnn import tree
+from jaxsnn.compress.phase import as_phase
+from jaxsnn.train import loop, parallel
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 TAKES_LANES = True  # the weights have the lanes as first axis
@@ -49,14 +50,14 @@ def make_step(problem, options):
         tree.map_named(lambda name, leaf, i=i: jnp.asarray(problem[name][i]), first.net.params)
         for i in range(problem["spec"]["lanes"])
     ]
-    phase, key = compress.as_phase(optimizer), jax.random.key(0)
-    states = [train.init(first.net.replace(params=w), phase, key) for w in weights]
+    phase, key = as_phase(optimizer), jax.random.key(0)
+    states = [loop.init(first.net.replace(params=w), phase, key) for w in weights]
     x, labels = batch_of(problem)
     x = jax.jit(lambda x: task.prepare(key, x, True))(x)
     task = ready(task)
 
     def one(state, x, labels):
-        return train.train_step(task, optimizer, state, x, labels)[0]
+        return loop.train_step(task, optimizer, state, x, labels)[0]
 
     if "loop" in options:
         states, x, labels = parallel.replicate((states, x, labels), task.devices)

@@ -30,15 +30,16 @@ from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
 from experiments.bench.studies.timing import in_turns
 from experiments.bench.tables import new_table
-from jaxsnn import compress, models, sweep, train
+from jaxsnn import compress, models, train
 from jaxsnn.compress import masks
 from jaxsnn.data import Split
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods import admm
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
-from jaxsnn.sweep import chunks
-from jaxsnn.sweep.lanes import LaneProgram
+from jaxsnn.sweep import chunks, grid
+from jaxsnn.sweep.lane import training
+from jaxsnn.sweep.lanes import LaneProgram, run_lanes
 from jaxsnn.train import parallel
 
 Rows = list[dict[str, Any]]
@@ -127,13 +128,12 @@ def study(console: Console, network: Small, effort: Effort, seed: int) -> Rows:
     data = jax.tree.map(jnp.asarray, {"start": net, "splits": {"train": split, "test": split}})
     devices = parallel.most_devices(BATCH)
     run, shared = (
-        sweep.training(lane, task, epochs=EPOCHS, batch_size=BATCH, devices=each)
-        for each in (1, devices)
+        training(lane, task, epochs=EPOCHS, batch_size=BATCH, devices=each) for each in (1, devices)
     )
     each, rows = compiled_each(net, split, task), []
     for count in LANES:
         effort.say(f"lanes: {network.layout}, {count}")
-        points = sweep.points(grid_of(count), sweep.AXES)
+        points = grid.points(grid_of(count), grid.AXES)
         makers = {
             "vmap": partial(swept, run, points, data, "vmap"),
             "loop": partial(swept, run, points, data, "loop"),
@@ -142,7 +142,7 @@ def study(console: Console, network: Small, effort: Effort, seed: int) -> Rows:
         if devices > 1:
             makers["one program, batch shared"] = partial(one_by_one, shared, points, data, devices)
         calls = {way: maker() for way, maker in makers.items()}
-        whole = sweep.run_lanes(run, grid_of(count), data, axes=sweep.AXES, show=False)
+        whole = run_lanes(run, grid_of(count), data, axes=grid.AXES, show=False)
         seconds = in_turns(calls, effort)
         single = min(taken for way, taken in seconds.items() if way not in MODES)
         for way in makers:

@@ -15,12 +15,13 @@ from experiments.bench.contenders import Contender
 from experiments.bench.rounds import Effort
 from experiments.bench.studies.timing import Epoch, in_turns
 from experiments.bench.tables import new_table
-from jaxsnn import compress, models, train
+from jaxsnn import models, train
 from jaxsnn.compress import rewiring, starting
+from jaxsnn.compress.phase import as_phase
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods import balancing
 from jaxsnn.network import Network
-from jaxsnn.train import parallel
+from jaxsnn.train import loop, parallel
 
 WIDTH, BATCH, DENSITY = 0.25, 100, 0.05
 STEPS = 4  # in one call of the compiled epoch
@@ -80,14 +81,14 @@ def _long(
     stats = jax.tree.map(
         lambda leaf: jnp.full_like(leaf, 0.3) if leaf.ndim == 0 else leaf, net.stats
     )
-    phase = compress.as_phase(optax.amsgrad(1e-4))
+    phase = as_phase(optax.amsgrad(1e-4))
     params = models.he_start(jax.random.key(seed), net.params)
-    state = train.init(net.replace(params=params, stats=stats), phase, jax.random.key(0))
+    state = loop.init(net.replace(params=params, stats=stats), phase, jax.random.key(0))
     calls: dict[str, Callable[[], Any]] = {}
     memory: dict[str, float] = {}
     for name, chunk in (("all at once", None), (f"remat {CHUNK}", CHUNK)):
         task = replace(_task(TIMESTEPS, "poisson", 1), remat=chunk)
-        step = jax.jit(lambda *args, task=task: train.train_step(task, phase.optimizer, *args)[0])
+        step = jax.jit(lambda *args, task=task: loop.train_step(task, phase.optimizer, *args)[0])
         compiled = step.lower(state, images, labels).compile()
         analysis = compiled.memory_analysis()
         assert analysis is not None

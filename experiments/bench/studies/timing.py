@@ -10,7 +10,9 @@ import optax
 
 from experiments.bench.rounds import Effort
 from jaxsnn import compress, train
+from jaxsnn.compress.phase import as_phase
 from jaxsnn.network import Network
+from jaxsnn.train import loop
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], effort: Effort) -> dict[str, float]:
@@ -47,20 +49,20 @@ class Epoch:
         split: tuple[Any, Any],
         steps: int,
     ):
-        phase = compress.as_phase(phase)
+        phase = as_phase(phase)
         self.task, self.optimizer, self.split, self.steps = task, phase.optimizer, split, steps
         self.batch_size = len(split[1]) // steps
-        self.state = train.init(net, phase, jax.random.key(0))
+        self.state = loop.init(net, phase, jax.random.key(0))
 
     def __call__(self) -> None:
         """Take the steps, and wait for them."""
         stop = self.state.step + self.steps
-        self.state, _ = train.run_steps(
+        self.state, _ = loop.run_steps(
             self.task,
             self.optimizer,
             self.batch_size,
             self.state,
-            train.no_sums(),
+            loop.no_sums(),
             self.split,
             stop,
         )

@@ -9,7 +9,8 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
-from jaxsnn.export import count_ties, from_nir, to_nir
+from jaxsnn.export import from_nir, to_nir
+from jaxsnn.export.ties import count_ties
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from tests.export.nir.nir_cases import IMAGES, PEERS, network, run, spikes_in
