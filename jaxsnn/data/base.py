@@ -1,8 +1,9 @@
 """Splits and data sets, and the one rule by which a part is held out.
 
-Letters in shapes: `N` images, `H` rows, `W` columns, `C` channels. Images stay `uint8` in memory
-and become floats on the device, inside the compiled step. A recording of an event camera is `T`
-such images, its frames of counted events: `[N, T, H, W, C]` where others are `[N, H, W, C]`.
+Letters in shapes: `N` images, `H` rows, `W` columns, `C` channels, `U` units. Images stay `uint8`
+in memory and become floats on the device, inside the compiled step. A recording of an event camera
+is `T` such images, its frames of counted events: `[N, T, H, W, C]` where others are `[N, H, W, C]`.
+One of an artificial cochlea is `T` counts for each unit, `[N, T, U]`.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ __all__ = ["Dataset", "Split"]
 class Split(NamedTuple):
     """Images and their labels, in the same order."""
 
-    images: np.ndarray  # uint8 [N, H, W, C] or, of events, [N, T, H, W, C], 0 to 255
+    images: np.ndarray  # uint8 [N, H, W, C] or, of events, [N, T, H, W, C] or [N, T, U], 0 to 255
     labels: np.ndarray  # int32 [N], 0 to num_classes - 1
 
 
@@ -44,16 +45,15 @@ class Dataset:
     notes: str = ""  # what differs from the published set: "test: 1,000 of 10,000 images"
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """Return the shape `(H, W, C)` of one image, or of one frame of an event set."""
-        height, width, channels = self.train.images.shape[-3:]
-        return height, width, channels
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape `(H, W, C)` of one image, or `(H, W, C)` or `(U,)` of one frame."""
+        return self.train.images.shape[1 if self.timesteps is None else 2 :]
 
     @property
     def timesteps(self) -> int | None:
         """Return the number of frames T of an event set; None for images, which have no time."""
         images = self.train.images
-        return images.shape[1] if images.ndim == 5 else None
+        return images.shape[1] if images.ndim in (3, 5) else None
 
     def inputs(
         self,
@@ -149,14 +149,18 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
     that dividing by it is always safe.
 
     Args:
-        images: `uint8 [N, ..., H, W, C]`, N at least 1; frames of events count like images.
+        images: `uint8 [N, ..., H, W, C]`, N at least 1; frames of events count like images. Units,
+            `[N, T, U]`, are one channel.
     """
     means, stds = [], []
     values = np.arange(256) / 255
+    images = images[..., None] if images.ndim == 3 else images
+    # bincount widens its input to 8 bytes a pixel: 128 MiB at a time.
+    step = max(1, (1 << 24) // max(images[0, ..., 0].size, 1))
     for channel in range(images.shape[-1]):
         counts = np.zeros(256, np.int64)
-        for start in range(0, len(images), 4096):  # bincount widens its input to 8 bytes a pixel
-            block = images[start : start + 4096, ..., channel]
+        for start in range(0, len(images), step):
+            block = images[start : start + step, ..., channel]
             counts += np.bincount(block.ravel(), minlength=256)
         share = counts / counts.sum()
         mean = float(share @ values)
@@ -192,10 +196,21 @@ def check_split(what: str, split: Split, num_classes: int) -> Split:
         raise UserError(f"{what}: holds no images")
     if len(images) != len(labels):
         raise UserError(f"{what}: {len(images):,} images but {len(labels):,} labels")
+    check_labels(what, labels, num_classes)
+    return split
+
+
+def check_labels(what: str, labels: np.ndarray, num_classes: int) -> None:
+    """Check that there are labels, and that they are in range.
+
+    Raises:
+        UserError: naming `what` was found and what was expected.
+    """
+    if len(labels) == 0:
+        raise UserError(f"{what}: holds no images")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= num_classes:
         raise UserError(f"{what}: labels {low} to {high} found, 0 to {num_classes - 1} expected")
-    return split
 
 
 def not_installed(name: str, error: ImportError, how_to_get: str, install: str) -> UserError:

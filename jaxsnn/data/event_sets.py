@@ -2,132 +2,111 @@
 
 import os
 import re
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsnn import foreign
 from jaxsnn.arrays import check_whole
-from jaxsnn.data import events
-from jaxsnn.data.base import Split, check_split, folders_of, not_installed
+from jaxsnn.data import events, gestures, spoken
+from jaxsnn.data.base import folders_of, not_installed
 from jaxsnn.data.cache import cached
 from jaxsnn.data.entries import Entry, exists, files_in, fingerprint
+from jaxsnn.data.event_table import CAMERA, EVENT_SETS, EventSet, how_to_get
 from jaxsnn.data.events import Events, Framing
 from jaxsnn.data.sources import Found
+from jaxsnn.data.unread import Parts, in_memory, of_files
 from jaxsnn.errors import UserError
 
 __all__: list[str] = []  # nothing here is promised to users
 
 INSTALL = "pip install 'jaxsnn-compress[events]'"
 
-_CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
-
-
-class EventSet(NamedTuple):
-    """A published set of recordings."""
-
-    num_train: int  # recordings of our training split in the whole set
-    num_test: int
-    sensor: int  # rows and columns of the sensor
-    size: int  # rows and columns of a frame, unless asked for otherwise
-    parts: tuple[str, ...]  # folders, or archives `<part>.zip`, that make the set
-    folders: tuple[str, ...]  # where they may lie under a data directory, besides its top
-    url: str
-    tonic: str  # the class that downloads it
-    num_classes: int = 10
-
-
-EVENT_SETS = {
-    "nmnist": EventSet(
-        60_000,
-        10_000,
-        34,
-        34,
-        ("Train", "Test"),
-        ("nmnist", "NMNIST", "N-MNIST"),
-        "https://www.garrickorchard.com/datasets/n-mnist",
-        "NMNIST",
-    ),
-    "dvs_cifar10": EventSet(
-        9_000,
-        1_000,
-        128,
-        48,
-        tuple(_CLASSES),
-        (
-            "dvs_cifar10",
-            "CIFAR10DVS",
-            "CIFAR10DVS/extract",
-            "CIFAR10DVS/download",
-            "CIFAR10-DVS",
-        ),
-        "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671",
-        "CIFAR10DVS",
-    ),
-}
-
 
 def framing(
-    name: str, timesteps: int | None = None, size: int | None = None, frames_by: str | None = None
+    name: str,
+    timesteps: int | None = None,
+    size: int | Sequence[int] | None = None,
+    frames_by: str | None = None,
 ) -> Framing:
     """Fill in and check how the recordings of a set become frames.
 
     Args:
         name: a name of `EVENT_SETS`.
-        timesteps: frames a recording, at least 1; 10 by default.
-        size: rows and columns of a frame, at most those of the sensor; the set's own by default.
-        frames_by: "number" (the default) or "time".
+        timesteps: frames a recording, at least 1; the set's own by default.
+        size: rows and columns of a frame, one number for both or a pair, or number of units; at
+            most those of the sensor; the set's own by default.
+        frames_by: "number" or "time"; the set's own by default.
 
     Raises:
         UserError: if one is out of range.
     """
     source = EVENT_SETS[name]
-    timesteps = 10 if timesteps is None else timesteps
-    size = source.size if size is None else size
-    by = "number" if frames_by is None else frames_by
+    sides = source.sensor[:2]
+    timesteps = source.timesteps if timesteps is None else timesteps
+    by = source.by if frames_by is None else frames_by
+    asked = source.sides if size is None else size
+    given = tuple(asked) if isinstance(asked, Sequence) else (asked,) * len(sides)
     check_whole(f"timesteps of {name}", timesteps, 1, 1 << 20)
-    check_whole(f"size of {name}", size, 1, source.sensor)
+    if len(given) != len(sides):
+        raise UserError(f"size of {name} is {given}, but must be {len(sides)} numbers or one")
+    for each, side in zip(given, sides, strict=True):
+        check_whole(f"size of {name}", each, 1, side)
     if by not in events.WAYS:
         raise UserError(f"frames_by {by!r} is unknown; choose one of {', '.join(events.WAYS)}")
-    return Framing(int(timesteps), int(size), by)
+    polarities = (CAMERA,) if len(source.sensor) > 1 else ()
+    shape = (*(int(each) for each in given), *polarities)
+    return Framing(int(timesteps), shape, by, source.duration if by == "time" else None)
 
 
-def read_local(name: str, root: Path, frames: Framing) -> Found | None:
+def read_local(name: str, root: Path, frames: Framing) -> Parts | None:
     """Read a set from its folders or archives under a data directory, as frames.
 
     N-MNIST is `Train` and `Test` of recordings `<label>/<number>.bin`. CIFAR10-DVS is one folder or
     archive a class of `..._<number>.aedat`; no test split is published, so the last tenth of every
     class, by number, is ours. Its frames are kept in a file beside the set, one for each choice of
-    options (461 MB by default), because counting them takes minutes; it may be deleted.
+    options (461 MB by default), because counting them takes minutes; it may be deleted. For SHD and
+    SSC see `spoken`, for DVS-Gesture `gestures`.
 
     Returns:
-        The splits, images uint8 `[N, T, size, size, 2]`, or None if there is no file of the set.
+        The splits, read later but for CIFAR10-DVS, or None if there is no file of the set.
 
     Raises:
         UserError: if some files are there but not all, or one is damaged.
     """
     source = EVENT_SETS[name]
     for folder in folders_of(name, root, source.folders, EVENT_SETS):
-        here = [part for part in source.parts if exists(folder, part)]
-        if not here:
-            continue
-        missing = [part for part in source.parts if part not in here]
-        if missing:
-            raise UserError(
-                f"{folder / missing[0]}.zip: no such file or folder; {how_to_get(name)}"
-            )
-        reader = _read_nmnist if name == "nmnist" else _read_dvs_cifar10
-        found = reader(folder, source, frames)
-        alike = {"number": "equally many events", "time": "equal length"}[frames.by]
-        note = f"{frames.timesteps} frames of {alike}, {frames.size}x{frames.size}"
-        return found._replace(note="; ".join(filter(None, (found.note, note))))
+        found = READERS[name](name, folder, source, frames)
+        if found is not None:
+            return found._replace(note="; ".join(filter(None, (found.note, _note(frames)))))
     return None
 
 
-def read_tonic(name: str, frames: Framing) -> Found:
+def _note(frames: Framing) -> str:
+    """Return how recordings became frames: "10 frames of equal length, 34x34"."""
+    alike = {"number": "equally many events", "time": "equal length"}[frames.by]
+    if frames.duration is not None:
+        alike = f"{frames.duration / frames.timesteps / 1000:g} ms"
+    sides = "x".join(map(str, frames.shape[:2]))
+    return f"{frames.timesteps} frames of {alike}, {sides}{' units' * (len(frames.shape) == 1)}"
+
+
+def _has_parts(
+    name: str, folder: Path, source: EventSet, there: Callable[[Path, str], bool], ending: str
+) -> bool:
+    """Return whether the parts of a set are there; some of them, but not all, are an error."""
+    missing = [part for part in source.parts if not there(folder, part)]
+    if missing and len(missing) < len(source.parts):
+        raise UserError(
+            f"{folder / missing[0]}{ending}: no such file{' or folder' * bool(ending)}; "
+            f"{how_to_get(name)}"
+        )
+    return not missing
+
+
+def read_tonic(name: str, frames: Framing) -> Parts:
     """Read a set from tonic's directory, letting tonic download it if it is not there.
 
     Raises:
@@ -148,20 +127,14 @@ def tonic_directory() -> Path:
     return Path(os.environ.get("TONIC_DATA_DIR") or "~/tonic_data").expanduser()
 
 
-def how_to_get(name: str) -> str:
-    """Return half a sentence on what to download from where."""
-    first, *rest = EVENT_SETS[name].parts
-    names = f"{first}.zip {'to' if len(rest) > 1 else 'and'} {rest[-1]}.zip"
-    return f"get {names} from {EVENT_SETS[name].url}"
-
-
 def not_found(name: str, root: Path) -> UserError:
     """Make the error for a data directory without any file of the set."""
     source = EVENT_SETS[name]
-    first = source.parts[0]
+    main, part = source.main, source.parts[0]
+    folder = f", nor a folder {part}" if main == f"{part}.zip" else ""
     return UserError(
-        f"{name}: no file {root / source.folders[0] / first}.zip (nor {first}.zip in {root}, nor a "
-        f"folder {first}); {how_to_get(name)} into either folder"
+        f"{name}: no file {root / source.folders[0] / main} (nor {main} in {root}{folder}); "
+        f"{how_to_get(name)} into either folder"
     )
 
 
@@ -171,12 +144,9 @@ def _download(name: str, root: Path) -> None:
     except ImportError as error:
         raise not_installed(name, error, how_to_get(name), INSTALL) from error
     make = getattr(tonic.datasets, EVENT_SETS[name].tonic)
-    options: list[dict[str, Any]] = [{}]
-    if name == "nmnist":
-        options = [{"train": True}, {"train": False}]
     try:
-        for option in options:
-            make(save_to=str(root), **option)
+        for options in EVENT_SETS[name].downloads:
+            make(save_to=str(root), **options)
     except Exception as error:  # network, checksum, disk: tonic raises many kinds
         told = " ".join(str(error).split())
         raise UserError(
@@ -185,7 +155,10 @@ def _download(name: str, root: Path) -> None:
         ) from error
 
 
-def _read_nmnist(folder: Path, source: EventSet, frames: Framing) -> Found:
+def _read_nmnist(name: str, folder: Path, source: EventSet, frames: Framing) -> Parts | None:
+    if not _has_parts(name, folder, source, exists, ".zip"):
+        return None
+
     def parse(entry: Entry) -> Events:
         return events.parse_atis(entry.place, entry.read(), source.sensor)
 
@@ -196,12 +169,14 @@ def _read_nmnist(folder: Path, source: EventSet, frames: Framing) -> Found:
             if entry.path.parent.name not in list("0123456789"):
                 raise UserError(f"{entry.place}: a folder 0 to 9, its label, expected around it")
         labelled = [(entry, int(entry.path.parent.name)) for entry in files]
-        splits.append(_split(folder / part, labelled, parse, source, frames))
+        splits.append(of_files(str(folder / part), labelled, parse, source, frames))
     train, test = splits
-    return Found(train, test)
+    return Parts(train, test)
 
 
-def _read_dvs_cifar10(folder: Path, source: EventSet, frames: Framing) -> Found:
+def _read_dvs_cifar10(name: str, folder: Path, source: EventSet, frames: Framing) -> Parts | None:
+    if not _has_parts(name, folder, source, exists, ".zip"):
+        return None
     train: list[tuple[Entry, int]] = []
     test: list[tuple[Entry, int]] = []
     for label, part in enumerate(source.parts):
@@ -215,14 +190,48 @@ def _read_dvs_cifar10(folder: Path, source: EventSet, frames: Framing) -> Found:
     def read() -> Found:
         total = len(train) + len(test)
         note = f"test: {len(test):,} of {total:,} recordings, the last of each class"
-        return Found(
-            _split(folder, train, _parse_dvs, source, frames),
-            _split(folder, test, _parse_dvs, source, frames),
-            note,
+        first, last = (
+            of_files(str(folder), part, _parse_dvs, source, frames).whole()
+            for part in (train, test)
         )
+        return Found(first, last, note)
 
-    key = fingerprint([entry for entry, _ in train + test], "1", *frames)
-    return cached(folder / f"jaxsnn-dvs_cifar10-{key}.npz", read)
+    key = fingerprint([entry for entry, _ in train + test], "2", *frames)
+    path = folder / f"jaxsnn-dvs_cifar10-{key}.npz"
+    kept = cached(path, read, frames.sample_shape, source.num_classes)
+    return Parts(in_memory(kept.train), in_memory(kept.test), kept.note)
+
+
+def _read_spoken(name: str, folder: Path, source: EventSet, frames: Framing) -> Parts | None:
+    packed = [part for part in source.parts if (folder / f"{part}.gz").is_file()]
+    if packed and not any((folder / part).is_file() for part in source.parts):
+        raise UserError(f"{folder / packed[0]}.gz is packed: unpack it, by gunzip, where it lies")
+    if not _has_parts(name, folder, source, lambda place, part: (place / part).is_file(), ""):
+        return None
+    first, *between, last = (
+        spoken.read_split(folder / part, source, frames) for part in source.parts
+    )
+    return Parts(first, last, validation=between[0] if between else None)
+
+
+def _read_gestures(name: str, folder: Path, source: EventSet, frames: Framing) -> Parts | None:
+    lists = gestures.find(folder)
+    if lists is not None:
+        train, test = gestures.read_trials(lists, source, frames, how_to_get(name))
+        return Parts(train, test)
+    if not _has_parts(name, folder, source, exists, ".zip"):
+        return None
+    train, test = gestures.read_cut(folder, source, frames)
+    return Parts(train, test)
+
+
+READERS = {
+    "nmnist": _read_nmnist,
+    "dvs_cifar10": _read_dvs_cifar10,
+    "dvs_gesture": _read_gestures,
+    "shd": _read_spoken,
+    "ssc": _read_spoken,
+}
 
 
 def _number(entry: Entry) -> tuple[int, str]:
@@ -246,34 +255,9 @@ def _read_aedat4(place: str) -> Events:
         raise UserError(
             f"{place}: {error.name} is not installed; {INSTALL} aedat, or take the .aedat files"
         ) from error
-    try:
+    with foreign.reading(place, "a recording in AEDAT 4"):
         found = tonic.io.read_aedat4(place)
-    except Exception as error:  # whatever a damaged file makes of the reader
-        told = " ".join(str(error).split())
-        raise UserError(f"{place}: damaged or cut short: {told}") from error
     time, column, row, is_on = (found[name].astype(np.int64) for name in found.dtype.names[:4])
     if len(time) == 0 or max(column.max(), row.max()) > 127:
         raise UserError(f"{place}: damaged: no events of a sensor of 128 rows and columns")
-    return Events(row, column, is_on, time)
-
-
-def _split(
-    where: Path,
-    files: list[tuple[Entry, int]],
-    parse: Callable[[Entry], Events],
-    source: EventSet,
-    frames: Framing,
-) -> Split:
-    """Read the files, as many at a time as there are processors."""
-    shape = (len(files), frames.timesteps, frames.size, frames.size, 2)
-    images = np.empty(shape, np.uint8)
-
-    def fill(index: int) -> None:
-        entry, _ = files[index]
-        images[index] = events.to_frames(parse(entry), source.sensor, frames)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(fill, range(len(files))):
-            pass
-    split = Split(images, np.array([label for _, label in files], np.int32))
-    return check_split(str(where), split, source.num_classes)
+    return Events(np.stack([row, column, is_on], 1), time)

@@ -9,9 +9,10 @@ import numpy as np
 from jaxsnn.arrays import check_range
 from jaxsnn.data import event_sets, tfds, tiny_imagenet
 from jaxsnn.data.base import Dataset, Split, channel_statistics, hold_out, shuffled
-from jaxsnn.data.event_sets import EVENT_SETS
+from jaxsnn.data.event_table import EVENT_SETS
 from jaxsnn.data.events import Framing
 from jaxsnn.data.sources import SOURCES, Found, not_found, read_local
+from jaxsnn.data.unread import Parts, Unread, in_memory
 from jaxsnn.errors import UserError
 
 __all__ = ["event_options", "load", "names"]
@@ -47,7 +48,7 @@ def load(
     seed: int = 0,
     limit: int | None = None,
     timesteps: int | None = None,
-    size: int | None = None,
+    size: int | tuple[int, ...] | None = None,
     frames_by: str | None = None,
 ) -> Dataset:
     """Load a data set and hold out a validation split from its training images.
@@ -55,28 +56,33 @@ def load(
     "digits" comes with scikit-learn. Every other set is read from the files in `data_dir` (or a
     folder in it that is called like the set); without it, from those in the directory that the
     environment variable JAXSNN_DATA names; without that, from tensorflow-datasets, which downloads
-    and prepares it the first time. Tiny-ImageNet has only the files; "nmnist" and "dvs_cifar10",
-    recordings of event cameras, come through tonic in the place of tensorflow-datasets. Their
-    images are frames of counted events (`events.py`).
+    and prepares it the first time. Tiny-ImageNet has only the files; recordings ("nmnist",
+    "dvs_cifar10" and "dvs_gesture" of event cameras, "shd" and "ssc" of an artificial cochlea) come
+    through tonic in the place of tensorflow-datasets. Their images are frames of counted events
+    (`events.to_frames`). Of recordings, only those are read that are used.
 
     Args:
         name: one of `names()`.
         data_dir: directory with the published files, or with sets that tensorflow-datasets has
             prepared.
         validation: share of the training images to hold out, in [0, 1), in proportion to the
-            classes; 0 leaves the validation split empty. Test images are never touched.
+            classes; 0 leaves the validation split empty. Test images are never touched. "ssc" has a
+            published validation split: all of it is used, with a limit as many as of others.
         seed: of the shuffle that decides which images are held out or left out.
         limit: use only the first so many training images after shuffling, those held out for
             validation included; None for all. The test split stays whole.
-        timesteps: of an event set only: frames T a recording, at least 1; 10 by default.
-        size: of an event set only: rows and columns of a frame, at most the sensor's; by default
-            34 for "nmnist" (its sensor) and 48 for "dvs_cifar10" (of 128).
-        frames_by: of an event set only: "number" (the default) for frames of equally many events,
-            "time" for frames that last equally long.
+        timesteps: of an event set only: frames T a recording, at least 1; by default 10, of
+            "dvs_gesture" 16, of "shd" and "ssc" 100.
+        size: of an event set only: rows and columns of a frame, one number for both or a pair, at
+            most the sensor's; by default 34 for "nmnist" (its sensor), 48 for "dvs_cifar10" and 64
+            for "dvs_gesture" (of 128). Or number of units, by default the sensor's 700.
+        frames_by: of an event set only: "number" for frames of equally many events (the default of
+            cameras), "time" for frames that last equally long: of a camera from the first event to
+            the last, of "shd" and "ssc" (their default) 1.4 s in all, later spikes left out.
 
     Returns:
         The data set: uint8 images `[N, H, W, C]`, or of an event set `[N, T, H, W, 2]`, counts of
-        OFF and ON events cut to 255; int32 labels `[N]`.
+        OFF and ON events, or `[N, T, U]`, counts of each unit, cut to 255; int32 labels `[N]`.
 
     Raises:
         UserError: if the name is unknown, a file is missing or damaged, or a number is out of
@@ -95,30 +101,46 @@ def load(
     if name in EVENT_SETS:
         framing = event_sets.framing(name, timesteps, size, frames_by)
     elif any(option is not None for option in (timesteps, size, frames_by)):
+        *others, last = EVENT_SETS
         raise UserError(
-            f"timesteps, size and frames_by are for {' and '.join(EVENT_SETS)}; {name} has no time"
+            f"timesteps, size and frames_by are for {', '.join(others)} and {last}; {name} has no "
+            "time"
         )
     num_classes, num_train, num_test = _published(name)
-    found = _digits() if name == "digits" else _read(name, data_dir, framing)
+    found = _read(name, data_dir, framing)
     notes = [note for note in (found.note, *_differences(found, num_train, num_test)) if note]
 
     pool = shuffled(len(found.train.labels), seed)
     if limit is not None and limit < len(pool):
         notes.append(f"train: {limit:,} of {len(pool):,} images, shuffled with seed {seed}")
         pool = pool[:limit]
-    kept, held = hold_out(found.train.labels[pool], validation, seed)
-    train = _take(found.train, pool[kept])
+    if found.validation is not None:
+        train = found.train.take(pool)
+        held_out = _published_validation(found.validation, validation, seed, limit)
+    else:
+        kept, held = hold_out(found.train.labels[pool], validation, seed)
+        train, held_out = found.train.take(pool[kept]), found.train.take(pool[held])
     mean, std = channel_statistics(train.images)
     return Dataset(
         name=name,
         train=train,
-        validation=_take(found.train, pool[held]),
-        test=_take(found.test, np.arange(len(found.test.labels))),
+        validation=held_out,
+        test=found.test.whole(),
         num_classes=num_classes,
         mean=mean,
         std=std,
         notes="; ".join(notes),
     )
+
+
+def _published_validation(found: Unread, share: float, seed: int, limit: int | None) -> Split:
+    """Return a published validation split; with a limit, as many as would be held out of it."""
+    pool = shuffled(len(found.labels), seed)
+    if share == 0:
+        pool = pool[:0]
+    elif limit is not None:
+        pool = pool[: max(1, round(share * limit))]
+    return found.take(pool)
 
 
 def _published(name: str) -> tuple[int, int, int]:
@@ -131,7 +153,9 @@ def _published(name: str) -> tuple[int, int, int]:
     return source.num_classes, source.num_train, source.num_test
 
 
-def _read(name: str, data_dir: str | os.PathLike[str] | None, framing: Framing | None) -> Found:
+def _read(name: str, data_dir: str | os.PathLike[str] | None, framing: Framing | None) -> Parts:
+    if name == "digits":
+        return _in_memory(_digits())
     given, origin = data_dir, "data directory"
     if given is None:
         given, origin = os.environ.get("JAXSNN_DATA") or None, "data directory (JAXSNN_DATA)"
@@ -145,20 +169,20 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None, framing: Framing |
         found = tiny_imagenet.read_local(root) if root else None
         if found is None:
             raise tiny_imagenet.not_found(root)
-        return found
+        return _in_memory(found)
     if framing is not None:
         return _read_events(name, root, framing)
     if root is None:
-        return tfds.read_or_prepare(name)
+        return _in_memory(tfds.read_or_prepare(name))
     found = read_local(name, root)
     if found is None and tfds.find_prepared(name, root):
         found = tfds.read(name, root)
     if found is None:
         raise not_found(name, root)
-    return found
+    return _in_memory(found)
 
 
-def _read_events(name: str, root: Path | None, framing: Framing) -> Found:
+def _read_events(name: str, root: Path | None, framing: Framing) -> Parts:
     if root is None:
         return event_sets.read_tonic(name, framing)
     found = event_sets.read_local(name, root, framing)
@@ -167,7 +191,11 @@ def _read_events(name: str, root: Path | None, framing: Framing) -> Found:
     return found
 
 
-def _differences(found: Found, num_train: int, num_test: int) -> list[str]:
+def _in_memory(found: Found) -> Parts:
+    return Parts(in_memory(found.train), in_memory(found.test), found.note)
+
+
+def _differences(found: Parts, num_train: int, num_test: int) -> list[str]:
     """Return which splits have another number of images than published."""
     published = {"train": num_train, "test": num_test}
     counts = {split: len(getattr(found, split).labels) for split in published}
@@ -184,11 +212,8 @@ def _digits() -> Found:
 
     images, labels = load_digits(return_X_y=True)  # values 0 to 16
     images = np.rint(images * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
-    whole = Split(images, labels.astype(np.int32))
-    kept, held = hold_out(whole.labels, _DIGITS_TEST, seed=0)
+    labels = labels.astype(np.int32)
+    kept, held = (np.sort(part) for part in hold_out(labels, _DIGITS_TEST, seed=0))
     note = f"test: {len(held)} of {len(labels)} images, held out here"
-    return Found(_take(whole, np.sort(kept)), _take(whole, np.sort(held)), note)
-
-
-def _take(split: Split, indices: np.ndarray) -> Split:
-    return Split(np.ascontiguousarray(split.images[indices]), split.labels[indices])
+    train, test = (Split(images[part], labels[part]) for part in (kept, held))
+    return Found(train, test, note)

@@ -16,6 +16,7 @@ from jaxsnn.data.events import Framing
 from jaxsnn.errors import UserError
 
 REAL = Path(os.environ.get("JAXSNN_DATA", "/nonexistent"))
+SENSOR = (34, 34, 2)
 CLASSES = event_sets.EVENT_SETS["dvs_cifar10"].parts
 
 
@@ -91,9 +92,9 @@ def test_nmnist_is_read_in_the_order_of_its_numbers(nmnist):
     for split, count in ((found.train, 40), (found.test, 20)):
         assert split.labels.tolist() == [number % 10 for number in range(count)]
         for number in (0, 11, count - 1):
-            recording = events.parse_atis("file", atis(number), 34)
-            frames = events.to_frames(recording, 34, framing)
-            np.testing.assert_array_equal(split.images[number], frames)
+            recording = events.parse_atis("file", atis(number), SENSOR)
+            frames = events.to_frames(recording, SENSOR, framing)
+            np.testing.assert_array_equal(split.take(np.array([number])).images[0], frames)
 
 
 def test_load_gives_frames_with_their_shape_and_notes(nmnist):
@@ -137,6 +138,21 @@ def test_frames_are_kept_until_a_file_or_an_option_changes(dvs, monkeypatch):
     repaired = data.load("dvs_cifar10", dvs)
     assert len(read) == 400
     np.testing.assert_array_equal(repaired.test.images, first.test.images)
+
+
+def test_frames_may_be_higher_than_wide(nmnist):
+    found = data.load("nmnist", nmnist, timesteps=1, size=(34, 17), limit=20, validation=0)
+    assert found.shape == (34, 17, 2) and found.train.images.sum() == 20 * 20
+    assert "1 frames of equally many events, 34x17" in found.notes
+
+
+def test_only_what_is_used_is_read(nmnist, monkeypatch):
+    read = []
+    monkeypatch.setattr(
+        event_sets.events, "parse_atis", lambda *a, f=events.parse_atis: read.append(1) or f(*a)
+    )
+    data.load("nmnist", nmnist, limit=7)
+    assert len(read) == 7 + 20
 
 
 def told(*args, **options):
@@ -196,6 +212,8 @@ def test_a_class_without_recordings_is_named(tmp_path):
         ({"timesteps": 0}, "timesteps of nmnist must be in [1, "),
         ({"size": 35}, "size of nmnist must be in [1, 34], found 35"),
         ({"size": 1.5}, "size of nmnist must be a whole number"),
+        ({"size": (34, 35)}, "size of nmnist must be in [1, 34], found 35"),
+        ({"size": (4, 4, 4)}, "size of nmnist is (4, 4, 4), but must be 2 numbers or one"),
         ({"frames_by": "area"}, "frames_by 'area' is unknown; choose one of number, time"),
     ],
 )
@@ -205,7 +223,7 @@ def test_options_out_of_range_are_named(tmp_path, options, message):
 
 def test_images_have_no_frames():
     for option in ({"timesteps": 1}, {"size": 8}, {"frames_by": "time"}):
-        assert "are for nmnist and dvs_cifar10; digits has no time" in told("digits", **option)
+        assert "shd and ssc; digits has no time" in told("digits", **option)
     assert data.event_options("digits", timesteps=1) == {}
     assert data.event_options("dvs_cifar10", timesteps=1, size=9) == {"timesteps": 1, "size": 9}
 
@@ -257,8 +275,8 @@ def test_converted_recordings_are_read_through_tonic(tmp_path, monkeypatch):
     message = told("dvs_cifar10", tmp_path)
     assert "aedat is not installed; pip install 'jaxsnn-compress[events]' aedat" in message
     monkeypatch.setitem(sys.modules, "aedat", types.ModuleType("aedat"))
-    found = event_sets.read_local("dvs_cifar10", tmp_path, Framing(1, 128, "number"))
-    assert np.argwhere(found.test.images[0, 0]).tolist() == [[2, 1, 1], [4, 3, 0]]
+    found = event_sets.read_local("dvs_cifar10", tmp_path, Framing(1, (128, 128, 2), "number"))
+    assert np.argwhere(found.test.whole().images[0, 0]).tolist() == [[2, 1, 1], [4, 3, 0]]
     (tmp_path / "bird" / "bird_0.aedat4").rename(tmp_path / "bird" / "bird_1.aedat4")
     assert "bird_1.aedat4: damaged: no events" in told("dvs_cifar10", tmp_path)
 
@@ -266,7 +284,7 @@ def test_converted_recordings_are_read_through_tonic(tmp_path, monkeypatch):
 @pytest.mark.skipif(not (REAL / "nmnist").is_dir(), reason="JAXSNN_DATA has no nmnist/")
 def test_real_nmnist_shows_digits():
     found = event_sets.read_local("nmnist", REAL, event_sets.framing("nmnist"))
-    images = found.train.images.astype(np.int64)
+    images = found.train.whole().images.astype(np.int64)
     full = images.sum((2, 3, 4))
     assert (images.max((1, 2, 3, 4)) < 255).all()  # nothing was cut, so all events are there
     assert (full.max(1) - full.min(1) <= 1).all()
