@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from jaxsnn.errors import UserError
 
 __all__ = [
+    "ANY",
     "FLAG",
     "NUMBER",
     "OBJECT",
@@ -14,10 +15,12 @@ __all__ = [
     "TEXT",
     "Field",
     "check",
+    "each",
     "maybe",
     "one_of",
     "several",
     "whole",
+    "within",
 ]
 
 LARGEST = 1 << 32  # of a whole number: no axis is as long, and no CRC-32 is larger
@@ -51,11 +54,28 @@ def several(field: Field) -> Field:
     )
 
 
+def each(field: Field) -> Field:
+    """Return the field of an object of any names, whose values all fit a field."""
+    return Field(
+        f"an object, each value {field.what}",
+        lambda value: isinstance(value, dict) and all(map(field.fits, value.values())),
+    )
+
+
+def within(low: float, high: float) -> Field:
+    """Return the field of a number in `[low, high]`."""
+    return Field(
+        f"a number in [{low:g}, {high:g}]",
+        lambda value: NUMBER.fits(value) and low <= value <= high,
+    )
+
+
 def maybe(field: Field) -> Field:
     """Return the field that may be null."""
     return Field(f"{field.what}, or null", lambda value: value is None or field.fits(value))
 
 
+ANY = Field("anything", lambda value: True)
 FLAG = Field("true or false", lambda value: isinstance(value, bool))
 NUMBER = Field("a finite number", lambda value: type(value) in (int, float) and abs(value) < 1e300)
 TEXT = Field("a text", lambda value: isinstance(value, str))
@@ -63,25 +83,29 @@ OBJECT = Field("an object", lambda value: isinstance(value, dict))
 SHAPE = several(whole(0))
 
 
-def check(where: str, data: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
+def check(
+    where: str, data: Any, fields: Mapping[str, Field], *, others: Field | None = None
+) -> dict[str, Any]:
     """Return an object of a file's JSON text if it has exactly these fields, each as expected.
 
     Args:
       where: what the object is, for the message.
       data: whatever the file has there.
       fields: name -> what it may hold.
+      others: what further fields may hold; left out, there may be none.
 
     Raises:
       UserError: naming the field, what was found and what was expected.
     """
     if not isinstance(data, dict):
         raise UserError(f"{where} is {_short(data)}, expected an object with {', '.join(fields)}")
-    if unknown := sorted(data.keys() - fields.keys()):
+    unknown = sorted(data.keys() - fields.keys())
+    if unknown and others is None:
         raise UserError(
             f"{where} has the field {_short(unknown[0])}, unknown to this jaxsnn; "
             f"expected {', '.join(fields) or 'none'}"
         )
-    for name, field in fields.items():
+    for name, field in (*fields.items(), *((name, others or ANY) for name in unknown)):
         if name not in data:
             raise UserError(f"{where} lacks the field {name!r}, expected {field.what}")
         if not field.fits(data[name]):
@@ -91,5 +115,8 @@ def check(where: str, data: Any, fields: Mapping[str, Field]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:  # as deep as JSON could be read, but from deeper in the program
+        text = f"a {type(value).__name__} nested too deep"
     return text if len(text) <= SHOWN else text[:SHOWN] + " ..."

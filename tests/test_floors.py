@@ -18,7 +18,8 @@ ROOT = Path(__file__).parents[1]
 # package may import each other, as long as there is no circle.
 FLOORS = """
 errors
-tree arrays files fields
+foreign
+tree arrays files fields archive
 options
 coding surrogate encode native
 inputs neurons compress

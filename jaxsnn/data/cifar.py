@@ -12,15 +12,17 @@ one that begins with it, `test_batch_first1000.bin.xz`; the note of the set says
 Reference: A. Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
+import gzip
+import io
 import os
 import tarfile
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsnn import foreign
 from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.packed import find, require, unpack
 from jaxsnn.data.restricted_pickle import read_pickle
@@ -104,8 +106,11 @@ def read(folder: Path, layout: Layout, hint: str) -> tuple[Split, Split, str] | 
     if _test_batch(folder, layout) or any(find(folder, f"{x}.bin", SUFFIXES) for x in names):
         return _read_binary(folder, layout, hint)
     if any(find(folder, name, ("",)) for name in names):
+        largest = _largest(layout)
         members = {
-            name: require(folder, name, ("",), hint).read_bytes()
+            name: foreign.read_bytes(
+                require(folder, name, ("",), hint), "a CIFAR batch in a pickle", largest
+            )
             for name in (*layout.train, layout.test)
         }
         return _read_python(folder, members, layout)
@@ -213,19 +218,20 @@ def _read_archive(path: Path, size: int, layout: Layout) -> tuple[Split, Split, 
     wanted = (*layout.train, layout.test)
     if is_binary:
         wanted = tuple(f"{name}.bin" for name in wanted)
-    largest = max(layout.train_records, layout.test_records) * 2 * _PIXELS
+    largest = _largest(layout)
     members: dict[str, bytes] = {}
     found = path.stat().st_size
     sizes = f"{size:,} bytes expected, {found:,} found"
-    try:
-        with tarfile.open(path, "r|gz") as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if name in wanted and member.isfile() and member.size <= largest:
-                    stream = archive.extractfile(member)
-                    members[name] = stream.read() if stream else b""
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
-        raise UserError(f"{path}: damaged or cut short: {sizes} ({error})") from error
+    with (
+        foreign.reading(path, f"the published archive, {sizes}"),
+        gzip.open(path) as stream,
+        tarfile.open(fileobj=_Capped(stream, foreign.most_unpacked(found)), mode="r|") as archive,
+    ):
+        for member in archive:
+            name = member.name.rsplit("/", 1)[-1]
+            if name in wanted and member.isfile() and member.size <= largest:
+                content = archive.extractfile(member)
+                members[name] = content.read() if content else b""
     missing = [name for name in wanted if name not in members]
     if missing:
         raise UserError(f"{path}: damaged or foreign: no {', '.join(missing)} inside; {sizes}")
@@ -241,6 +247,27 @@ def _read_archive(path: Path, size: int, layout: Layout) -> tuple[Split, Split, 
         for name in wanted
     )
     return _joined(train), test, ""
+
+
+class _Capped(io.RawIOBase):
+    """A stream that fails when more comes out of it than may."""
+
+    def __init__(self, stream: Any, most: int) -> None:
+        self.stream = stream
+        self.left = most
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes, at most `size`."""
+        data: bytes = self.stream.read(size)
+        self.left -= len(data)
+        if self.left < 0:
+            raise ValueError("it unpacks to far more bytes than it has")
+        return data
+
+
+def _largest(layout: Layout) -> int:
+    """Return the most bytes that a batch may have, with the names of its images."""
+    return max(layout.train_records, layout.test_records) * 2 * _PIXELS
 
 
 def _channels_last(planes: np.ndarray) -> np.ndarray:

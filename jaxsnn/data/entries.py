@@ -3,16 +3,19 @@
 import hashlib
 import os
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from jaxsnn import foreign
 from jaxsnn.errors import UserError
 
 __all__: list[str] = []  # nothing here is promised to users
 
-LARGEST = 1 << 28  # bytes of one file; no recording or image comes near, a decompression bomb does
+LARGEST = 1 << 26  # bytes of one file; no recording or image comes near
+SMALL = 1 << 20  # bytes that an entry of an archive may have whatever its packed size is
+RATIO = 100  # bytes for each packed one beyond; recordings and images take less than 20
+PLAIN = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # whose decoders stop where they are told to
 
 
 class Entry(NamedTuple):
@@ -77,38 +80,32 @@ def _in_folder(folder: Path, stem: str) -> Iterable[Entry]:
 
 
 def _reader(path: Path) -> Callable[[], bytes]:
-    def read() -> bytes:
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-    return read
+    return lambda: foreign.read_bytes(path, "one file of a data set", LARGEST)
 
 
 def _in_archive(path: Path) -> Iterable[Entry]:
-    try:
+    with foreign.reading(path, "a zip archive"):
         archive = zipfile.ZipFile(path)
-    except (OSError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: damaged or cut short: {error}") from error
-    for member in archive.infolist():
-        if not member.is_dir():
-            place = f"{path}/{member.filename}"
-            read = _member_reader(place, archive, member)
-            yield Entry(place, PurePosixPath(member.filename), member.file_size, read)
+        members = [each for each in archive.infolist() if not each.is_dir()]
+    for member in members:
+        place = f"{path}/{member.filename}"
+        read = _member_reader(place, archive, member)
+        yield Entry(place, PurePosixPath(member.filename), member.file_size, read)
 
 
 def _member_reader(
     place: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo
 ) -> Callable[[], bytes]:
     def read() -> bytes:
-        if member.file_size > LARGEST:
-            raise UserError(
-                f"{place}: {member.file_size:,} bytes, but {LARGEST:,} at most expected"
-            )
-        try:
-            return archive.read(member)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError) as error:
-            raise UserError(f"{place}: damaged or cut short: {error}") from error
+        most = min(LARGEST, SMALL + RATIO * member.compress_size)
+        if member.file_size > most:
+            raise UserError(f"{place}: {member.file_size:,} bytes, but {most:,} at most expected")
+        if member.compress_type not in PLAIN:
+            raise UserError(f"{place}: packed by zip's method {member.compress_type}, expected 8")
+        with foreign.reading(place, "an entry of a zip archive"), archive.open(member) as file:
+            content = file.read(member.file_size + 1)
+            if len(content) != member.file_size:
+                raise EOFError(f"{member.file_size:,} bytes stated, {len(content):,} found")
+        return content
 
     return read

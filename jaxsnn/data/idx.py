@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsnn import foreign
 from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.packed import require, unpack
 from jaxsnn.errors import UserError
@@ -34,26 +35,33 @@ def read_idx(path: Path, ndim: int) -> np.ndarray:
         UserError: if the header is not that of such a file, or the number of bytes is not what
             the header says; the message names the file, the expected and the found bytes.
     """
-    data, damage = unpack(path)
     offset = 4 + 4 * ndim
-    if len(data) < offset:
+    header, damage = unpack(path, offset)
+    if len(header) < offset:
         raise UserError(
             f"{path}: damaged or cut short: header of {offset} bytes expected, "
-            f"{len(data)} bytes found{damage}"
+            f"{len(header)} bytes found{damage}"
         )
     magic = bytes([0, 0, _UNSIGNED_BYTE, ndim])
-    if data[:4] != magic:
+    if header[:4] != magic:
         raise UserError(
             f"{path}: not an idx file of bytes with {ndim} dimensions: "
-            f"magic number {magic.hex(' ')} expected, {data[:4].hex(' ')} found"
+            f"magic number {magic.hex(' ')} expected, {header[:4].hex(' ')} found"
         )
-    shape = struct.unpack(f">{ndim}I", data[4:offset])
-    expected = offset + math.prod(shape)
-    if len(data) != expected or damage:
+    shape = struct.unpack(f">{ndim}I", header[4:])
+    expected, size = offset + math.prod(shape), path.stat().st_size
+    asked = f"the header {shape} asks for {expected:,} bytes"
+    if path.suffix not in SUFFIXES[:1]:
+        if expected != size:
+            raise UserError(f"{path}: damaged or cut short: {asked}, {size:,} found")
+    elif expected > foreign.most_unpacked(size):
         raise UserError(
-            f"{path}: damaged or cut short: the header {shape} asks for {expected:,} bytes, "
-            f"{len(data):,} found{damage}"
+            f"{path}: damaged: {asked}, more than a file of {size:,} may unpack to; unpack it"
         )
+    data, damage = unpack(path, expected + 1)
+    if len(data) != expected or damage:
+        found = "more" if len(data) > expected else f"{len(data):,}"
+        raise UserError(f"{path}: damaged or cut short: {asked}, {found} found{damage}")
     return np.frombuffer(data, np.uint8, offset=offset).reshape(shape)
 
 

@@ -6,20 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from jaxsnn import foreign
 from jaxsnn.errors import UserError
 
 __all__: list[str] = []  # nothing here is promised to users
 
 _PIECE = 1 << 18  # packed bytes that are unpacked at a time
-LARGEST = 1 << 31  # bytes; no set that is read here comes near, a decompression bomb does
+_MEMORY = 1 << 27  # bytes that unpacking xz may take; its strongest preset asks for half
 
 
-def unpack(path: Path, limit: int = LARGEST) -> tuple[bytes, str]:
+def unpack(path: Path, limit: int) -> tuple[bytes, str]:
     """Read a file, unpacking it if its name ends in `.gz` or `.xz`.
 
     Args:
         path: the file.
-        limit: stop after this many unpacked bytes.
+        limit: stop after this many unpacked bytes; no more are allocated.
 
     Returns:
         The bytes, and what went wrong while unpacking: "" or a reason to append to an error that
@@ -30,13 +31,12 @@ def unpack(path: Path, limit: int = LARGEST) -> tuple[bytes, str]:
     """
     data = bytearray()
     unpack_more = {".gz": _unpack_gz, ".xz": _unpack_xz}.get(path.suffix, _read_plain)
-    try:
+    with foreign.reading(path, f"a {path.suffix[1:]} stream"):
         with open(path, "rb") as stream:
-            unpack_more(stream, limit, data)
-    except (EOFError, lzma.LZMAError, zlib.error) as error:
-        return bytes(data), f" ({path.suffix[1:]} stream damaged or cut short: {error})"
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+            try:
+                unpack_more(stream, limit, data)
+            except (EOFError, lzma.LZMAError, zlib.error, MemoryError) as error:
+                return bytes(data), f" ({path.suffix[1:]} stream damaged or cut short: {error})"
     return bytes(data), ""
 
 
@@ -57,7 +57,7 @@ def _unpack_gz(stream: BinaryIO, limit: int, data: bytearray) -> None:
 
 
 def _unpack_xz(stream: BinaryIO, limit: int, data: bytearray) -> None:
-    decompressor = lzma.LZMADecompressor()
+    decompressor = lzma.LZMADecompressor(memlimit=_MEMORY)
     while len(data) < limit and not decompressor.eof:
         packed = _more(stream) if decompressor.needs_input else b""
         data += decompressor.decompress(packed, limit - len(data))

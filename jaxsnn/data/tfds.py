@@ -19,6 +19,7 @@ from urllib.request import getproxies
 
 import numpy as np
 
+from jaxsnn import foreign
 from jaxsnn.data.base import Split, check_split, not_installed
 from jaxsnn.data.sources import (
     SOURCES,
@@ -36,6 +37,7 @@ __all__ = ["default_directory", "prepare"]
 _FORMAT = "array_record"
 _SPLITS = ("train", "test")
 _BLOCK = 4096  # records
+_CODE = "tensorflow_datasets."  # in front of each class that a description may name
 INSTALL = "pip install tensorflow-datasets importlib_resources pillow"
 _PATIENCE = 10  # seconds for a first connection; the download manager alone would try for minutes
 
@@ -66,8 +68,8 @@ def read(name: str, root: Path | None = None) -> Found:
         UserError: if the package or the prepared set is missing, or the set is damaged or in a
             format that needs TensorFlow; says what to do.
     """
-    root = root or default_directory()
     tfds = _import(name)
+    root, source = root or default_directory(), SOURCES[name]
     folder = find_prepared(name, root)
     if folder is None:
         raise UserError(
@@ -75,7 +77,8 @@ def read(name: str, root: Path | None = None) -> Found:
             f"directory (option, or JAXSNN_DATA), or let jaxsnn.data.tfds.prepare('{name}') "
             "download and prepare it"
         )
-    try:
+    _check_description(folder)
+    with foreign.reading(folder, "a set that tensorflow-datasets has prepared"):
         builder = tfds.builder_from_directory(folder)
         file_format = str(builder.info.file_format.value)
         if file_format != _FORMAT:
@@ -83,13 +86,11 @@ def read(name: str, root: Path | None = None) -> Found:
                 f"{folder}: written as {file_format}, which needs TensorFlow; move it away and "
                 f"prepare it again with jaxsnn.data.tfds.prepare('{name}')"
             )
-        train, test = (_read_split(tfds, builder, split, SOURCES[name]) for split in _SPLITS)
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged file makes of the readers below
-        raise UserError(
-            f"{folder}: cannot be read: {type(error).__name__}: {_one_line(error)}"
-        ) from error
+        read = [_read_split(tfds, builder, split, source) for split in _SPLITS]
+    train, test = (
+        transposed(check_split(f"{folder} ({split})", each, source.num_classes), source)
+        for split, each in zip(_SPLITS, read, strict=True)
+    )
     return Found(train, test)
 
 
@@ -180,24 +181,49 @@ def _import(name: str) -> Any:
     return tensorflow_datasets
 
 
+def _check_description(folder: Path) -> None:
+    """Refuse a set whose description names code that is not tensorflow-datasets' own: it runs."""
+    path = folder / "features.json"
+    found = [foreign.read_json(path, "the features of a prepared set")]
+    while found:
+        value = found.pop()
+        if isinstance(value, dict):
+            for key in ("type", "pythonClassName"):
+                name = value.get(key, _CODE)
+                if not isinstance(name, str) or not name.startswith(_CODE):
+                    raise UserError(f"{path}: field {key!r} is {name!r}, expected {_CODE}...")
+            found += value.values()
+        elif isinstance(value, list):
+            found += value
+
+
 def _read_split(tfds: Any, builder: Any, split: str, source: Source) -> Split:
     # Records in blocks, decoded here: twice as fast as item by item through the data source.
     encoded = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    held = sum(file.stat().st_size for file in Path(builder.data_dir).iterdir())
+    if len(encoded) > held:
+        raise UserError(
+            f"{builder.data_dir}: damaged: {len(encoded):,} records stated of {split}, more than "
+            f"its files have bytes"
+        )
     images = np.empty((len(encoded), *source.shape), np.uint8)
     labels = np.empty(len(encoded), np.int32)
     for start in range(0, len(encoded), _BLOCK):
         stop = min(start + _BLOCK, len(encoded))
         for index, item in enumerate(encoded.__getitems__(range(start, stop)), start):
-            images[index] = _decode_png(item["image"]).reshape(source.shape)
+            images[index] = _decode_png(item["image"], source.shape)
             labels[index] = item["label"] - source.first_label
-    what = f"{builder.data_dir} ({split})"
-    return transposed(check_split(what, Split(images, labels), source.num_classes), source)
+    return Split(images, labels)
 
 
-def _decode_png(data: bytes) -> np.ndarray:
+def _decode_png(data: bytes, shape: tuple[int, int, int]) -> np.ndarray:
     import PIL.Image
 
-    return np.asarray(PIL.Image.open(io.BytesIO(data), formats=["png"]))
+    high, wide, channels = shape
+    with PIL.Image.open(io.BytesIO(data), formats=["png"]) as image:
+        if image.size != (wide, high) or len(image.getbands()) != channels:
+            raise ValueError(f"an image {image.mode} of {image.size} pixels, {shape} expected")
+        return np.asarray(image).reshape(shape)
 
 
 def _make_builder(tfds: Any, name: str, root: Path, found: Found | None) -> Any:

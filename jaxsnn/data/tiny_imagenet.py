@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxsnn import foreign
 from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.cache import cached
 from jaxsnn.data.entries import Entry, exists, files_in, fingerprint
@@ -51,8 +52,9 @@ def read_local(root: Path) -> Found | None:
             continue
         if exists(folder, STEM):
             files = files_in(folder, STEM, (".jpeg", ".txt"))
-            key = fingerprint(files, "1")
-            return cached(folder / f"jaxsnn-{NAME}-{key}.npz", partial(_read, folder, files))
+            key = fingerprint(files, "2")
+            path = folder / f"jaxsnn-{NAME}-{key}.npz"
+            return cached(path, partial(_read, folder, files), (_SIDE, _SIDE, 3), NUM_CLASSES)
     return None
 
 
@@ -130,13 +132,11 @@ def _decode(entry: Entry) -> np.ndarray:
     import PIL.Image
 
     data = entry.read()
-    try:
-        with PIL.Image.open(io.BytesIO(data), formats=["jpeg"]) as image:
-            if image.size != (_SIDE, _SIDE):
-                wide, high = image.size
-                raise UserError(
-                    f"{entry.place}: {_SIDE}x{_SIDE} pixels expected, {wide}x{high} found"
-                )
-            return np.asarray(image.convert("RGB"))  # about 1,800 of them are grey
-    except (OSError, SyntaxError) as error:
-        raise UserError(f"{entry.place}: damaged or cut short: {error}") from error
+    with (
+        foreign.reading(entry.place, "a JPEG image"),
+        PIL.Image.open(io.BytesIO(data), formats=["jpeg"]) as image,
+    ):
+        if image.size != (_SIDE, _SIDE):
+            wide, high = image.size
+            raise UserError(f"{entry.place}: {_SIDE}x{_SIDE} pixels expected, {wide}x{high} found")
+        return np.asarray(image.convert("RGB"))  # about 1,800 of them are grey

@@ -7,6 +7,7 @@ is the name of its curve with width and peak. Nothing here is executed; a kind o
 jaxsnn does not know is refused, since a network without it would compute something else.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxsnn import fields, layers, surrogate
+from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import PADDINGS
 from jaxsnn.layers.neurons import Firing
@@ -56,7 +58,7 @@ SYNAPSE = {
     "dtype": fields.one_of(*DTYPES),
     "neurons": fields.OBJECT,
 }
-NORM = {"momentum": fields.NUMBER, "epsilon": fields.NUMBER}
+NORM = {"momentum": fields.within(0, 1), "epsilon": fields.within(0, 1)}
 SURROGATE = {
     "curve": fields.one_of(*CURVES),
     "width": fields.NUMBER,
@@ -81,9 +83,11 @@ KINDS: dict[str, dict[str, fields.Field]] = {
     "average_pool": {"size": fields.whole(1)},
     "max_pool": {"size": fields.whole(1)},
     "flatten": {},
-    "dropout": {"rate": fields.NUMBER},
+    "dropout": {"rate": fields.within(0, 1)},
     "vote": {"classes": fields.whole(1)},
 }
+SHARED = "shared_max_pool"  # a max pooling whose gradient goes to all equal inputs
+KINDS[SHARED] = KINDS["max_pool"]
 KINDS["projected_residual"] = KINDS["residual"] | {"projection": fields.OBJECT}
 CONV = {"conv": KINDS["conv"]}  # what a residual block consists of
 FIRING: dict[str, dict[str, fields.Field]] = {
@@ -158,6 +162,28 @@ def rebuild(description: Any) -> layers.Chain:
     )
 
 
+def check_constants(module: nnx.Module) -> None:
+    """Check the constants of neurons and norms; trained ones are confined wherever they are used.
+
+    Args:
+      module: a network with its numbers.
+
+    Raises:
+      UserError: naming the constant that is out of its range.
+    """
+    for path, node in nnx.iter_modules(module):
+        where = "/".join(map(str, path))
+        if isinstance(node, layers.Integrator) and node.decay is not None:
+            check_range(f"{where}/decay", node.decay[...], 0.0, 1.0)
+        elif isinstance(node, layers.Neurons):
+            if "decay" not in node.trained:
+                check_range(f"{where}/decay", node.decay[...], 0.0, 1.0)
+            if "threshold" not in node.trained:
+                check_range(f"{where}/threshold", node.threshold[...], 0.0, math.inf, open_low=True)
+        elif isinstance(node, nnx.BatchNorm):
+            check_range(f"{where}/var", node.var[...], 0.0, math.inf)
+
+
 def _name(name: str) -> str:
     if not NAME.fullmatch(name) or name == "names" or hasattr(layers.Chain, name):
         raise UserError(f"architecture: a layer cannot be called {name!r}")
@@ -193,8 +219,10 @@ def _describe(name: str, layer: Any) -> dict[str, Any]:
                 return block
             projection = _describe(f"{name}/projection", layer.projection)
             return block | {"kind": "projected_residual", "projection": projection}
-        case "average_pool" | "max_pool":
+        case "average_pool":
             return {"kind": kind, "size": layer.size}
+        case "max_pool":
+            return {"kind": kind if layer.ties == "first" else SHARED, "size": layer.size}
         case "flatten":
             return {"kind": kind}
         case "dropout":
@@ -273,6 +301,8 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
             return layers.AveragePool(data["size"])
         case "max_pool":
             return layers.MaxPool(data["size"])
+        case "shared_max_pool":
+            return layers.MaxPool(data["size"], "shared")
         case "flatten":
             return layers.Flatten()
         case "dropout":

@@ -15,6 +15,7 @@ By custom the metadata strings are `name`, `dataset` and `accuracy`, a share of 
 decoder that needs only numpy is `tools/decode_numpy.py`.
 """
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsnn import coding, fields
+from jaxsnn import coding, fields, foreign
 from jaxsnn.arrays import Array
 from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.errors import UserError
@@ -49,6 +50,10 @@ LEAF = {
     "bytes": fields.several(fields.whole(0)),
 }
 ROOTS = ("params", "stats")
+NUMBERS = "biuf"  # kinds of the types of leaves
+FLOAT = 4  # bytes
+NUMBER = fields.within(-3.4028234e38, 3.4028234e38)
+RATIO = 512  # bytes that each one of a file may unpack to
 
 
 def save(
@@ -106,6 +111,8 @@ def save(
     for name, leaf in _leaves("params", net.params).items():
         header["leaves"][name], tensors[name] = _packed(name, leaf, known.get(name))
     for name, leaf in _leaves("stats", net.stats).items():
+        if leaf.dtype.kind == "f" and np.isnan(leaf).any():
+            raise UserError(f"{name} holds NaN; pack a checkpoint from before it did")
         if leaf.shape == () and leaf.dtype == np.float32 and np.isfinite(leaf):
             header["numbers"][name] = float(leaf)
         else:
@@ -140,30 +147,60 @@ def read(path: str | Path) -> Contents:
     contents = container.read(path, "network", HEADER)
     for name, leaf in contents.header["leaves"].items():
         fields.check(f"{path}: leaf {name}", leaf, LEAF)
-    for name, number in contents.header["numbers"].items():
-        if not fields.NUMBER.fits(number):
-            raise UserError(f"{path}: the number {name} is {number!r}, expected a finite number")
+        if name not in contents.tensors:
+            raise UserError(f"{path}: the tensor {name} is missing")
+    fields.check(f"{path}: the numbers", contents.header["numbers"], {}, others=NUMBER)
     return contents
 
 
-def leaves(path: str | Path, contents: Contents) -> dict[str, dict[str, np.ndarray]]:
-    """Return "params" and "stats" -> name -> leaf of a file's contents, unpacked."""
+def leaves(
+    path: str | Path, contents: Contents, *, bounded: bool = True
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return "params" and "stats" -> name -> leaf of a file's contents, unpacked.
+
+    Args:
+      path: the file, for messages.
+      contents: what `read` returned.
+      bounded: whether leaves that are far larger than the file are refused, and infinite
+        statistics: of a network that the file itself describes. `RATIO` is what weights of one bit
+        take at a density of 0.01.
+
+    Raises:
+      UserError: for a leaf that is damaged or not finite, or in neither tree; before anything is
+        made, if they are too large.
+    """
     tensors, header = contents.tensors, contents.header
+    stated = sum(FLOAT * math.prod(leaf["shape"]) for leaf in header["leaves"].values())
+    most = foreign.most_unpacked(contents.num_bytes, RATIO)
+    if bounded and stated > most:
+        raise UserError(
+            f"{path}: its leaves take {stated:,} bytes, and a file of {contents.num_bytes:,} may "
+            f"unpack to {most:,}; if it is to be trusted, make the network and load(path, like=net)"
+        )
     named = {name: array for name, array in tensors.items() if name not in header["leaves"]}
     named |= {name: np.array(x, np.float32) for name, x in header["numbers"].items()}
     for name, leaf in header["leaves"].items():
         try:
-            named[name] = coding.decode(
-                leaf["form"], _parts(leaf, tensors[name]), tuple(leaf["shape"])
-            )
+            parts = _parts(leaf, tensors[name])
+            named[name] = coding.decode(leaf["form"], parts, tuple(leaf["shape"]))
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: the tensor {name} is damaged: {error}") from error
-    roots: dict[str, dict[str, np.ndarray]] = {root: {} for root in ROOTS}
     for name, array in named.items():
+        is_free = not bounded and name.startswith("stats/")  # of a network of the user's own
+        bad = array.dtype.kind not in NUMBERS or np.isnan(array).any()
+        if bad or not (is_free or np.isfinite(array).all()):
+            raise UserError(f"{path}: {name} holds NaN, infinity or no numbers; save it again")
+    return _by_root(path, named)
+
+
+def _by_root(path: str | Path, named: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what has names as "params" and "stats" -> rest of the name -> the same."""
+    roots: dict[str, dict[str, Any]] = {root: {} for root in ROOTS}
+    for name, each in named.items():
         root, slash, rest = name.partition("/")
         if root not in roots or not slash:
             raise UserError(f"{path}: {name} is no leaf of params or stats")
-        roots[root][rest] = array
+        roots[root][rest] = each
     return roots
 
 
@@ -183,17 +220,18 @@ def steps(path: str | Path, contents: Contents) -> dict[str, Step]:
 def model_of(path: str | Path, contents: Contents, like: Network | None = None) -> Model:
     """Return the network that a file's contents make up; as `load`, without reading."""
     header = contents.header
-    named = leaves(path, contents)
     if like is None and header["architecture"] is None:
         raise UserError(
             f"{path}: holds no architecture, expected one: its network is code; make it and fill "
             "it by load(path, like=net)"
         )
+    shapes = _shapes(path, contents)
     try:
         if like is None:
-            net = _rebuilt(header["architecture"], named)
+            net = _rebuilt(path, contents, shapes)
         else:
-            _check_shapes("the network given as like", [like.params, like.stats], named)
+            _check_shapes("the network given as like", [like.params, like.stats], shapes)
+            named = leaves(path, contents, bounded=False)
             params, stats = (
                 substitute(tree, _as_arrays(named[root]))
                 for root, tree in zip(ROOTS, (like.params, like.stats), strict=True)
@@ -208,14 +246,29 @@ def model_of(path: str | Path, contents: Contents, like: Network | None = None) 
     return Model(net, inputs, contents.metadata, header["written_by"])
 
 
-def _rebuilt(description: Any, named: Mapping[str, Mapping[str, np.ndarray]]) -> Network:
-    """Return the network of a description with the leaves of a file in it."""
-    graph, *states = nnx.split(architecture.rebuild(description), nnx.Param, ...)
+def _shapes(path: str | Path, contents: Contents) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Return "params" and "stats" -> name -> shape of a leaf, packed or not."""
+    header = contents.header
+    shapes = {name: array.shape for name, array in contents.tensors.items()}
+    shapes |= dict.fromkeys(header["numbers"], ())
+    shapes |= {name: tuple(leaf["shape"]) for name, leaf in header["leaves"].items()}
+    return _by_root(path, shapes)
+
+
+def _rebuilt(
+    path: str | Path, contents: Contents, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> Network:
+    """Return the network of a file's description with its leaves in it."""
+    module = architecture.rebuild(contents.header["architecture"])
+    graph, *states = nnx.split(module, nnx.Param, ...)
     trees = [nnx.to_pure_dict(state) for state in states]
-    _check_shapes("the architecture", trees, named)
+    _check_shapes("the architecture", trees, shapes)
+    named = leaves(path, contents)
     for state, tree, root in zip(states, trees, ROOTS, strict=True):
         nnx.replace_by_pure_dict(state, substitute(tree, _as_arrays(named[root])))
-    return Network.of(nnx.merge(graph, *states))
+    module = nnx.merge(graph, *states)
+    architecture.check_constants(module)
+    return Network.of(module)
 
 
 def _packed(
@@ -263,12 +316,12 @@ def _leaves(root: str, tree: Any) -> dict[str, np.ndarray]:
 
 
 def _check_shapes(
-    what: str, trees: list[Any], named: Mapping[str, Mapping[str, np.ndarray]]
+    what: str, trees: list[Any], shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> None:
     """Refuse leaves that are not those of a network, in name or shape."""
     for root, tree in zip(ROOTS, trees, strict=True):
         expected = {name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}
-        found = {name: leaf.shape for name, leaf in named[root].items()}
+        found = shapes[root]
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
                 raise UserError(

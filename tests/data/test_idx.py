@@ -4,6 +4,7 @@ import gzip
 import math
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -96,9 +97,21 @@ def test_a_damaged_gzip_stream_is_told_with_file_and_expected_bytes(tmp_path, wh
         packed = bytearray(b"not gzip at all, but long enough")
     path = tmp_path / "train-images-idx3-ubyte.gz"
     path.write_bytes(packed)
-    told = "asks for 39,216 bytes" if where == "cut" else "header of 16 bytes expected"
+    told = "header of 16 bytes expected" if where == "not gzip" else "asks for 39,216 bytes"
     with pytest.raises(UserError, match=rf"{path}: damaged or cut short.*{told}.*gz stream"):
         idx.read_idx(path, 3)
+
+
+def test_a_stream_that_unpacks_to_far_more_than_it_has_is_refused_before_it_does(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, 1 << 10, 1 << 10, 1 << 8)
+    path.write_bytes(gzip.compress(header + bytes(1 << 20)))
+    tracemalloc.start()
+    with pytest.raises(UserError, match=rf"{path}: damaged: .*more than a file of"):
+        idx.read_idx(path, 3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
 
 
 def test_images_and_labels_must_match(tmp_path):

@@ -170,7 +170,8 @@ def test_a_damaged_prepared_set_is_named(prepared, tmp_path):
     for file in sorted(folder.iterdir(), reverse=True):
         whole = file.read_bytes()
         file.write_bytes(whole[: len(whole) // 2])
-        assert f"{folder}: cannot be read" in told(data.load, "mnist", tmp_path)
+        message = told(data.load, "mnist", tmp_path)
+        assert str(folder) in message and "damaged or cut short" in message
         file.write_bytes(whole)
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace("array_record", "tfrecord"))

@@ -72,13 +72,13 @@ def test_a_file_cut_short_or_grown_is_named(tmp_path, share):
     save(path, network())
     content = path.read_bytes()
     path.write_bytes(content[: math.floor(len(content) * share)])
-    what = r"an empty file|\d+ bytes that are damaged, cut short"
-    with pytest.raises(UserError, match=f"{NAME}: expected a jaxsnn network, found ({what})"):
+    told = (
+        r"expected a jaxsnn network, found an empty file|damaged or cut short: .*a jaxsnn network"
+    )
+    with pytest.raises(UserError, match=f"{NAME}: ({told})"):
         load_numbers(path)
     path.write_bytes(content + b"0")
-    with pytest.raises(
-        UserError, match=f"{NAME}: expected a jaxsnn network, found {len(content) + 1}"
-    ):
+    with pytest.raises(UserError, match=f"{NAME}: damaged or cut short: .* a jaxsnn network"):
         load_numbers(path)
 
 
@@ -92,7 +92,7 @@ def test_missing_and_foreign_files_are_named(tmp_path):
     with pytest.raises(UserError, match="foreign.safetensors: .* found another safetensors file"):
         load_numbers(foreign)
     foreign.write_text("once upon a time")
-    with pytest.raises(UserError, match="foreign.safetensors: .* found 16 bytes that are damaged"):
+    with pytest.raises(UserError, match="foreign.safetensors: damaged or cut short: "):
         load_numbers(foreign)
 
 
@@ -102,10 +102,10 @@ def test_a_tensor_larger_than_the_file_is_refused_before_it_is_made(tmp_path):
     header = {"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}
     text = json.dumps({"__metadata__": {"jaxsnn": str(VERSION)}} | header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(100))
-    with pytest.raises(UserError, match="bytes that are damaged, cut short"):
+    with pytest.raises(UserError, match="damaged or cut short: "):
         load_numbers(path)
     path.write_bytes((2**60).to_bytes(8, "little") + text)
-    with pytest.raises(UserError, match="bytes that are damaged, cut short"):
+    with pytest.raises(UserError, match="damaged or cut short: "):
         load_numbers(path)
 
 
@@ -167,12 +167,12 @@ def other_type(tensors, header):
         ),
         (
             long_shape,
-            "tensor params/out/kernel is damaged: values has 400 elements, expected 46116",
+            "params/out/kernel: the network given as like has .40, 10., the numbers have .21474",
         ),
         (other_cut, "tensor params/out/kernel is damaged: it has 1600 bytes"),
         (other_type, "tensor params/out/kernel is damaged: it has 1600 bytes"),
         (lambda tensors, header: header["leaves"].update(x=1), "leaf x is 1, expected an object"),
-        (as_number, "number stats/x is '1.0', expected a finite number"),
+        (as_number, "the numbers: field 'stats/x' is '1.0', expected a number in"),
         (under_a_leaf, "params/conv1/kernel/x: the network given as like has no such leaf"),
         (beside_the_trees, "elsewhere/x is no leaf of params or stats"),
         (
@@ -202,12 +202,24 @@ def nothing(tensors, header):
     "version, repack, message",
     [
         (99, zlib.compress, "expected version 2 of the format, found '99'; read it with"),
-        (VERSION, lambda text: text, "its header, is damaged"),
-        (VERSION, lambda text: zlib.compress(text)[:-1], "its header, is damaged"),
-        (VERSION, lambda text: zlib.compress(text) + b"x", "its header, is damaged"),
-        (VERSION, lambda text: zlib.compress(b"[" * 10**6), "its header, is damaged"),
-        (VERSION, lambda text: zlib.compress(b"3"), "its header, is damaged"),
-        (VERSION, lambda text: zlib.compress(bytes(10**8)), "no end within 16777216 bytes"),
+        (VERSION, lambda text: text, "damaged or cut short: .*the header of"),
+        (
+            VERSION,
+            lambda text: zlib.compress(text)[:-1],
+            "damaged or cut short: .*the header of",
+        ),
+        (
+            VERSION,
+            lambda text: zlib.compress(text) + b"x",
+            "damaged or cut short: .*the header of",
+        ),
+        (
+            VERSION,
+            lambda text: zlib.compress(b"[" * 10**6),
+            "damaged or cut short: .*the header of",
+        ),
+        (VERSION, lambda text: zlib.compress(b"3"), "is damaged: int found"),
+        (VERSION, lambda text: zlib.compress(bytes(10**8)), "no end within 4194304 bytes"),
     ],
 )
 def test_another_version_and_a_header_that_is_none_are_refused(tmp_path, version, repack, message):
