@@ -18,7 +18,6 @@ from jaxsnn.compress import singular
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import walk
-from jaxsnn.layers import walk
 from jaxsnn.network import Network, Output
 from jaxsnn.options import PerLayer
 

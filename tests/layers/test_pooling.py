@@ -11,7 +11,6 @@ from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
 from jaxsnn.layers.layer import named
-from jaxsnn.layers.layer import named
 from jaxsnn.neurons import LIF, unroll
 
 KEY = jax.random.key(0)

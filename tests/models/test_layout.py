@@ -9,7 +9,6 @@ from jaxsnn import layers, models, tree
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import walk
-from jaxsnn.layers import walk
 from jaxsnn.neurons import LIF
 
 

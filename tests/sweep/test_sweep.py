@@ -28,9 +28,6 @@ from jaxsnn.sweep import chunks
 from jaxsnn.sweep.grid import points
 from jaxsnn.sweep.lane import training
 from jaxsnn.sweep.lanes import run_lanes
-from jaxsnn.sweep.grid import points
-from jaxsnn.sweep.lane import training
-from jaxsnn.sweep.lanes import run_lanes
 
 SIZE, CLASSES, TIMESTEPS, BATCH, EPOCHS = 36, 4, 3, 24, 6
 
