@@ -22,6 +22,10 @@ __all__ = ["Signal", "bernoulli", "direct", "latency", "signed_poisson"]
 class Signal:
     """What flows between layers: a value over the whole time axis, and facts about it.
 
+    >>> signal = Signal(jnp.ones((4, 2, 8, 8, 1)), timesteps=4)
+    >>> signal.shape, (signal + signal).total().shape
+    ((8, 8, 1), (2, 8, 8, 1))
+
     Attributes:
       value: `[T, B, ...]`; or `[B, ...]` if it is the same at every step.
       timesteps: T.
@@ -90,9 +94,16 @@ class Signal:
 def direct(values: Array, timesteps: int) -> Signal:
     """Return the same real values at every step (direct or current coding).
 
+    >>> signal = direct(jnp.ones((2, 16)), timesteps=4)
+    >>> signal.value.shape, signal.over_time().shape
+    ((2, 16), (4, 2, 16))
+
     Args:
       values: `[B, ...]`, any range.
       timesteps: T >= 1.
+
+    Raises:
+      UserError: if the number of steps is out of range.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
     values = at_least_float32(jnp.asarray(values))
@@ -101,6 +112,9 @@ def direct(values: Array, timesteps: int) -> Signal:
 
 def bernoulli(key: Array, values: Array, timesteps: int) -> Array:
     """Return spikes `1[values > U(0, 1)]`, drawn afresh at every step: rate coding.
+
+    >>> bernoulli(jax.random.key(0), jnp.asarray([[0.0, 1.0]]), 3)[:, 0].tolist()
+    [[0.0, 1.0], [0.0, 1.0], [0.0, 1.0]]
 
     Args:
       key: random key.
@@ -122,6 +136,9 @@ def signed_poisson(key: Array, values: Array, timesteps: int) -> Array:
     Never a spike at 0, always one at +1 and -1; the mean is `values`. Rathi et al. (2020),
     Chowdhury et al. (2104.12528), Spike-Thrift.
 
+    >>> signed_poisson(jax.random.key(0), jnp.asarray([[0.0, -1.0]]), 2)[:, 0].tolist()
+    [[0.0, -1.0], [0.0, -1.0]]
+
     Args:
       key: random key.
       values: `[B, ...]`, in [-1, 1].
@@ -138,6 +155,9 @@ def latency(values: Array, timesteps: int) -> Array:
     """Return one spike for each positive value, the earlier the larger it is.
 
     The spike of value `v` is at step `round((1 - v) (T - 1))`; a value of 0 never spikes.
+
+    >>> latency(jnp.asarray([[1.0, 0.5, 0.0]]), 3)[:, 0].tolist()
+    [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 0.0]]
 
     Args:
       values: `[B, ...]`, in [0, 1].

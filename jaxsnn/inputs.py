@@ -32,9 +32,12 @@ class Inputs:
 
     - "direct": the same values at every step;
     - "bernoulli": random spikes of that probability at every step, without normalisation;
-    - "poisson": random spikes with the values' sign, of their magnitude's probability.
-
+    - "poisson": random spikes with the values' sign, of their magnitude's probability;
     - "events": samples are frames of counted events, `[B, T, *shape]`, taken as they are.
+
+    >>> inputs = Inputs((2,), timesteps=4, mean=(0.5, 0.5), std=(0.5, 0.5))
+    >>> inputs.prepare(jax.random.key(0), jnp.asarray([[0, 255]], jnp.uint8)).value.tolist()
+    [[-1.0, 1.0]]
 
     Attributes:
       shape: of a sample at one step, `(H, W, C)` or `(features,)`.

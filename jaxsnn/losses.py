@@ -75,7 +75,19 @@ def _check(readout: Array, labels: Array) -> None:
 
 
 def mean_squared_error(readout: Array, labels: Array) -> Array:
-    """Return `mean (rate - onehot)^2` over batch and classes (Wu et al., STBP, 2018)."""
+    """Return `mean (rate - onehot)^2` over batch and classes (Wu et al., STBP, 2018).
+
+    >>> readout = jnp.asarray([[[1.0, 0.0]], [[0.0, 0.0]]])  # the scores are 0.5 and 0
+    >>> float(mean_squared_error(readout, jnp.asarray([0])))
+    0.125
+
+    Args:
+      readout: `[T, B, classes]`.
+      labels: whole numbers `[B]`.
+
+    Raises:
+      UserError: for other shapes or types.
+    """
     _check(readout, labels)
     scores = rate(readout)
     target = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
@@ -83,7 +95,19 @@ def mean_squared_error(readout: Array, labels: Array) -> Array:
 
 
 def cross_entropy(readout: Array, labels: Array) -> Array:
-    """Return the softmax cross-entropy of the scores, its mean over the batch."""
+    """Return the softmax cross-entropy of the scores, its mean over the batch.
+
+    >>> readout = jnp.asarray([[[1.0, 0.0]]] * 4)
+    >>> round(float(cross_entropy(readout, jnp.asarray([0]))), 3)  # log(1 + exp(-1))
+    0.313
+
+    Args:
+      readout: `[T, B, classes]`.
+      labels: whole numbers `[B]`.
+
+    Raises:
+      UserError: for other shapes or types.
+    """
     _check(readout, labels)
     loss: Array = optax.softmax_cross_entropy_with_integer_labels(rate(readout), labels).mean()
     return loss
@@ -93,6 +117,17 @@ def summed_cross_entropy(readout: Array, labels: Array) -> Array:
     """Return the softmax cross-entropy of the read-out's sum over time, its mean over the batch.
 
     The loss of Rathi et al. 2020 for converted networks, whose scores a step are small.
+
+    >>> readout = jnp.asarray([[[1.0, 0.0]]] * 4)
+    >>> round(float(summed_cross_entropy(readout, jnp.asarray([0]))), 3)  # log(1 + exp(-4))
+    0.018
+
+    Args:
+      readout: `[T, B, classes]`.
+      labels: whole numbers `[B]`.
+
+    Raises:
+      UserError: for other shapes or types.
     """
     _check(readout, labels)
     loss: Array = optax.softmax_cross_entropy_with_integer_labels(readout.sum(0), labels).mean()
@@ -124,12 +159,19 @@ def spike_count(activity: Activity, *, exclude: Collection[str] = ()) -> Array:
     Input spikes are data, not activity, and do not count. Deng et al., 1911.00822; the paper's
     normalisation is not public, this one is ours.
 
+    >>> activity = Activity(spikes={"conv1": jnp.asarray([[3.0, 1.0]])}, timesteps=4)
+    >>> float(spike_count(activity))
+    0.5
+
     Args:
       activity: what the network did.
       exclude: layers that are free to fire, such as the output, whose target is a spike.
 
     Returns:
       A scalar in [0, 1]; its gradient is the spikes' surrogate.
+
+    Raises:
+      UserError: if no spiking layer is left.
     """
     layers = [spikes for name, spikes in activity.spikes.items() if name not in exclude]
     if not layers:
@@ -226,10 +268,17 @@ def distillation(readout: Array, teacher_readout: Array, temperature: Number = 4
 
     With the factor the gradient keeps its size whatever the temperature.
 
+    >>> teacher = jnp.asarray([[[1.0, 0.0]]])
+    >>> round(float(distillation(jnp.zeros((4, 1, 2)), teacher, temperature=1.0)), 3)
+    0.111
+
     Args:
       readout: of the student, whose scores are `z_c`, `[T, B, classes]`.
       teacher_readout: of the teacher, `z_u`, `[T', B, classes]`; a constant.
       temperature: `rho`, greater than 0, may be traced.
+
+    Raises:
+      UserError: if the temperature is out of range or the scores have different shapes.
 
     References: Hinton et al. 2015, https://arxiv.org/abs/1503.02531, section 2.
     """

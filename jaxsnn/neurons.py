@@ -58,6 +58,9 @@ class LIF:
     A pytree: `decay` and `threshold` are its leaves, so they may be traced, mapped over or
     differentiated; the rest is static.
 
+    >>> jax.tree.leaves(LIF(decay=0.5, threshold=2.0, reset="soft"))
+    [0.5, 2.0]
+
     Attributes:
       decay: share of the potential that is left after one step, in [0, 1]; a scalar or one number
         for each channel, `[C]`. 1 is the non-leaky IF neuron.
@@ -133,6 +136,11 @@ class Membrane(NamedTuple):
 def lif_step(neuron: LIF, membrane: Membrane, current: Array) -> tuple[Membrane, Array]:
     """Advance a layer of neurons by one step.
 
+    >>> before = Membrane(jnp.asarray([1.0, 0.0]))
+    >>> after, spikes = lif_step(LIF(decay=0.5), before, jnp.asarray([1.0, 1.0]))
+    >>> after.potential.tolist(), spikes.tolist()
+    ([1.5, 1.0], [1.0, 0.0])
+
     Args:
       neuron: its constants.
       membrane: what the step before left; potential `[B, ...]`.
@@ -177,6 +185,10 @@ def unroll(
 
     Equal to scanning `lif_step`, also in its derivative, but with a reverse pass of its own that
     keeps nothing but the potentials: spikes and surrogates are computed again from them.
+
+    >>> spikes, potential, _ = unroll(LIF(decay=0.5), jnp.ones((1,)), timesteps=3)
+    >>> potential[:, 0].tolist(), spikes[:, 0].tolist()
+    ([1.0, 1.5, 1.0], [0.0, 1.0, 0.0])
 
     Args:
       neuron: its constants.

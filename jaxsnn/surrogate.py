@@ -50,6 +50,9 @@ NEVER = 999.0  # steps since the last spike at the first step of all, before any
 class Surrogate:
     """The stand-in for a step's derivative, `h(z) = peak * shape(z / width)`.
 
+    >>> triangle(1.0, 0.3) == triangle(1.0, 0.3), triangle(1.0, 0.3).peak
+    (True, 0.3)
+
     Attributes:
       shape: the curve in units of its width, with height 1 at 0.
       width: its width in units of `z`, > 0.
@@ -78,6 +81,12 @@ def rectangle(width: float = 1.0) -> Surrogate:
 
     Wu et al., "Spatio-temporal backpropagation" (2018); the ADMM paper's codes use `a = 1` (MNIST,
     CIFAR) and `a = 0.5` (N-MNIST).
+
+    >>> rectangle(2.0)(jnp.asarray([0.0, 0.9, 1.0])).tolist()
+    [0.5, 0.5, 0.0]
+
+    Args:
+      width: `a`, > 0.
     """
     return Surrogate(_rectangle, width, 1.0 / width if width else 0.0)
 
@@ -90,6 +99,14 @@ def triangle(
     QP-SNN's code is `triangle(a)`, its paper's appendix D `triangle(a, 1.0)` (the same at a = 1).
     Rathi et al. (2020), Chowdhury et al. (2021) and Spike-Thrift use
     `triangle(1.0, 0.3, normalized=True)`.
+
+    >>> triangle(2.0)(jnp.asarray([0.0, 1.0, 3.0])).tolist()
+    [0.5, 0.25, 0.0]
+
+    Args:
+      width: `a`, > 0, in units of `z`.
+      peak: height at the threshold, >= 0; left out, `1/a`.
+      normalized: whether `z = u / theta - 1`.
     """
     if peak is None:
         peak = 1.0 / width if width else 0.0
@@ -100,22 +117,46 @@ def atan(alpha: float = 2.0) -> Surrogate:
     """Return `h(z) = (alpha/2) / (1 + (pi alpha z / 2)^2)`: unit area.
 
     Fang et al., "Incorporating learnable membrane time constant" (2021); snnTorch's default.
+
+    >>> atan(2.0)(jnp.asarray([0.0])).tolist()
+    [1.0]
+
+    Args:
+      alpha: > 0; the larger, the steeper.
     """
     return Surrogate(_lorentzian, 2.0 / (jnp.pi * alpha) if alpha else 0.0, alpha / 2.0)
 
 
 def fast_sigmoid(slope: float = 25.0) -> Surrogate:
-    """Return `h(z) = 1 / (1 + slope |z|)^2`: peak 1 (Zenke and Ganguli, "SuperSpike", 2018)."""
+    """Return `h(z) = 1 / (1 + slope |z|)^2`: peak 1 (Zenke and Ganguli, "SuperSpike", 2018).
+
+    >>> fast_sigmoid(1.0)(jnp.asarray([0.0, 1.0])).tolist()
+    [1.0, 0.25]
+
+    Args:
+      slope: > 0.
+    """
     return Surrogate(_hyperbola, 1.0 / slope if slope else 0.0)
 
 
 def sigmoid(slope: float = 4.0) -> Surrogate:
-    """Return `h(z) = slope s (1 - s)`, `s = 1/(1 + e^(-slope z))`: the logistic's derivative."""
+    """Return `h(z) = slope s (1 - s)`, `s = 1/(1 + e^(-slope z))`: the logistic's derivative.
+
+    >>> sigmoid(4.0)(jnp.asarray([0.0])).tolist()
+    [1.0]
+
+    Args:
+      slope: > 0.
+    """
     return Surrogate(_logistic, 1.0 / slope if slope else 0.0, slope / 4.0)
 
 
 def constant() -> Surrogate:
-    """Return `h(z) = 1`: the gradient passes the step untouched (Bengio et al., 2013)."""
+    """Return `h(z) = 1`: the gradient passes the step untouched (Bengio et al., 2013).
+
+    >>> constant()(jnp.asarray([0.0, 9.0])).tolist()
+    [1.0, 1.0]
+    """
     return Surrogate(jnp.ones_like)
 
 
@@ -129,6 +170,13 @@ def stdb(peak: float = 0.3, rate: float = 0.01) -> Surrogate:
 
     Rathi et al., "Enabling deep SNNs with hybrid conversion and STDB" (2020), their code: a spike
     at the step before is `d = 1`, and a neuron that never spiked has `d = t + 999` (t from 0).
+
+    >>> stdb(peak=0.5, rate=1.0)(jnp.asarray([0.0])).tolist()
+    [0.5]
+
+    Args:
+      peak: height for a neuron that spikes at the same step, >= 0.
+      rate: by which it falls a step, > 0.
     """
     return Surrogate(_exponential, 1.0 / rate if rate else 0.0, peak, normalized=True, timed=True)
 
@@ -138,12 +186,25 @@ def custom(derivative: Derivative, *, normalized: bool = False) -> Surrogate:
 
     Give a module-level function, not a lambda made anew at each call, so that equal surrogates
     compare equal and nothing is compiled twice.
+
+    >>> custom(jnp.cos)(jnp.asarray([0.0])).tolist()
+    [1.0]
+
+    Args:
+      derivative: `[...]` -> `[...]`, of the distance to the threshold.
+      normalized: whether the distance is `u / theta - 1`.
     """
     return Surrogate(derivative, normalized=normalized)
 
 
 def fire(potential: Array, threshold: Array, surrogate: Surrogate, *, strict: bool = True) -> Array:
     """Return the spikes, 0 or 1 in the dtype of `potential`, with the surrogate's derivative.
+
+    >>> theta = jnp.asarray(1.0)
+    >>> fire(jnp.asarray([0.5, 1.5]), theta, triangle()).tolist()
+    [0.0, 1.0]
+    >>> float(jax.grad(fire)(1.25, theta, triangle()))
+    0.75
 
     Args:
       potential: membrane potential `u`, any shape.
