@@ -6,19 +6,21 @@ outside is zero, so augment before normalizing if the border shall be black.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxsnn.data import event_augment
 from jaxsnn.data.autoaugment import augment_by_policy
 from jaxsnn.data.base import check_rank
 from jaxsnn.errors import UserError
 
 __all__ = ["NAMES", "Name", "augmentation", "crop_and_flip", "cutout", "flip_and_roll"]
 
-Name = Literal["none", "crop-flip", "autoaugment", "events"]
+Name = Literal["none", "crop-flip", "autoaugment", "events", "event-shift", "event-flip"]
 NAMES: tuple[str, ...] = get_args(Name)
 
 
@@ -31,13 +33,18 @@ def augmentation(name: str, *, pad: int = 4) -> Callable[[Array, Array], Array]:
     | "crop-flip"   | `crop_and_flip`                                         | images       |
     | "autoaugment" | `crop_and_flip`, AutoAugment for CIFAR-10, and `cutout` | uint8 images |
     | "events"      | `flip_and_roll`                                         | event frames |
+    | "event-shift" | `event_augment.vary`: shift, lost events and frames,    | uint8 frames |
+    |               | jitter of the time                                      | of any axes  |
+    | "event-flip"  | the same, and every second recording mirrored           | uint8 frames |
 
     "autoaugment" and "events" are what QP-SNN trains CIFAR and CIFAR10-DVS with; Tiny-ImageNet
-    takes "crop-flip" with `pad = 8`.
+    takes "crop-flip" with `pad = 8`. "event-shift" is for digits and spoken words, "event-flip" for
+    gestures and objects whose mirror image is of the same class.
 
     Args:
         name: one of `NAMES`.
-        pad: width of the border of `crop_and_flip` in pixels, at least 0.
+        pad: width of the border of `crop_and_flip` in pixels, at least 0; recordings are shifted by
+            half of it.
 
     Raises:
         UserError: for an unknown name; when called, for images of another shape.
@@ -60,6 +67,8 @@ def augmentation(name: str, *, pad: int = 4) -> Callable[[Array, Array], Array]:
         "crop-flip": crop_flip,
         "autoaugment": all_of_cifar,
         "events": flip_and_roll,
+        "event-shift": partial(event_augment.vary, pixels=pad // 2),
+        "event-flip": partial(event_augment.vary, pixels=pad // 2, mirrored=True),
     }
     return functions[name]
 
