@@ -15,6 +15,15 @@ __all__ = ["Chain"]
 class Chain(Layer):
     """Named layers, one after the other.
 
+    >>> from jaxsnn import layers, neurons
+    >>> rngs, lif = nnx.Rngs(0), neurons.LIF(0.5)
+    >>> chain = Chain({
+    ...     "hidden": layers.Dense(16, 8, neurons=lif, rngs=rngs),
+    ...     "out": layers.Dense(8, 3, neurons=layers.Integrator(), rngs=rngs),
+    ... })
+    >>> chain.children()
+    ('hidden', 'out')
+
     Args:
       layers: name -> layer, first to last. The names are those of parameters and activities.
 

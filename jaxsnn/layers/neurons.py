@@ -28,6 +28,10 @@ class Constant(nnx.Variable[Array]):
 class Neurons(nnx.Module):
     """A layer of LIF neurons; their constants may be trained.
 
+    >>> neurons = Neurons(LIF(decay=0.5, threshold=2.0), trained=("threshold",))
+    >>> [type(each).__name__ for each in (neurons.decay, neurons.threshold)]
+    ['Constant', 'Param']
+
     Args:
       neuron: the constants and options.
       trained: names of the constants that are parameters, of "decay" and "threshold". Trained ones
@@ -121,6 +125,11 @@ def watch(network: Module) -> Module:
 
     `Activity.current` then holds the current, `[T, B, ...]`, which thresholds are read off, and
     `Activity.trains` the spikes. Train and export the network itself, not this copy.
+
+    >>> from jaxsnn import models
+    >>> module = models.build("3-2", (4,)).module
+    >>> watch(module).dense1.neurons.watched, module.dense1.neurons.watched
+    (True, False)
     """
     copy = nnx.clone(network)
     for _, node in nnx.iter_modules(copy):
@@ -134,6 +143,10 @@ class Rectified(nnx.Module):
 
     It has no constants, so the parameters of an ANN are those of the spiking network of the same
     layout; it runs for one step. Its outputs stand on the record in the place of spikes.
+
+    >>> current = Signal(jnp.asarray([[[-1.0, 2.0]]]), timesteps=1)
+    >>> Rectified()(current, Tape(), "dense1").value.tolist()
+    [[[0.0, 2.0]]]
     """
 
     def __call__(
@@ -155,6 +168,13 @@ class Integrator(nnx.Module):
 
     With `decay=None` the output is the current itself, whose mean over time is the accumulated
     potential divided by T.
+
+    >>> current = Signal(jnp.ones((3, 1, 1)), timesteps=3)
+    >>> Integrator(decay=0.5)(current, Tape(), "out").value.ravel().tolist()
+    [1.0, 1.5, 1.75]
+
+    Args:
+      decay: share of the potential left after a step, in [0, 1]; a number or `[C]`.
     """
 
     def __init__(self, decay: Array | float | None = None):

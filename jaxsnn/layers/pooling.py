@@ -19,7 +19,14 @@ TIES = ("first", "shared")
 
 
 class AveragePool(Layer):
-    """Average over windows `size x size` that do not overlap; rows left over are dropped."""
+    """Average over windows `size x size` that do not overlap; rows left over are dropped.
+
+    >>> AveragePool(2)(Signal(jnp.ones((4, 1, 8, 8, 3)), timesteps=4), Tape()).shape
+    (4, 4, 3)
+
+    Args:
+      size: of a window, and the step between two.
+    """
 
     def __init__(self, size: int = 2):
         self.size = size
@@ -43,6 +50,9 @@ class MaxPool(Layer):
     their size or so; the output is the same.
 
     The output, summed over time, is on the record under the name of the pooling.
+
+    >>> MaxPool(2)(Signal(jnp.ones((4, 1, 8, 8, 3)), timesteps=4), Tape()).shape
+    (4, 4, 3)
 
     Args:
       size: of a window, and the step between two; rows and columns left over are dropped.
@@ -86,7 +96,11 @@ def largest(cut: Array, ties: str) -> Array:
 
 
 class Flatten(Layer):
-    """Lay all axes but time and batch in one, channels fastest."""
+    """Lay all axes but time and batch in one, channels fastest.
+
+    >>> Flatten()(Signal(jnp.ones((4, 1, 8, 8, 3)), timesteps=4), Tape()).shape
+    (192,)
+    """
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return `[T, B, features]`."""
@@ -95,7 +109,16 @@ class Flatten(Layer):
 
 
 class Dropout(Layer):
-    """Silence a share of the inputs in training: one draw for each sample, held over time."""
+    """Silence a share of the inputs in training: one draw for each sample, held over time.
+
+    >>> signal = Signal(jnp.ones((4, 1, 8)), timesteps=4)
+    >>> dropped = Dropout(0.5)(signal, Tape(train=True, key=jax.random.key(0)))
+    >>> sorted(set(dropped.value.ravel().tolist()))
+    [0.0, 2.0]
+
+    Args:
+      rate: share of the inputs that are silenced, in [0, 1).
+    """
 
     def __init__(self, rate: float):
         self.rate = rate
@@ -113,7 +136,15 @@ class Dropout(Layer):
 
 
 class Vote(Layer):
-    """Average groups of consecutive neurons, one group a class (population voting)."""
+    """Average groups of consecutive neurons, one group a class (population voting).
+
+    >>> spikes = Signal(jnp.asarray([[[1.0, 0.0, 0.0, 0.0]]]), timesteps=1)
+    >>> Vote(2)(spikes, Tape()).value.tolist()
+    [[[0.5, 0.0]]]
+
+    Args:
+      classes: how many; must divide the number of neurons.
+    """
 
     def __init__(self, classes: int):
         self.classes = classes
@@ -125,7 +156,11 @@ class Vote(Layer):
 
 
 def mean_pixels(signal: Signal) -> Signal:
-    """Return the mean over all pixels, `[T, B, C]` from `[T, B, H, W, C]` (global pooling)."""
+    """Return the mean over all pixels, `[T, B, C]` from `[T, B, H, W, C]` (global pooling).
+
+    >>> mean_pixels(Signal(jnp.ones((4, 1, 8, 8, 3)), timesteps=4)).shape
+    (3,)
+    """
     height, width, _ = signal.shape
     pooled = signal.fold(lambda x: x.mean((1, 2)))
     return replace(pooled, events_per_unit=signal.events_per_unit * height * width)

@@ -27,6 +27,13 @@ class Residual(Layer):
     channels of one place are no longer those of one feature; then `sources` says what belongs
     together. Or the shortcut is a convolution of 1 x 1 that learns (He et al., option B).
 
+    >>> from flax import nnx
+    >>> from jaxsnn.neurons import LIF
+    >>> options = {"neurons": LIF(0.5), "rngs": nnx.Rngs(0)}
+    >>> block = Residual(Conv(2, 4, stride=2, **options), Conv(4, 4, **options))
+    >>> block.shortcut(Signal(jnp.ones((5, 1, 8, 8, 2)), timesteps=5), Tape()).shape
+    (4, 4, 4)
+
     Args:
       conv1: from `I` to `M` channels, with the block's stride.
       conv2: from `M` to `O` channels.

@@ -25,6 +25,13 @@ class Synapse(Layer):
 
     Subclasses set `kernel` and define `weigh`.
 
+    >>> class Diagonal(Synapse):
+    ...     def weigh(self, x, kernel):
+    ...         return x * kernel.reshape(1, -1)
+    >>> layer = Diagonal((4,), 1, neurons=LIF(0.5), rngs=nnx.Rngs(0))
+    >>> layer.weigh(jnp.ones((2, 4)), layer.kernel[...]).shape
+    (2, 4)
+
     Args:
       shape: of the kernel, outputs last.
       fan_in: number of inputs of one output.
@@ -98,7 +105,18 @@ class Synapse(Layer):
 
 
 class Dense(Synapse):
-    """Connect every input with every output: `[N, I] @ [I, O]`."""
+    """Connect every input with every output: `[N, I] @ [I, O]`.
+
+    >>> dense = Dense(16, 10, neurons=LIF(0.5), rngs=nnx.Rngs(0))
+    >>> dense.kernel.shape, dense.bias.shape
+    ((16, 10), (10,))
+
+    Args:
+      inputs: features of the input, I.
+      outputs: neurons, O.
+      neurons: what turns the current into spikes, activations or a read-out.
+      **options: `use_bias`, `norm`, `dtype` and `rngs`, as of `Synapse`.
+    """
 
     def __init__(self, inputs: int, outputs: int, *, neurons: Firing | LIF, **options: Any):
         super().__init__((inputs, outputs), inputs, neurons=neurons, **options)
@@ -118,6 +136,9 @@ class Dense(Synapse):
 
 class Conv(Synapse):
     """Convolve images `[N, H, W, I]` with square kernels `[k, k, I, O]`.
+
+    >>> Conv((8, 8, 1), 16, 3, neurons=LIF(0.5), rngs=nnx.Rngs(0)).kernel.shape
+    (3, 3, 1, 16)
 
     Args:
       inputs: channels of the input, I; or its shape, whose last number they are.
@@ -164,6 +185,17 @@ class Recurrent(Dense):
     """A fully recurrent spiking layer: dense input, and every neuron hears all others' last spikes.
 
     `x[t] = W o_in[t] + R o[t-1] + b`, with `R` `[O, O]` under the name "recurrent".
+
+    >>> layer = Recurrent(16, 10, neurons=LIF(0.5), rngs=nnx.Rngs(0))
+    >>> layer.kernel.shape, layer.recurrent.shape
+    ((16, 10), (10, 10))
+
+    Args:
+      inputs: features of the input, I.
+      outputs: neurons, O.
+      neurons: LIF neurons of the order "integrate_then_fire".
+      rngs: random numbers for the start values.
+      **options: `use_bias`, `norm` and `dtype`, as of `Synapse`.
     """
 
     neurons: Neurons

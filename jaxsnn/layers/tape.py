@@ -24,6 +24,12 @@ class Activity:
     The one source of spike-count losses, calibration scores and operation counts. Under `jit`,
     what is not used is not computed.
 
+    >>> from jaxsnn import encode, models
+    >>> net = models.build("64-10", (16,), seed=0)
+    >>> output = net(encode.direct(jnp.ones((2, 16)), timesteps=4))
+    >>> output.activity.spikes["dense1"].shape, output.activity.timesteps
+    ((2, 64), 4)
+
     Attributes:
       spikes: layer -> spikes of each neuron, `[B, ...]`.
       potential: layer -> potential before reset, `[B, ...]`.
@@ -71,6 +77,14 @@ class Feed(NamedTuple):
 
 class Tape:
     """Carry one pass through a network: its mode, its randomness, and the record of it.
+
+    >>> from flax import nnx
+    >>> from jaxsnn import layers, neurons
+    >>> dense, tape = layers.Dense(4, 3, neurons=neurons.LIF(0.5), rngs=nnx.Rngs(0)), Tape()
+    >>> dense.name = "out"
+    >>> _ = dense(Signal(jnp.ones((5, 2, 4)), timesteps=5), tape)
+    >>> tape.activity.spikes["out"].shape
+    (2, 3)
 
     Attributes:
       train: whether dropout acts and norms use the statistics of the batch.

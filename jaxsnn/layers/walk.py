@@ -66,7 +66,13 @@ def layers_of(module: nnx.Module) -> Iterator[Layer]:
 
 
 def synapses(module: nnx.Module) -> dict[str, Synapse]:
-    """Return name -> layer with weights, in the order of `layers_of`."""
+    """Return name -> layer with weights, in the order of `layers_of`.
+
+    >>> from jaxsnn import models
+    >>> net = models.build("3-2", (4,))
+    >>> {name: layer.kernel.shape for name, layer in synapses(net.module).items()}
+    {'dense1': (4, 3), 'dense2': (3, 2)}
+    """
     return {layer.name: layer for layer in layers_of(module) if isinstance(layer, Synapse)}
 
 
