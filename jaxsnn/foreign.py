@@ -60,7 +60,7 @@ def reading(place: str | Path, what: str, advice: str = "") -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """Return an exception's text as a part of one line."""
     text = " ".join(str(error).split())
-    if isinstance(error, KeyError):
+    if isinstance(error, KeyError) and len(text.split()) == 1:
         text = f"{text} is missing"
     elif isinstance(error, RecursionError):
         text = "nested too deep"

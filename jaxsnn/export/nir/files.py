@@ -5,6 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from jaxsnn import foreign
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
@@ -12,7 +13,7 @@ __all__ = ["Graph", "package", "read_nir", "write_nir"]
 
 Graph = Any  # a nir.NIRGraph
 
-MOST_PACKED = 1100  # bytes that one byte of a gzip stream can stand for, rounded up
+RATIO = 256  # bytes of values that each byte of a file may hold; gzip takes zeros at 1,000
 
 
 def package(name: str = "nir") -> Any:
@@ -43,8 +44,8 @@ def write_nir(path: str | Path, graph: Graph) -> int:
 def read_nir(path: str | Path) -> Graph:
     """Read the graph of a NIR file.
 
-    Nothing in it is executed, nothing outside of it is read, and no more is allocated than its
-    bytes can hold.
+    Nothing in it is executed, nothing outside of it is read, and no more is allocated than
+    `foreign.most_unpacked` allows.
 
     Raises:
       UserError: if the file is missing, damaged or no NIR file, or the package `nir` is missing.
@@ -52,26 +53,35 @@ def read_nir(path: str | Path) -> Graph:
     path, nir, h5py = Path(path), package(), package("h5py")
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected a NIR file")
-    try:
+    with foreign.reading(path, "a NIR file"):
         with h5py.File(path, "r") as file:
-            stated = _stated_bytes(h5py, file)
-        most = MOST_PACKED * path.stat().st_size
+            stated = _stated_bytes(h5py, file, set())
+        most = foreign.most_unpacked(path.stat().st_size, RATIO)
         if stated > most:
-            raise ValueError(f"states {stated} bytes of values, can hold {most}")
+            raise ValueError(f"states {stated} bytes of values, may hold {most}")
         # The types of some writers do not fit together; from_nir checks every shape itself.
-        return nir.read(path, type_check=False)
-    except Exception as error:  # what a reader of other people's files raises is up to it
-        what = str(error).partition("\n")[0] or type(error).__name__
-        raise UserError(f"{path}: damaged, or not a NIR file ({what})") from error
+        graph = nir.read(path, type_check=False)
+    return graph
 
 
-def _stated_bytes(h5py: Any, group: Any) -> int:
-    """Return the size of all values in a group; refuse what lies outside of the file."""
+def _stated_bytes(h5py: Any, group: Any, seen: set[int]) -> int:
+    """Return the size of all values in a group; refuse what lies outside, or stands there twice.
+
+    A group that contains itself would never end, and one that is shared at every level would take
+    exponentially long.
+    """
     total = 0
     for name in group:
         item = group[name] if isinstance(group.get(name, getlink=True), h5py.HardLink) else None
+        if item is not None:
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:
+                raise ValueError(f"field {name} stands in two places")
+            seen.add(place)
         if isinstance(item, h5py.Group):
-            total += _stated_bytes(h5py, item)
+            total += _stated_bytes(h5py, item, seen)
+        elif not isinstance(item, h5py.Dataset | None):
+            raise ValueError(f"field {name} is neither a group nor values")
         elif item is None or item.is_virtual or item.external:
             raise ValueError(f"field {name} lies in another place")
         elif item.shape is not None:

@@ -16,6 +16,7 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
+from jaxsnn.export.nir.checked import NUMBERS, SIZES, check_nodes, said_by
 from jaxsnn.export.nir.dialects import Dialect, dialect_of
 from jaxsnn.export.nir.files import Graph, package, read_nir
 from jaxsnn.export.nir.graph import WRITER
@@ -60,12 +61,15 @@ def from_nir(
     graph = read_nir(source) if isinstance(source, str | Path) else source
     if not isinstance(graph, nir.NIRGraph):
         raise UserError(f"a network is a NIRGraph, found {type(graph).__name__}")
-    said = graph.metadata if graph.metadata.get("writer") == WRITER else {}
-    dialect = dialect_of(target or said.get("target", "nir"))
-    if dt is None and dialect.name == said.get("target"):
-        dt = float(said["dt"])
-    reader = _Reader(nir, graph, dialect, dialect.timestep(dt), reset or dialect.reset)
-    chain = layers.Chain(reader.chain())
+    try:
+        said = said_by(graph, WRITER)
+        dialect = dialect_of(target or said[0] or "nir")
+        dt = said[1] if dt is None and dialect.name == said[0] else dt
+        check_nodes(graph)
+        reader = _Reader(nir, graph, dialect, dialect.timestep(dt), reset or dialect.reset)
+        chain = layers.Chain(reader.chain())
+    except UserError as error:
+        raise (UserError(f"{source}: {error}") if graph is not source else error) from error
     return Network.of(chain, reader.input_shape)
 
 
@@ -79,8 +83,6 @@ class _Reader:
         self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
         for source, sink in graph.edges:
-            if source not in self.nodes or sink not in self.nodes:
-                raise UserError(f"edge {source!r} -> {sink!r} of the NIR graph ends nowhere")
             self.after[source].append(sink)
             self.before[sink].append(source)
         self.layers: dict[str, nnx.Module] = {}
@@ -127,7 +129,7 @@ class _Reader:
 
     def _input_shape(self, name: str) -> tuple[int, ...]:
         shape = self.nodes[name].input_type["input"]
-        if shape is None or np.size(shape) not in (1, 3):
+        if not SIZES._replace(ndim=1).fits(shape) or np.size(shape) not in (1, 3):
             raise self._refuse(name, f"inputs of shape {shape}, neither (C, H, W) nor (features,)")
         there = tuple(int(side) for side in np.asarray(shape))
         return there if len(there) == 1 else (*there[1:], there[0])
@@ -179,7 +181,8 @@ class _Reader:
         self.shape = kernel.shape[1:]
         firing, gain = self._neurons(neurons, self.shape)
         layer = layers.Dense(*kernel.shape, neurons=firing, rngs=nnx.Rngs(0))
-        return _with_values(layer, kernel, getattr(node, "bias", np.zeros(self.shape)), gain)
+        bias = getattr(node, "bias", np.zeros(self.shape))
+        return self._with_values(name, layer, kernel, bias, gain)
 
     def _conv(self, name: str, neurons: str | None, scale: float | None = None) -> layers.Conv:
         node = self.nodes[name]
@@ -192,13 +195,15 @@ class _Reader:
         padding = self._padding(name, size, stride)
         lost = 0 if padding == "SAME" else size - 1
         rows, columns = (-(-(side - lost) // stride) for side in self.shape[:2])
+        if min(rows, columns) < 1:
+            raise self._refuse(name, f"a kernel of {size} for inputs {self.shape}")
         self.shape = (rows, columns, kernel.shape[3])
         firing, gain = self._neurons(neurons, self.shape)
         options: dict[str, Any] = {"size": size, "stride": stride, "padding": padding}
         inputs, outputs = kernel.shape[2:]
         layer = layers.Conv(inputs, outputs, neurons=firing, rngs=nnx.Rngs(0), **options)
         scale = self._took_scale() if scale is None else scale
-        return _with_values(layer, kernel * scale, node.bias, gain)
+        return self._with_values(name, layer, kernel * scale, node.bias, gain)
 
     def _padding(self, name: str, size: int, stride: int) -> str:
         padding = self.nodes[name].padding
@@ -218,6 +223,20 @@ class _Reader:
         if values.size != 1:
             raise self._refuse(name, f"{field} {getattr(self.nodes[name], field)}")
         return int(values[0])
+
+    def _with_values(
+        self, name: str, layer: Layer, kernel: np.ndarray, bias: Any, gain: np.ndarray
+    ) -> Layer:
+        """Return a layer with the weights and the bias of a node, the gain of its neurons in it."""
+        gain, bias = _exact(gain), np.asarray(bias, np.float64)
+        if bias.shape != kernel.shape[-1:]:
+            raise self._refuse(name, f"a bias {bias.shape} for weights {kernel.shape}")
+        kernel, bias = kernel * gain, bias * gain
+        if not NUMBERS.fits(kernel) or not NUMBERS.fits(bias):
+            raise self._refuse(name, "weights times the gain of the neurons beyond float32")
+        layer.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
+        layer.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
+        return layer
 
     def _took_scale(self) -> float:
         scale, self.scale, self.scaled = self.scale, 1.0, ""
@@ -263,7 +282,8 @@ class _Reader:
 
     def _pool(self, name: str, node: Any) -> None:
         size = self._whole(name, "kernel_size")
-        if self._whole(name, "stride") != size or np.any(node.padding) or len(self.shape) != 3:
+        fits = len(self.shape) == 3 and min(self.shape[:2]) >= size
+        if self._whole(name, "stride") != size or np.any(node.padding) or not fits:
             raise self._refuse(name, "windows that overlap, have a border or are not of images")
         if isinstance(node, self.nir.SumPool2d):
             self.scale, self.scaled = self.scale * size**2, name
@@ -343,10 +363,3 @@ class _Reader:
 def _exact(gain: np.ndarray) -> np.ndarray:
     """Return the gain, and 1 where it differs only by the rounding of tau and r."""
     return np.where(np.isclose(gain, 1.0, rtol=1e-6, atol=0.0), 1.0, gain)
-
-
-def _with_values(layer: Layer, kernel: np.ndarray, bias: Any, gain: np.ndarray) -> Layer:
-    gain = _exact(gain)
-    layer.kernel = nnx.Param(jnp.asarray(kernel * gain, jnp.float32))
-    layer.bias = nnx.Param(jnp.asarray(np.asarray(bias, np.float64) * gain, jnp.float32))
-    return layer

@@ -70,8 +70,8 @@ def test_a_pruned_block_keeps_its_channel_map_and_weights():
     np.testing.assert_array_equal(run(again, x), run(whole, x))
 
 
-def affine(outputs=2, inputs=2):
-    return nir.Affine(weight=np.eye(outputs, inputs), bias=np.zeros(outputs))
+def affine(scale=1.0, bias=2):
+    return nir.Affine(weight=scale * np.eye(2), bias=np.zeros(bias))
 
 
 def lif(size=2, **other):
@@ -82,6 +82,11 @@ def lif(size=2, **other):
 def conv(padding=1, dilation=1, groups=1):
     kernel = np.zeros((2, 2 // groups, 3, 3))
     return nir.Conv2d((8, 8), kernel, 1, padding, dilation, groups, np.zeros(2))
+
+
+def changed(node, field, value):
+    setattr(node, field, value)
+    return node
 
 
 def pool(stride):
@@ -130,6 +135,16 @@ SPLIT = [("in", "a"), ("in", "b"), ("a", "lif"), ("b", "lif"), ("lif", "out")]
         (lambda: graph_of((2,), {"a": affine(), "b": affine(), "lif": lif()}, SPLIT), "'in' .*bra"),
         (lambda: graph_of((2,), {"x": affine(), "y": affine()}, [("in", "out")]), "node 'x' .*not"),
         (lambda: nir.Scale(np.ones(2)), "a network is a NIRGraph, found Scale"),
+        (lambda: graph_of((2,), {"fc": affine(np.nan)}), "'fc' .Affine.: field 'weight' is .*, exp"),
+        (lambda: graph_of((2,), {"fc": affine(1e39)}), "'fc' .Affine.: field 'weight' is"),
+        (lambda: graph_of((2,), {"fc": affine(bias=1)}), "'fc' .Affine.: a bias .1,. for weights"),
+        (lambda: graph_of((2,), {"fc": affine(1e38), "l": lif(r=1e3)}), "'fc' .*beyond float32"),
+        (lambda: graph_of((2,), {"fc": affine(), "l": lif(tau=0)}), "'l' .*field 'tau' is .*above"),
+        (lambda: graph_of((2,), {"fc": affine(), "l": lif(v_threshold=-1)}), "field 'v_threshold'"),
+        (lambda: graph_of((2, 8, 8), {"c": changed(conv(), "stride", 0)}), "'c' .Conv2d.: field 'stride' is 0"),
+        (lambda: graph_of((2, 2, 2), {"c": conv(padding=0)}), "'c' .Conv2d.: a kernel of 3 for in"),
+        (lambda: graph_of((0,), {"fc": affine()}), "'in' .Input.: inputs of shape"),
+        (lambda: graph_of((2,), {"fc": affine()}, [("in", "x")]), "edge .* ends nowhere"),
     ],
 )  # fmt: skip
 def test_a_node_that_no_layer_computes_is_refused_by_name(graph, message):
@@ -159,7 +174,7 @@ def test_a_truncated_file_is_refused_by_its_name(good_file, tmp_path, keep):
     content = good_file.read_bytes()
     short = tmp_path / "short.nir"
     short.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    with pytest.raises(UserError, match="short.nir: damaged, or not a NIR file"):
+    with pytest.raises(UserError, match="short.nir: damaged or cut short: .*expected a NIR file"):
         from_nir(short)
 
 
@@ -168,7 +183,7 @@ def test_missing_and_foreign_files_are_refused(tmp_path):
         from_nir(tmp_path / "none.nir")
     with h5py.File(tmp_path / "other.nir", "w") as file:
         file["data"] = np.ones(3)
-    with pytest.raises(UserError, match="other.nir: damaged, or not a NIR file"):
+    with pytest.raises(UserError, match="other.nir: damaged or cut short: .*expected a NIR file"):
         from_nir(tmp_path / "other.nir")
 
 
@@ -190,4 +205,27 @@ def test_a_file_that_points_elsewhere_is_refused(good_file, tmp_path):
         del file["node/nodes/dense1/weight"]
         file["node/nodes/dense1/weight"] = h5py.ExternalLink(str(good_file), "/node")
     with pytest.raises(UserError, match="field weight lies in another place"):
+        from_nir(path)
+
+
+def test_a_file_whose_groups_contain_each_other_is_refused_at_once(good_file, tmp_path):
+    path = tmp_path / "cycle.nir"
+    path.write_bytes(good_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["node/nodes/dense1/metadata/again"] = file["node"]
+    with pytest.raises(UserError, match="cycle.nir: .*field again stands in two places"):
+        from_nir(path)
+
+
+def test_what_is_wrong_in_a_file_is_named_with_the_file(good_file, tmp_path):
+    path = tmp_path / "nan.nir"
+    path.write_bytes(good_file.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["node/nodes/dense1/weight"][0, 0] = np.nan
+    with pytest.raises(UserError, match="nan.nir: node 'dense1' .Affine.: field 'weight' is .*not"):
+        from_nir(path)
+    with h5py.File(path, "r+") as file:
+        del file["node/metadata/dt"]
+        file["node/metadata/dt"] = "soon"
+    with pytest.raises(UserError, match="nan.nir: metadata of the NIR graph: dt is 'soon'"):
         from_nir(path)
