@@ -67,10 +67,9 @@ def of_result(
 
 
 def _raster(trained: Trained, sample: np.ndarray, name: str, path: Path) -> None:
-    plots.plot_raster(
-        spikes(trained, sample), path, image=sample,
-        title=f"spikes of {name} on one test sample",
-    )  # fmt: skip
+    kind = "events" if trained.task.inputs.encoding == "events" else "image"
+    title = f"spikes of {name} on one test sample"
+    plots.plot_raster(spikes(trained, sample), path, title=title, **{kind: sample})
 
 
 def spikes(trained: Trained, sample: np.ndarray) -> dict[str, np.ndarray]:

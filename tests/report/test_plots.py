@@ -28,7 +28,8 @@ def weights(seed):
     return {"a": {"kernel": leaf}, "b": {"kernel": np.sign(leaf) * (leaf > 0)}}
 
 
-IDS = "curves one_epoch residuals layers raster image events features histograms emptied time "
+IDS = "curves one_epoch residuals layers raster image events features strip one_frame units silent "
+IDS += "histograms emptied time "
 IDS += "one_step stages dimensions noise front heat"
 
 
@@ -45,6 +46,10 @@ IDS += "one_step stages dimensions noise front heat"
         ),
         lambda path: plots.plot_raster({"a": np.eye(4)}, path, image=np.ones((5, 9, 9, 2))),
         lambda path: plots.plot_raster({"a": np.eye(4)}, path, image=np.arange(7)),
+        lambda path: plots.plot_raster({"a": np.eye(4)}, path, events=np.ones((12, 9, 4, 2))),
+        lambda path: plots.plot_raster({"a": np.ones((1, 5))}, path, events=np.ones((1, 9, 9, 2))),
+        lambda path: plots.plot_raster({"a": np.eye(9)}, path, events=np.ones((9, 700), np.uint8)),
+        lambda path: plots.plot_raster({"a": np.eye(4) * 0}, path, events=np.zeros((4, 3, 3, 2))),
         lambda path: plots.plot_histograms(weights(0), weights(1), path),
         lambda path: plots.plot_histograms(weights(0), {"a": {"kernel": np.zeros(3)}}, path),
         lambda path: plots.plot_accuracy_over_time({"dense": [0.5, 0.9], "b": [0.4, 0.8]}, path),
@@ -81,6 +86,18 @@ def test_a_log_without_residuals_is_refused(tmp_path):
     with pytest.raises(UserError, match="no residuals to plot"):
         plots.plot_residuals(LOG[:2], tmp_path / "picture.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "shape", [(), (4,), (4, 7), (4, 3, 5), (4, 3, 5, 1), (4, 3, 5, 2), (4, 3, 5, 3), (4, 3, 5, 6),
+              (4, 2, 3, 5, 2)],
+)  # fmt: skip
+def test_no_shape_of_an_input_costs_the_picture(shape, tmp_path):
+    sample = np.ones(shape, np.uint8)
+    plots.plot_raster({"a": np.eye(4)}, tmp_path / "image.png", image=sample)
+    assert raster.as_image(sample).ndim in (2, 3)
+    if shape:
+        plots.plot_raster({"a": np.eye(4)}, tmp_path / "events.png", events=sample)
 
 
 def test_a_large_layer_is_thinned_evenly_in_a_raster():
