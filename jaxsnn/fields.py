@@ -84,7 +84,12 @@ SHAPE = several(whole(0))
 
 
 def check(
-    where: str, data: Any, fields: Mapping[str, Field], *, others: Field | None = None
+    where: str,
+    data: Any,
+    fields: Mapping[str, Field],
+    *,
+    optional: Mapping[str, Field] | None = None,
+    others: Field | None = None,
 ) -> dict[str, Any]:
     """Return an object of a file's JSON text if it has exactly these fields, each as expected.
 
@@ -92,6 +97,7 @@ def check(
       where: what the object is, for the message.
       data: whatever the file has there.
       fields: name -> what it may hold.
+      optional: fields that may be missing.
       others: what further fields may hold; left out, there may be none.
 
     Raises:
@@ -99,13 +105,14 @@ def check(
     """
     if not isinstance(data, dict):
         raise UserError(f"{where} is {_short(data)}, expected an object with {', '.join(fields)}")
-    unknown = sorted(data.keys() - fields.keys())
+    known = {name: each for name, each in (optional or {}).items() if name in data} | dict(fields)
+    unknown = sorted(data.keys() - known.keys())
     if unknown and others is None:
         raise UserError(
             f"{where} has the field {_short(unknown[0])}, unknown to this jaxsnn; "
             f"expected {', '.join(fields) or 'none'}"
         )
-    for name, field in (*fields.items(), *((name, others or ANY) for name in unknown)):
+    for name, field in (*known.items(), *((name, others or ANY) for name in unknown)):
         if name not in data:
             raise UserError(f"{where} lacks the field {name!r}, expected {field.what}")
         if not field.fits(data[name]):

@@ -5,15 +5,13 @@ set, the file given by --config, the flags.
 """
 
 import dataclasses
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from experiments.common.options import changed, flat
-from jaxsnn import data
+from jaxsnn import data, foreign
 from jaxsnn.cli import arguments
 from jaxsnn.errors import UserError
 from jaxsnn.train import host
@@ -131,10 +129,7 @@ def preset_of(experiment: Experiment, preset: str, dataset: str) -> Any:
 
 def _read(experiment: Experiment, path: str) -> dict[str, Any]:
     """Return the options of a file, name -> value; values are checked as words of the command."""
-    try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"--config {path} is no file of options: {error}") from None
+    found = foreign.read_json(path, "a file of options for --config")
     if not isinstance(found, dict):
         raise UserError(f"--config {path} is no file of options: {type(found).__name__} found")
     known = flat(experiment.config())

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from jaxsnn import fields, foreign
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
-from jaxsnn.metrics.columns import network_table
+from jaxsnn.metrics.columns import LAYER_COLUMNS, network_table
 from jaxsnn.metrics.report import Report, Row
 
 if TYPE_CHECKING:
@@ -43,6 +44,21 @@ ROW_FIELDS = (
 
 # The top level of results.json, further fields behind.
 FIELDS = ("experiment", "dataset", "preset", "seed", "command", "versions", "seconds", "rows")
+
+
+_MEASURE = fields.maybe(fields.NUMBER)
+RESULTS = dict.fromkeys(FIELDS, fields.TEXT) | {
+    "seed": _MEASURE,
+    "versions": fields.each(fields.TEXT),
+    "seconds": fields.within(0, 1e12),
+    "rows": fields.several(fields.OBJECT),
+}
+ROW = dict.fromkeys(ROW_FIELDS, _MEASURE) | {"name": fields.TEXT}
+MORE = {
+    "layers": fields.maybe(fields.several(fields.OBJECT)),
+    "accuracy_over_time": fields.maybe(fields.several(fields.NUMBER)),
+}
+LAYER = dict.fromkeys(LAYER_COLUMNS.values(), _MEASURE) | {"shape": fields.maybe(fields.SHAPE)}
 
 
 def versions() -> dict[str, str]:
@@ -90,6 +106,17 @@ def write_results(
 
     Raises:
       UserError: if a row has no name, or `extra` names a fixed field.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = write_results(
+      ...         folder, experiment="own", dataset="digits", preset="none", seed=0,
+      ...         command="python own.py", seconds=1.5, rows=[Report("dense", accuracy=0.98)],
+      ...     )
+      ...     found = read_results(folder)
+      >>> found["rows"][0]["accuracy"]
+      0.98
     """
     results: dict[str, Any] = {
         "experiment": experiment,
@@ -136,16 +163,23 @@ def read_results(run_dir: str | Path) -> dict[str, Any]:
 
     Raises:
       UserError: if `results.json` is missing, damaged or lacks a field of the contract.
+
+    Example:
+      >>> read_results("no such run")
+      Traceback (most recent call last):
+      ...
+      jaxsnn.errors.UserError: cannot read no such run/results.json: ...
     """
     path = Path(run_dir) / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
-    if not isinstance(results, dict):
-        raise UserError(f"{path} holds no results: found a {type(results).__name__}")
-    if missing := [name for name in FIELDS if name not in results]:
-        raise UserError(f"{path} holds no results: the field {missing[0]!r} is missing")
+    found = foreign.read_json(path, "the results of a run")
+    results = fields.check(str(path), found, RESULTS, others=fields.ANY)
+    for number, row in enumerate(results["rows"], 1):
+        where = f"{path}: row {number}"
+        fields.check(where, row, ROW, optional=MORE, others=fields.ANY)
+        for layer in row.get("layers") or ():
+            fields.check(
+                f"{where}, a layer", layer, {"name": fields.TEXT}, optional=LAYER, others=fields.ANY
+            )
     return results
 
 
@@ -166,6 +200,14 @@ def print_table(
     Args:
       rows: the networks; the first is the baseline.
       console: of rich, to print to; None for standard output.
+
+    Example:
+      >>> from io import StringIO
+      >>> from rich.console import Console
+      >>> console = Console(file=StringIO())
+      >>> print_table([Report("dense", accuracy=0.98)], console=console)
+      >>> "dense" in console.file.getvalue()
+      True
     """
     from rich.console import Console
 

@@ -88,7 +88,7 @@ def test_a_file_gives_options_between_preset_and_flags(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"rate": ', "is no file of options"),
+        ('{"rate": ', "damaged or cut short: .*expected a file of options"),
         ("[]", "is no file of options: list found"),
         ('{"rats": 1}', "has 'rats', which experiments.toy does not have; its options are: "),
         ('{"epochs": "many"}', "--epochs"),

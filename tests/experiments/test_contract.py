@@ -131,7 +131,7 @@ MISTAKES = {
     "scores": (["--network", "4C3-AP2-7"], "7 scores"),
     "limit": (["--limit", "0"], "--limit must be"),
     "data folder": (["--dataset=mnist", "--preset=smoke", "--data-dir=/no/such"], "/no/such"),
-    "config file": (["--config", "/no/such/file"], "--config /no/such/file is no file of options"),
+    "config file": (["--config", "/no/such/file"], "/no/such/file: no such file"),
     "resume": (["--resume"], "holds no run"),
 }  # fmt: skip
 

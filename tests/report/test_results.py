@@ -85,10 +85,26 @@ def test_reports_are_rows_and_read_back(tmp_path):
 
 
 def test_damaged_results_are_named(tmp_path):
+    whole = json.loads(write(tmp_path).read_text())
+
+    def changed(**fields):
+        return json.dumps(whole | fields)
+
+    good = whole["rows"][0]
     for text, match in (
-        ("{", "cannot read .*results.json"),
-        ("[]", "holds no results: found a list"),
-        ("{}", "the field 'experiment' is missing"),
+        ("{", "results.json: damaged or cut short: .*expected the results of a run"),
+        ("[]", r"results.json is \[\], expected an object with experiment"),
+        ("{}", "lacks the field 'experiment'"),
+        ("[" * 10**5, "nested too deep"),
+        (changed(seconds=float("nan")), "the number NaN is not finite"),
+        (changed(seconds="long"), "field 'seconds' is 'long', expected a number in"),
+        ('{"rows": [], "rows": []}', "the field 'rows' stands there twice"),
+        (changed(rows=[1]), "field 'rows' is .1., expected a list, each item an object"),
+        (changed(rows=[good, {"name": "b"}]), "row 2 lacks the field 'accuracy'"),
+        (changed(rows=[good | {"bits": [4]}]), "row 1: field 'bits' is .4., expected a finite num"),
+        (changed(rows=[good | {"layers": 3}]), "row 1: field 'layers' is 3, expected a list"),
+        (changed(rows=[good | {"layers": [{}]}]), "row 1, a layer lacks the field 'name'"),
+        (changed(rows=[good | {"accuracy_over_time": 1}]), "field 'accuracy_over_time' is 1"),
     ):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(UserError, match=match):
