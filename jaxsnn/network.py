@@ -160,8 +160,10 @@ class Network:
             normalisation would average over steps that do not count.
         """
         signal = as_signal(x)
-        mode = {"train": train, "key": key, "remat": remat, "axis": axis, "active": active}
-        return self.program.run(self.params, self.stats, signal, **mode)
+        return self.program.run(
+            self.params, self.stats, signal, train=train, key=key, remat=remat, axis=axis,
+            active=active,
+        )  # fmt: skip
 
     def replace(self, **parts: Any) -> "Network":
         """Return a network with other `params`, `stats` or `steps`.

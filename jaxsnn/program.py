@@ -131,14 +131,14 @@ class ModuleProgram:
                     "would average over the steps that do not count"
                 )
             counted = schedules.time_mask(active, signal.timesteps)
-            active = jnp.asarray(active, jnp.int32)
+            active = jnp.asarray(active, jnp.int32)  # a leaf of the record
         if remat is not None and check_whole("remat", remat, 1, float("inf")) < signal.timesteps:
             output = self._in_chunks(params, stats, signal, remat, counted, mode)
         else:
             readout, new, tape = self._pass(params, stats, signal, {}, mode | {"counted": counted})
             output = Output(readout, new, tape.activity)
-        facts = {"timesteps": signal.timesteps, "active": active}
-        return output._replace(activity=replace(output.activity, **facts))
+        record = replace(output.activity, timesteps=signal.timesteps, active=active)
+        return output._replace(activity=record)
 
     def flow(self, params: Tree, stats: Tree, x: Any) -> Flow:
         """Return what follows what in a pass over an input, from shapes alone."""

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 # package may import each other, as long as there is no circle.
 FLOORS = """
 errors
-foreign
+foreign memory
 tree arrays files fields archive
 options
 coding surrogate encode native

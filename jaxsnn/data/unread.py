@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from jaxsnn import memory
 from jaxsnn.data import events
 from jaxsnn.data.base import Split, check_labels
 from jaxsnn.data.entries import Entry
 from jaxsnn.data.event_table import EventSet
 from jaxsnn.data.events import Events, Framing
-from jaxsnn.errors import UserError
 
 __all__: list[str] = []  # nothing here is promised to users
 
@@ -27,14 +27,12 @@ class Unread(NamedTuple):
 
     def take(self, indices: np.ndarray) -> Split:
         """Read the samples of some indices: one byte a number, and little beside it."""
-        try:
-            images = np.zeros((len(indices), *self.shape), np.uint8)
-        except (MemoryError, ValueError) as error:
-            size = len(indices) * math.prod(self.shape)
-            raise UserError(
-                f"{len(indices):,} samples of {' x '.join(map(str, self.shape))} take {size:,} "
-                "bytes, more than there are: take a smaller limit, size or number of time steps"
-            ) from error
+        memory.check(
+            f"{len(indices):,} samples of {' x '.join(f'{n:,}' for n in self.shape)}",
+            len(indices) * math.prod(self.shape),
+            "take a smaller limit, size or number of time steps", on_host=True,
+        )  # fmt: skip
+        images = np.zeros((len(indices), *self.shape), np.uint8)
         self.fill(indices, images)
         return Split(images, self.labels[indices])
 

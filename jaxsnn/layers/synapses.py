@@ -1,5 +1,6 @@
 """Layers with weights: they act once on `[T*B, ...]`, then their neurons run over time."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jaxsnn import memory
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
@@ -230,5 +232,11 @@ class Recurrent(Dense):
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> Array:
-    """Return start values, float32 whatever JAX's default is."""
+    """Return start values, float32 whatever JAX's default is.
+
+    Raises:
+      UserError: if there is not the memory for them.
+    """
+    size = " x ".join(f"{n:,}" for n in shape)
+    memory.check(f"a kernel of {size} weights", 4 * math.prod(shape), "take a smaller layer")
     return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)

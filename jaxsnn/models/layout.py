@@ -20,14 +20,14 @@ no weights.
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsnn import layers
+from jaxsnn import layers, memory
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.layers.neurons import Firing
@@ -123,26 +123,33 @@ def build(
         elif "pool" in word:
             builder.pool(text, word, ties)
         elif "drop" in word:
-            builder.add("dropout", layers.Dropout(float(word["drop"])))
+            builder.add("dropout", partial(layers.Dropout, float(word["drop"])))
         elif "vote" in word:
             builder.vote(text, int(word["vote"]), last=i == len(words) - 1)
         else:
             builder.dense(text, word, firing, options)
-    return Network.of(layers.Chain(builder.chain), input_shape)
+    return Network.of(layers.Chain(builder.make()), input_shape)
 
 
 class _Builder:
-    """The layers so far and the shape that comes out of them."""
+    """The layers so far, none of them made yet, and the shape that comes out of them."""
 
     def __init__(self, layout: str, shape: tuple[int, ...]):
         self.layout = layout
         self.shape = shape
-        self.chain: dict[str, nnx.Module] = {}
+        self.chain: dict[str, Callable[[], nnx.Module]] = {}
+        self.weights = 0
+
+    def make(self) -> dict[str, nnx.Module]:
+        """Make the layers, if there is memory for their weights."""
+        what = f"a network of {self.weights:,} weights"
+        memory.check(what, 4 * self.weights, "take smaller layers")
+        return {name: layer() for name, layer in self.chain.items()}
 
     def error(self, text: str, what: str) -> UserError:
         return UserError(f"layout {self.layout!r}: {text!r} {what}")
 
-    def add(self, kind: str, layer: nnx.Module) -> None:
+    def add(self, kind: str, layer: Callable[[], nnx.Module]) -> None:
         number = sum(name.startswith(kind) for name in self.chain) + 1
         self.chain[f"{kind}{number}"] = layer
 
@@ -151,7 +158,8 @@ class _Builder:
         size, stride, outputs = int(word["size"]), int(word.get("stride", 1)), int(word["conv"])
         padding = "VALID" if word["valid"] else "SAME"
         options = {"size": size, "stride": stride, "padding": padding, **options}
-        self.add("conv", layers.Conv(self.shape[2], outputs, neurons=firing, **options))
+        self.add("conv", partial(layers.Conv, self.shape[2], outputs, neurons=firing, **options))
+        self.weights += size * size * self.shape[2] * outputs
         self._stride(text, size - 1 if word["valid"] else 0, stride, outputs)
 
     def block(
@@ -165,40 +173,47 @@ class _Builder:
         self._need_images(text)
         size, outputs = int(word["block_size"]), int(word["block"])
         middle, stride = int(word.get("middle", outputs)), int(word.get("block_stride", 1))
-        projection = None
-        if word["projected"]:
-            plain = options | {"use_bias": False, "norm": False, "size": 1, "stride": stride}
-            projection = layers.Conv(self.shape[2], outputs, neurons=layers.Integrator(), **plain)
-        elif outputs < self.shape[2]:
+        inputs = self.shape[2]
+        if not word["projected"] and outputs < inputs:
             raise self.error(text, "cannot add its input to its output")
-        conv1 = layers.Conv(self.shape[2], middle, size, neurons=hidden, stride=stride, **options)
-        conv2 = layers.Conv(middle, outputs, size, neurons=firing, **options)
-        self.add("block", layers.Residual(conv1, conv2, projection=projection))
+
+        def make() -> layers.Residual:
+            projection = None
+            if word["projected"]:
+                plain = options | {"use_bias": False, "norm": False, "size": 1, "stride": stride}
+                projection = layers.Conv(inputs, outputs, neurons=layers.Integrator(), **plain)
+            conv1 = layers.Conv(inputs, middle, size, neurons=hidden, stride=stride, **options)
+            conv2 = layers.Conv(middle, outputs, size, neurons=firing, **options)
+            return layers.Residual(conv1, conv2, projection=projection)
+
+        self.add("block", make)
+        self.weights += size * size * middle * (inputs + outputs)
         self._stride(text, 0, stride, outputs)
 
     def pool(self, text: str, word: Word, ties: Literal["first", "shared"]) -> None:
         self._need_images(text)
         window = int(word["window"])
-        average = word["pool"] == "A"
-        self.add("pool", layers.AveragePool(window) if average else layers.MaxPool(window, ties))
+        average = partial(layers.AveragePool, window)
+        self.add("pool", average if word["pool"] == "A" else partial(layers.MaxPool, window, ties))
         self.shape = (self.shape[0] // window, self.shape[1] // window, self.shape[2])
         self._need_rest(text)
 
     def vote(self, text: str, classes: int, *, last: bool) -> None:
         if not last or len(self.shape) != 1 or self.shape[0] % classes:
             raise self.error(text, f"cannot end {self.shape} neurons")
-        self.chain["vote"] = layers.Vote(classes)
+        self.chain["vote"] = partial(layers.Vote, classes)
 
     def dense(self, text: str, word: Word, firing: Firing, options: Options) -> None:
         if len(self.shape) != 1:
-            self.add("flatten", layers.Flatten())
+            self.add("flatten", layers.Flatten)
         inputs, outputs = math.prod(self.shape), int(word["dense"])
         if not word["recurrent"]:
-            self.add("dense", layers.Dense(inputs, outputs, neurons=firing, **options))
+            self.add("dense", partial(layers.Dense, inputs, outputs, neurons=firing, **options))
         elif isinstance(firing, layers.Neurons):
-            self.add("dense", layers.Recurrent(inputs, outputs, neurons=firing, **options))
+            self.add("dense", partial(layers.Recurrent, inputs, outputs, neurons=firing, **options))
         else:
             raise self.error(text, "hears its spikes: readout spikes only, no relu")
+        self.weights += outputs * (inputs + (outputs if word["recurrent"] else 0))
         self.shape = (outputs,)
 
     def _need_images(self, text: str) -> None:

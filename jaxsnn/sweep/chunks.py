@@ -25,18 +25,19 @@ fast as its singles if mapped and 1.6 if in turn, a small convolutional one 1.15
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
 from jax import Array, lax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxsnn import memory
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
+from jaxsnn.memory import as_bytes
 from jaxsnn.train import parallel
 
-__all__ = ["Mode", "Program", "as_bytes", "build_program", "free_bytes", "mode_of"]
+__all__ = ["Mode", "Program", "build_program", "free_bytes", "mode_of"]
 
 Tree = Any
 Mode = Literal["auto", "vmap", "loop"]
@@ -177,46 +178,9 @@ def _needs(compiled: jax.stages.Compiled) -> int | None:
 def free_bytes(devices: int) -> float | None:
     """Return what a chunk may take of each device's memory, None where nobody can tell.
 
-    CPU devices share the host's memory: the least of what Linux calls available and what a
-    container has left.
+    CPU devices share the host's memory.
     """
-    if jax.default_backend() == "cpu":
-        limits = [_available(), _left_in_container()]
-        known = [each for each in limits if each is not None]
-        return SHARE * min(known) / devices if known else None
-    found = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" not in found:
+    found = memory.free_bytes(swap=False)
+    if found is None:
         return None
-    return SHARE * float(found["bytes_limit"] - found.get("bytes_in_use", 0))
-
-
-def _available() -> int | None:
-    for line in _lines(Path("/proc/meminfo")):
-        if line.startswith("MemAvailable:"):
-            return 1024 * int(line.split()[1])
-    return None
-
-
-def _left_in_container() -> int | None:
-    folder = Path("/sys/fs/cgroup")
-    most, used = (_lines(folder / f"memory.{name}") for name in ("max", "current"))
-    return int(most[0]) - int(used[0]) if most and used and most[0].isdigit() else None
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
-def as_bytes(number: float) -> str:
-    """Write a number of bytes in words.
-
-    >>> as_bytes(1536), as_bytes(3.2e9)
-    ('1.5 KiB', '2.98 GiB')
-    """
-    for power, unit in ((3, "GiB"), (2, "MiB"), (1, "KiB")):
-        if number >= 1024**power:
-            return f"{number / 1024**power:.4g} {unit}"
-    return f"{number:.0f} bytes"
+    return SHARE * found / (devices if jax.default_backend() == "cpu" else 1)

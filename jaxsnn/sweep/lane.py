@@ -22,7 +22,7 @@ from jaxsnn.network import Network
 from jaxsnn.sweep import chunks
 from jaxsnn.sweep.grid import Axis, SweepGrid
 from jaxsnn.sweep.lanes import Swept, run_lanes
-from jaxsnn.train import Task, evaluation, loop
+from jaxsnn.train import Task, demand, evaluation, loop
 
 __all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "run", "training", "with_constants"]
 
@@ -32,7 +32,13 @@ Splits = Mapping[str, Any]  # "train" and those to evaluate -> (samples, labels)
 
 
 class Lane(NamedTuple):
-    """What a lane trains; all numbers in it may be traced."""
+    """What a lane trains; all numbers in it may be traced.
+
+    >>> from jaxsnn import compress, models
+    >>> phase = compress.pruned(optax.adam(1e-3), {"w": jnp.asarray([True, False])})
+    >>> Lane(phase, models.build("3-2", (4,)), seed=7).seed
+    7
+    """
 
     phase: Phase | optax.GradientTransformation
     net: Network  # start values
@@ -166,6 +172,7 @@ def run(
     for name, split in data.items():
         if len(split[1]):
             task.check(net, split, name)
+    demand.check_training(task, net, as_phase(optax.identity()), batch_size)
     splits = {name: Split(*split) for name, split in data.items() if len(split[1])}
     function = training(lane, task, epochs=epochs, batch_size=batch_size, seed=seed)
     return run_lanes(
@@ -229,6 +236,11 @@ def with_constants(
     net: Network, *, decay: Number | None = None, threshold: Number | None = None
 ) -> Network:
     """Return a network with other constants of its neurons, in all layers.
+
+    >>> from jaxsnn import models
+    >>> net = with_constants(models.build("3-2", (4,)), threshold=0.25)
+    >>> float(net.stats["dense1"]["neurons"]["threshold"])
+    0.25
 
     Args:
       net: the network; constants that are trained stay.

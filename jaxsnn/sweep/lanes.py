@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxsnn import memory
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.sweep import chunks, store
@@ -115,6 +116,10 @@ def run_lanes(
     first = {axis: jnp.asarray(values[0]) for axis, values in grid_points.items()}
     lane = jax.jit(function).lower(first, data)
     shapes, structure = _shapes(lane.out_info)
+    memory.check(
+        f"the results of {count:,} lanes", count * memory.size_of(shapes),
+        "take fewer points, or return less than a whole network of each", on_host=True,
+    )  # fmt: skip
     kept = store.Store(directory, grid_points, _digest(lane, data))
     leaves, done = kept.load(shapes, count)
     mode, program = chunks.mode_of(lane, lanes), None
@@ -192,7 +197,7 @@ def _plan(program: chunks.Program, count: int) -> str:
     lanes = f"{each} lane" if each == 1 else f"{each} lanes {how}"
     where = f"on each of {devices} devices" if devices > 1 else "on one device"
     total = -(-count // program.lanes)
-    needs = "" if program.needs is None else f"; about {chunks.as_bytes(program.needs)} there"
+    needs = "" if program.needs is None else f"; about {memory.as_bytes(program.needs)} there"
     return f"{count} lanes in {total} chunk{'s' * (total > 1)}, {lanes} {where} at a time{needs}"
 
 

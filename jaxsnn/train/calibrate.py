@@ -22,7 +22,7 @@ from jaxsnn.arrays import check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network, Output
-from jaxsnn.train import parallel
+from jaxsnn.train import demand, parallel
 from jaxsnn.train.task import Task, as_task
 
 __all__ = ["Calibration", "each_batch", "over_batches"]
@@ -70,10 +70,20 @@ def over_batches(
     Raises:
       UserError: if there are fewer images than asked for, the devices do not divide the batch, or
         a weight or the statistic is not finite; the message names it.
+
+    Example:
+      >>> from jaxsnn import inputs, models
+      >>> net, task = models.build("64-10", (16,), seed=0), Task(inputs.Inputs((16,), timesteps=2))
+      >>> def spikes(output):
+      ...     return output.activity.spikes["dense1"].mean(0)
+      >>> images = np.full((4, 16), 200, np.uint8)
+      >>> over_batches(task, net, images, spikes, batches=2, batch_size=2).mean.shape
+      (64,)
     """
     as_task(task).check_samples(net, images, "images")
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
+    demand.check_evaluation(task, net, batch_size)
     chosen = jnp.asarray(images[rows])
     arguments = parallel.replicate((net, chosen, input_key), devices)
     found: Calibration = _over_batches(task, statistic, devices, *arguments)
@@ -136,10 +146,21 @@ def each_batch(
     Raises:
       UserError: at the first batch, if there are fewer images than asked for, the devices do not
         divide the batch, or a weight is not finite.
+
+    Example:
+      >>> from jaxsnn import inputs, models
+      >>> net, task = models.build("64-10", (16,), seed=0), Task(inputs.Inputs((16,), timesteps=2))
+      >>> def spikes(params, output):
+      ...     return output.activity.spikes["dense1"]
+      >>> images = np.full((4, 16), 200, np.uint8)
+      >>> found = each_batch(task, net, images, spikes, batches=2, batch_size=2)
+      >>> [batch.shape for batch in found]
+      [(2, 64), (2, 64)]
     """
     as_task(task).check_samples(net, images, "images")
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
+    demand.check_evaluation(task, net, batch_size)
     net = parallel.replicate(net, devices)
     for i, chosen in enumerate(rows):
         arguments = parallel.replicate((jnp.asarray(images[chosen]), input_key, i), devices)

@@ -13,7 +13,7 @@ from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.metrics.counts import Counts, accumulate, no_counts
 from jaxsnn.network import Network
-from jaxsnn.train import parallel
+from jaxsnn.train import demand, parallel
 from jaxsnn.train.task import Task, as_task
 
 __all__ = ["Evaluation", "evaluate", "evaluate_traced", "predict"]
@@ -41,9 +41,22 @@ def evaluate(
       split: the images and their labels.
       batch_size: samples at a time.
       seed: of the encoding's random numbers.
+
+    Raises:
+      UserError: if network or data do not fit the task.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxsnn import inputs, models
+      >>> split = Split(np.full((4, 16), 200, np.uint8), np.zeros(4, np.int32))
+      >>> net, task = models.build("64-10", (16,), seed=0), Task(inputs.Inputs((16,), timesteps=2))
+      >>> found = evaluate(task, net, split)
+      >>> found.accuracy_over_time.shape, int(found.counts.num_samples)
+      ((2,), 4)
     """
     as_task(task).check(net, split)
     check_whole("batch_size", batch_size, 1, 1 << 31)
+    demand.check_evaluation(task, net, batch_size)
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices, guide=None)
     samples, labels = split
@@ -119,9 +132,20 @@ def predict(
 
     Returns:
       `[N, classes]`.
+
+    Raises:
+      UserError: if network or samples do not fit the task.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxsnn import inputs, models
+      >>> net, task = models.build("64-10", (16,), seed=0), Task(inputs.Inputs((16,), timesteps=2))
+      >>> predict(task, net, np.full((4, 16), 200, np.uint8)).shape
+      (4, 10)
     """
     as_task(task).check_samples(net, samples, "samples")
     check_whole("batch_size", batch_size, 1, 1 << 31)
+    demand.check_evaluation(task, net, batch_size)
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices, guide=None)
     net, samples = parallel.replicate((net, jnp.asarray(samples)), devices)

@@ -27,7 +27,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.metrics.counts import spike_rate
 from jaxsnn.network import Network
-from jaxsnn.train import parallel, progress
+from jaxsnn.train import demand, parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
 from jaxsnn.train.evaluation import evaluate
 from jaxsnn.train.task import Task, as_task
@@ -276,7 +276,9 @@ def fit(
       validation: held-out images, evaluated after each epoch.
       seed: of shuffling, encoding and dropout, together with the name.
       name: of the phase, for the random numbers, the progress bar, the log and messages.
-      checkpoints: where to save after each epoch, and to resume from what lies there.
+      checkpoints: where to save after each epoch, and to resume from what lies there: the newest
+        that is whole. It must be of a training with the same name, seed, batch size, number of
+        samples and masks to start from.
       log: called with a record after each epoch: phase, epoch, loss, accuracy, ...
       show: whether to show progress.
 
@@ -286,7 +288,8 @@ def fit(
     Raises:
       Diverged: if the loss or a weight is no finite number; noticed at the next look of the
         progress bar or the end of the epoch.
-      UserError: if network, data, batch and task do not fit each other.
+      UserError: if network, data, batch and task do not fit each other, or a checkpoint is of
+        another training, or cannot be written or read.
 
     Example:
       >>> import optax
@@ -307,11 +310,14 @@ def fit(
         raise UserError(f"checkpoints must be train.Checkpoints(folder) or None, found {found}")
     check_whole("batch_size", batch_size, 1, len(split[1]))
     check_whole("epochs", epochs, 0, 1 << 20)
+    demand.check_training(task, net, phase, batch_size)
+    if validation is not None:
+        demand.check_evaluation(task, net, batch_size)
     state = init(net, phase, phase_key(seed, name))
-    done = checkpoints.latest() if checkpoints is not None else None
-    if checkpoints is not None and done is not None:
-        state = checkpoints.restore(state)
-    done = min(done or 0, epochs)
+    done = 0
+    if checkpoints is not None:
+        facts = {"name": name, "seed": seed, "batch_size": batch_size, "samples": len(split[1])}
+        done, state = checkpoints.resume(state, epochs, facts)
     steps = len(split[1]) // batch_size
     device = jnp.asarray(split[0]), jnp.asarray(split[1])
     state, device = parallel.replicate((state, device), task.devices)

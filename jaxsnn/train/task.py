@@ -32,6 +32,11 @@ class Guide:
     The teacher sees the samples that its student sees, in evaluation mode. The loss is
     `losses.attention_guided`, in place of that of the labels alone.
 
+    >>> from jaxsnn import models
+    >>> guide = Guide(models.build("8-3", (4,), readout="current"), alpha=0.5)
+    >>> Task(Inputs((4,), timesteps=2), guide=guide).guide.temperature
+    4.0
+
     Attributes:
       teacher: a trained network with the same input.
       alpha: share of the teacher's scores in the loss, in [0, 1]; None leaves them out.
@@ -75,7 +80,8 @@ class Task:
       loss: name of a read-out loss, "mse", "ce" or "ce_sum", or a function
         `(readout [T, B, classes], labels [B]) -> []`, best one defined in a module.
       spike_weight: weight of the mean firing rate (`losses.spike_count`), >= 0, may be traced.
-      augment: changes of the training images: "none", "crop-flip", "autoaugment" or "events".
+      augment: changes of the training images: "none", "crop-flip", "autoaugment"; of recordings
+        "events", "event-shift" or "event-flip" (`data.augment.augmentation`).
       active: how many of the first time steps count, in [1, T], may be traced; None for all. The
         others are computed, but are in no score, loss, spike or operation count: the network is
         that of so many steps. A loss function of your own must be one of the mean over time.
@@ -215,7 +221,7 @@ class Task:
             )
         if not len(samples):
             raise UserError(f"{what} holds no samples")
-        return int(jax.eval_shape(_readout, net, self.inputs.abstract()).shape[-1])
+        return int(jax.eval_shape(outline, net, self.inputs.abstract())[0].shape[-1])
 
     def at(self, timesteps: int) -> "Task":
         """Return the task with another number of time steps."""
@@ -236,6 +242,7 @@ def as_task(task: Task) -> Task:
     return task
 
 
-def _readout(net: Network, x: Array | Signal) -> Array:
-    """Return the read-out: a function of the module, so that JAX finds out its shape once."""
-    return net(x).readout
+def outline(net: Network, x: Array | Signal) -> tuple[Array, dict[str, Array]]:
+    """Return read-out and spikes: a function of the module, so that JAX finds its shapes once."""
+    output = net(x)
+    return output.readout, output.activity.spikes
