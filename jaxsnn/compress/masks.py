@@ -171,7 +171,10 @@ def _same_rank(mask: Array, other: Array) -> tuple[Array, Array]:
 
 
 def check_masks(masks: Any, params: Any) -> None:
-    """Raise a `UserError` unless the masks have the tree of the parameters and fit its leaves."""
+    """Raise a `UserError` unless the masks have the tree of the parameters and fit its leaves.
+
+    >>> check_masks({"w": jnp.asarray([True, False])}, {"w": jnp.ones((3, 2))})  # broadcast: fits
+    """
     mask_of, leaves = tree.named_leaves(masks), tree.named_leaves(params)
     missing, unknown = leaves.keys() - mask_of.keys(), mask_of.keys() - leaves.keys()
     if missing or (unknown and not _is_part(params)):

@@ -171,13 +171,27 @@ def momentum(opt_state: optax.OptState) -> dict[str, Array]:
 
 
 def by_momentum(state: SparseState, key: Array | None = None) -> dict[str, Array]:
-    """Score by `|m|`, the momentum of the wrapped optimizer: sparse momentum."""
+    """Score by `|m|`, the momentum of the wrapped optimizer: sparse momentum.
+
+    >>> optimizer = sparse(optax.adam(0.1), {"w": jnp.asarray([True, False])})
+    >>> by_momentum(optimizer.init({"w": jnp.ones(2)}))["w"].tolist()
+    [0.0, 0.0]
+    """
     del key
     return {name: jnp.abs(m) for name, m in momentum(state.inner).items()}
 
 
 def by_gradient(state: SparseState, key: Array | None = None) -> dict[str, Array]:
-    """Score by `|g|`, the last gradient: RigL. It needs `sparse(..., keep_gradient=True)`."""
+    """Score by `|g|`, the last gradient: RigL. It needs `sparse(..., keep_gradient=True)`.
+
+    >>> masks = {"w": jnp.asarray([True, False])}
+    >>> state = sparse(optax.sgd(0.1), masks, keep_gradient=True).init({"w": jnp.ones(2)})
+    >>> by_gradient(state)["w"].tolist()
+    [0.0, 0.0]
+
+    Raises:
+      UserError: if no gradient was kept.
+    """
     del key
     if not state.gradient:
         raise UserError("growth by gradient needs sparse(..., keep_gradient=True)")
@@ -185,7 +199,15 @@ def by_gradient(state: SparseState, key: Array | None = None) -> dict[str, Array
 
 
 def at_random(state: SparseState, key: Array | None = None) -> dict[str, Array]:
-    """Score by chance: SET. It needs `rewire(..., key=...)`."""
+    """Score by chance: SET. It needs `rewire(..., key=...)`.
+
+    >>> state = sparse(optax.sgd(0.1), {"w": jnp.asarray([True, False])}).init({"w": jnp.ones(2)})
+    >>> at_random(state, jax.random.key(0))["w"].shape
+    (2,)
+
+    Raises:
+      UserError: if there is no key.
+    """
     if key is None:
         raise UserError("growth at random needs a key: rewire(..., key=key)")
     moving = _moving(state.confined)

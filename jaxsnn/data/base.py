@@ -21,7 +21,12 @@ __all__ = ["Dataset", "Split"]
 
 
 class Split(NamedTuple):
-    """Images and their labels, in the same order."""
+    """Images and their labels, in the same order.
+
+    >>> images, labels = Split(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2, dtype=np.int32))
+    >>> images.shape, labels.tolist()
+    ((2, 8, 8, 1), [0, 1])
+    """
 
     images: np.ndarray  # uint8 [N, H, W, C] or, of events, [N, T, H, W, C] or [N, T, U], 0 to 255
     labels: np.ndarray  # int32 [N], 0 to num_classes - 1
@@ -33,6 +38,11 @@ class Dataset:
 
     `validation` is always a part of the original training images, never of the test images; it
     may be empty.
+
+    >>> split = Split(np.zeros((2, 8, 8, 1), np.uint8), np.arange(2, dtype=np.int32))
+    >>> own = Dataset("own", split, split, split, num_classes=2, mean=(0.0,), std=(1.0,))
+    >>> own.shape, own.inputs(timesteps=4).encoding
+    ((8, 8, 1), 'direct')
     """
 
     name: str

@@ -138,6 +138,16 @@ def load(path: str | Path, like: Network | None = None) -> Model:
       UserError: if the file is missing, damaged, cut short or of another format or version, has no
         architecture or one that this jaxsnn does not know, or does not fit `like`. Nothing in the
         file is executed.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxsnn import models
+      >>> net = models.build("6-3", (4,))
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save(f"{folder}/net", net)
+      ...     again = load(f"{folder}/net", like=net).network
+      >>> bool((again.params["dense1"]["kernel"] == net.params["dense1"]["kernel"]).all())
+      True
     """
     return model_of(path, read(path), like)
 

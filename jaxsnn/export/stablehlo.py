@@ -101,6 +101,16 @@ def save_stablehlo(
 
     Raises:
       UserError: as `to_stablehlo`, and if the file cannot be written.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxsnn import models
+      >>> net, inputs = models.build("6-3", (4,)), Inputs((4,), timesteps=2)
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     size = save_stablehlo(f"{folder}/program", net, inputs)
+      ...     program, found = load_stablehlo(f"{folder}/program")
+      >>> found == inputs
+      True
     """
     program = to_stablehlo(net, inputs, platforms)
     tensors = {"program": np.frombuffer(program.serialize(), np.uint8)}
@@ -123,6 +133,12 @@ def load_stablehlo(path: str | Path) -> tuple[export.Exported, Inputs]:
     Raises:
       UserError: if the file is missing, damaged, of another format, kind or version, or of a
         version of StableHLO that this JAX does not read.
+
+    Example:
+      >>> load_stablehlo("no such file")
+      Traceback (most recent call last):
+      ...
+      jaxsnn.errors.UserError: no such file: ...
     """
     contents = container.read(path, "program", HEADER)
     if "program" not in contents.tensors:

@@ -73,6 +73,11 @@ class Result:
 class Trainer:
     """Train phases of a method on one data set: what stays the same from phase to phase.
 
+    >>> from jaxsnn import data, train
+    >>> trainer = Trainer(train.fit, data.load("digits", limit=100), batch_size=30, seed=0)
+    >>> trainer.steps(epochs=2)  # 90 training images
+    6
+
     Attributes:
       fit: `train.fit`, or one that resumes.
       data: trained on, with its held-out images.

@@ -57,6 +57,15 @@ def compare(task: train.Task, split: Split, **networks: Network) -> Comparison:
 
     Raises:
       UserError: if no network is given, or one does not fit the task.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxsnn import compress, data, inputs, models
+      >>> split = data.Split(np.full((4, 16), 200, np.uint8), np.zeros(4, np.int32))
+      >>> dense, task = models.build("64-10", (16,)), train.Task(inputs.Inputs((16,), timesteps=2))
+      >>> pruned, _ = compress.prune(dense, {"*/kernel": compress.keep_largest(0.5)})
+      >>> [row.density for row in compare(task, split, dense=dense, pruned=pruned).rows]
+      [1.0, 0.5]
     """
     if not networks:
         raise UserError("networks: none was given; pass them by name, as dense=net")

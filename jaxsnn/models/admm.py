@@ -22,7 +22,19 @@ def mlp(
     seed: int = 0,
     **options: Any,
 ) -> Network:
-    """Build dense layers of the given sizes, inputs first (STBP's MNIST net: 784-512-10, T = 8)."""
+    """Build dense layers of the given sizes, inputs first (STBP's MNIST net: 784-512-10, T = 8).
+
+    >>> import jax
+    >>> net = jax.eval_shape(lambda: mlp((784, 512, 10)))  # shapes alone
+    >>> net.params["dense1"]["kernel"].shape
+    (784, 512)
+
+    Args:
+      sizes: number of inputs, then of the neurons of each layer.
+      neuron: constants of all layers.
+      seed: of the start values.
+      **options: as of `build`.
+    """
     return build("-".join(map(str, sizes[1:])), sizes[:1], neuron, seed=seed, **options)
 
 
@@ -34,7 +46,20 @@ def mnist_conv(
     seed: int = 0,
     **options: Any,
 ) -> Network:
-    """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10: 211,488 weights on 28 x 28."""
+    """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10: 211,488 weights on 28 x 28.
+
+    >>> import jax
+    >>> net = jax.eval_shape(mnist_conv)  # shapes alone
+    >>> sum(layer["kernel"].size for layer in net.params.values())
+    211488
+
+    Args:
+      input_shape: `(H, W, C)`.
+      neuron: constants of all layers.
+      classes: number of classes.
+      seed: of the start values.
+      **options: as of `build`.
+    """
     return build(f"32C3-AP2-32C3-AP2-128-{classes}", input_shape, neuron, seed=seed, **options)
 
 
@@ -52,6 +77,10 @@ def stbp_cifar(
     """Build the STBP authors' CIFAR-10 net: 5 convolutions, 3 dense layers, voting, dropout.
 
     128C3-256C3-AP2-512C3-AP2-1024C3-512C3-1024-512-(voters x classes), T = 5 in their code.
+
+    >>> import jax
+    >>> jax.eval_shape(stbp_cifar).order  # shapes alone
+    ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'dense1', 'dense2', 'dense3')
 
     Args:
       input_shape: `(H, W, C)`.
@@ -86,6 +115,20 @@ def admm_cifar(
 
     128C3-256C3S2-256C3-512C3S2-512C3-1024C3-2048C3S2-1024-512-vote, T = 8: 62,150,016 weights
     at width 1 (known second hand, from a pruning code that names the paper).
+
+    >>> import jax
+    >>> net = jax.eval_shape(admm_cifar)  # shapes alone
+    >>> sum(layer["kernel"].size for layer in net.params.values())
+    62150016
+
+    Args:
+      input_shape: `(H, W, C)`.
+      neuron: constants of all layers.
+      classes: number of classes.
+      width: factor on the channels and hidden neurons.
+      voters: output neurons of each class.
+      seed: of the start values.
+      **options: as of `build`.
     """
     c = [round(n * width) for n in (128, 256, 256, 512, 512, 1024, 2048)]
     strides = ("", "S2", "", "S2", "", "", "S2")

@@ -24,6 +24,14 @@ CONVERTED = (("norm", False), ("use_bias", False), ("readout", "current"))
 class Published:
     """A published network with free widths; call it to build it.
 
+    >>> published = Published("{}C3-AP2-{}C3", (4, 8), (8, 8, 3))
+    >>> published.words(width=0.5, classes=5)
+    '2C3-AP2-4C3-5'
+    >>> import jax
+    >>> net = jax.eval_shape(lambda: published(classes=5, widths=(3, 6)))  # shapes alone
+    >>> net.params["conv2"]["kernel"].shape
+    (3, 3, 3, 6)
+
     Unless its options say otherwise, those of QP-SNN (Wei et al., 2502.05905, tables 9 to 11):
     batch normalisation in every hidden layer and no biases there (the released VGG code has one in
     front of the first norm, which takes it away again); a dense read-out with a bias, whose current

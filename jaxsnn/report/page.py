@@ -54,6 +54,17 @@ def write_html(
 
     Raises:
       UserError: if `results.json` or a figure cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> from jaxsnn.report.results import write_results
+      >>> about = {"experiment": "own", "dataset": "digits", "preset": "none", "seed": 0}
+      >>> about |= {"command": "python own.py", "seconds": 1.5}
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     path = write_results(folder, **about, rows=[{"name": "dense"}])
+      ...     page = write_html(folder, "My run", config={"rate": 0.1}).read_text()
+      >>> "<h1>My run</h1>" in page
+      True
     """
     run_dir = Path(run_dir)
     results = read_results(run_dir)
