@@ -242,11 +242,6 @@ def with_constants(
     >>> float(net.stats["dense1"]["neurons"]["threshold"])
     0.25
 
-    >>> from jaxsnn import models
-    >>> net = with_constants(models.build("3-2", (4,)), threshold=0.25)
-    >>> float(net.stats["dense1"]["neurons"]["threshold"])
-    0.25
-
     Args:
       net: the network; constants that are trained stay.
       decay: share of the potential left after a step, in [0, 1], may be traced; None leaves it.

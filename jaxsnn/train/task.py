@@ -37,11 +37,6 @@ class Guide:
     >>> Task(Inputs((4,), timesteps=2), guide=guide).guide.temperature
     4.0
 
-    >>> from jaxsnn import models
-    >>> guide = Guide(models.build("8-3", (4,), readout="current"), alpha=0.5)
-    >>> Task(Inputs((4,), timesteps=2), guide=guide).guide.temperature
-    4.0
-
     Attributes:
       teacher: a trained network with the same input.
       alpha: share of the teacher's scores in the loss, in [0, 1]; None leaves them out.
