@@ -8,10 +8,15 @@ import pkgutil
 import pytest
 
 import jaxsnn
+from tools.architecture import promised
 
 MODULES = ["jaxsnn"] + sorted(
     info.name for info in pkgutil.walk_packages(jaxsnn.__path__, prefix="jaxsnn.")
 )
+
+
+# What a function returns is shown by the function's own example.
+RETURNED = {"Counts", "Evaluation", "Membrane", "Result", "Swept", "Trained"}
 
 
 def public_members(module):
@@ -51,6 +56,34 @@ def first_line(member):
         text = member.__dict__.get("__doc__") or ""
         return "" if text.startswith(f"{member.__name__}(") else text.partition("\n")[0]
     return (getattr(member, "__doc__", None) or "").partition("\n")[0]
+
+
+def makers():
+    """Yield (dotted name, object) of what users call: promised, or a function of `compress.*`."""
+    for dotted, member in promised().items():
+        yield dotted, member
+        if inspect.ismodule(member) and dotted.startswith("jaxsnn.compress."):
+            for name in member.__all__:
+                if inspect.isfunction(getattr(member, name)):
+                    yield f"{dotted}.{name}", getattr(member, name)
+
+
+def has_example(member):
+    """Return whether the docstring of a function, or of a class or its methods, has an example."""
+    parts = [member, *vars(member).values()] if inspect.isclass(member) else [member]
+    return any(">>>" in (getattr(part, "__doc__", None) or "") for part in parts)
+
+
+def test_every_promised_function_and_class_has_an_example():
+    bare = []
+    for dotted, member in makers():
+        if not inspect.isclass(member) and not inspect.isfunction(member):
+            member = type(member)  # `models.vgg16` is a `Published`; a plain value needs none
+        ours = member.__module__.startswith("jaxsnn")
+        fault = inspect.isclass(member) and issubclass(member, Exception)
+        if ours and not fault and member.__name__ not in RETURNED and not has_example(member):
+            bare.append(dotted)
+    assert not bare, f"without an example: {bare}"
 
 
 @pytest.mark.parametrize("name", MODULES)

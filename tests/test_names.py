@@ -1,4 +1,4 @@
-"""What the package promises: every module says which names, and one name means one thing."""
+"""What the package promises: few names, each listed by its module, and each one thing."""
 
 import importlib
 import inspect
@@ -8,6 +8,7 @@ from collections import defaultdict
 import pytest
 
 import jaxsnn
+from tools.architecture import promised
 
 MODULES = [
     importlib.import_module(info.name)
@@ -18,6 +19,9 @@ MODULES = [
 # A page of a method is used under its name, `admm.prune`: its words are those of its paper.
 PAGES = {module.__name__ for module in MODULES if hasattr(module, "Options")}
 
+PROMISED = promised()
+MOST_PROMISED = 160  # modules aside; a promise is a burden: demote a name before raising this
+
 # A set is loaded from its name, a network from its file: `data.load`, `export.load`.
 TWICE = {"load"}
 
@@ -27,24 +31,39 @@ def is_from(module, member):
     return getattr(member, "__module__", module.__name__) == module.__name__
 
 
+def test_few_names_are_promised():
+    names = sorted(name for name, member in PROMISED.items() if not inspect.ismodule(member))
+    assert len(names) <= MOST_PROMISED, names
+
+
+def test_a_page_promises_its_options_and_the_whole_method():
+    pages = {x for name, x in PROMISED.items() if name.startswith("jaxsnn.methods.")}
+    pages = {page for page in pages if inspect.ismodule(page)}
+    assert {page.__name__ for page in pages} <= PAGES
+    assert all({"Options", "compress"} <= set(page.__all__) for page in pages)
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda module: module.__name__)
-def test_every_module_says_what_it_promises(module):
+def test_every_module_lists_what_others_may_import(module):
     assert hasattr(module, "__all__"), f"{module.__file__} has no __all__"
     names = list(module.__all__)
     assert len(set(names)) == len(names), f"a name is in {module.__name__}.__all__ twice"
     missing = [name for name in names if not hasattr(module, name)]
-    assert not missing, f"{module.__name__} promises what it does not have: {missing}"
+    assert not missing, f"{module.__name__} lists what it does not have: {missing}"
     assert not [name for name in names if name.startswith("_")]
 
 
 def test_one_name_is_one_thing():
-    places = defaultdict(set)
+    """Check promised names, and classes: other functions are called `module.function`."""
+    places, unique = defaultdict(set), {name.rpartition(".")[2] for name in PROMISED}
     for module in MODULES:
         if not hasattr(module, "__path__") and module.__name__ not in PAGES:
             for name in module.__all__:
-                if is_from(module, getattr(module, name)):
+                member = getattr(module, name)
+                if is_from(module, member):
                     places[name].add(module.__name__)
-    shared = {name: where for name, where in places.items() if len(where) > 1}
+                    unique |= {name} if inspect.isclass(member) else set()
+    shared = {name: places[name] for name in unique if len(places[name]) > 1}
     assert shared.keys() <= TWICE, f"one name for several things: {shared}"
 
 
