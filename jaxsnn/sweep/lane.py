@@ -22,7 +22,7 @@ from jaxsnn.network import Network
 from jaxsnn.sweep import chunks
 from jaxsnn.sweep.grid import Axis, SweepGrid
 from jaxsnn.sweep.lanes import Swept, run_lanes
-from jaxsnn.train import Task, demand, evaluation, loop
+from jaxsnn.train import Task, demand, divergence, evaluation, loop
 
 __all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "run", "training", "with_constants"]
 
@@ -72,8 +72,8 @@ def training(
     Returns:
       `(point, {"start": network, "splits": name -> (samples, labels)})` -> the trained network and
       the metrics `loss`, `spike_rate` and `train_accuracy`, means over the batches of the last
-      epoch `[]`, those of every epoch as `epochs/...` `[epochs]`, and for each other split
-      `NAME_accuracy` `[]`.
+      epoch `[]`, those of every epoch as `epochs/...` `[epochs]`, whether it has `diverged`, and
+      for each other split `NAME_accuracy` `[]`.
 
     Raises:
       UserError: if there is no epoch, or a lane returns something else.
@@ -96,6 +96,9 @@ def training(
         }
         metrics: dict[str, Any] = {name: each[-1] for name, each in means.items()}
         metrics["epochs"] = means
+        metrics["diverged"] = divergence.has_diverged(
+            this.net.params, net.params, metrics["train_accuracy"], splits["train"][1]
+        )
         for name, split in splits.items():
             if name != "train" and split[1].shape[0]:
                 over_time, _, _ = evaluation.evaluate_traced(own, net, split)

@@ -35,7 +35,8 @@ class Swept:
       points: axis -> int32 or float32 `[N]`.
       products: as the run returned them, such as networks, leaves `[N, ...]`.
       metrics: likewise.
-      diverged: whether a number among a lane's results is not finite, bool `[N]`.
+      diverged: whether a number among a lane's results is not finite, or the lane itself says so
+        by a metric of that name, as those of trainings do; bool `[N]`.
       rows: one dictionary for each lane: `lane`, its axes, `diverged`, and its metrics of shape
         `[]`, nested names joined by slashes.
       seconds: that this call took, compilation included.
@@ -209,12 +210,13 @@ def _rows(
         for name, leaf in leaves.items()
         if leaf.ndim == 1 and name.startswith("metrics/")
     }
+    said = scalars.pop("diverged", np.zeros(len(next(iter(grid_points.values()))), bool))
     inexact = [leaf for leaf in leaves.values() if np.issubdtype(leaf.dtype, np.inexact)]
     return [
         {
             "lane": i,
             **{axis: _number(values[i]) for axis, values in grid_points.items()},
-            "diverged": not all(np.isfinite(leaf[i]).all() for leaf in inexact),
+            "diverged": bool(said[i]) or not all(np.isfinite(leaf[i]).all() for leaf in inexact),
             **{name: leaf[i].item() for name, leaf in scalars.items()},
         }
         for i in lanes

@@ -2,8 +2,9 @@
 
 from jaxsnn.train.calibrate import each_batch, over_batches
 from jaxsnn.train.checkpoint import Checkpoints
+from jaxsnn.train.divergence import Diverged
 from jaxsnn.train.evaluation import Evaluation, evaluate, predict
-from jaxsnn.train.loop import Diverged, Fit, fit
+from jaxsnn.train.loop import Fit, fit
 from jaxsnn.train.task import Guide, Task
 
 __all__ = [

@@ -8,7 +8,6 @@ name and the number of the step alone, so a resumed training repeats an uninterr
 bit.
 """
 
-import math
 import time
 import zlib
 from collections.abc import Callable
@@ -29,11 +28,11 @@ from jaxsnn.metrics.counts import spike_rate
 from jaxsnn.network import Network
 from jaxsnn.train import demand, parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
+from jaxsnn.train.divergence import Watch
 from jaxsnn.train.evaluation import evaluate
 from jaxsnn.train.task import Task, as_task
 
 __all__ = [
-    "Diverged",
     "Fit",
     "Sums",
     "TrainState",
@@ -75,10 +74,6 @@ class Sums(NamedTuple):
     correct: Array  # [] samples classified right
     spike_rate: Array  # [] of the batches' spikes per neuron and step
     steps: Array  # [] int32
-
-
-class Diverged(UserError):
-    """Report a loss or weights that are no numbers any more; the last good checkpoint stands."""
 
 
 def init(net: Network, phase: Phase, key: Array) -> TrainState:
@@ -286,8 +281,9 @@ def fit(
       The network after the last epoch, as `phase.finish` hands it over: on its grid, for example.
 
     Raises:
-      Diverged: if the loss or a weight is no finite number; noticed at the next look of the
-        progress bar or the end of the epoch.
+      Diverged: if the loss or a weight is no finite number, or the network names one class while
+        its weights have left all bounds; noticed at the next look of the progress bar or the end
+        of the epoch, before a checkpoint is saved.
       UserError: if network, data, batch and task do not fit each other, or a checkpoint is of
         another training, or cannot be written or read.
 
@@ -314,6 +310,7 @@ def fit(
     if validation is not None:
         demand.check_evaluation(task, net, batch_size)
     state = init(net, phase, phase_key(seed, name))
+    watch = Watch.over(name, checkpoints, state.net.params, split[1])
     done = 0
     if checkpoints is not None:
         facts = {"name": name, "seed": seed, "batch_size": batch_size, "samples": len(split[1])}
@@ -323,8 +320,8 @@ def fit(
     state, device = parallel.replicate((state, device), task.devices)
     with progress.Bar(name, epochs, steps, done) if show else progress.Silence() as bar:
         for epoch in range(done, epochs):
-            start, diverged = time.perf_counter(), partial(_diverged, name, epoch, checkpoints)
-            state, sums = _epoch(task, phase, batch_size, state, device, epoch, bar, diverged)
+            start = time.perf_counter()
+            state, sums = _epoch(task, phase, batch_size, state, device, epoch, bar, watch)
             record = {"phase": name, "epoch": epoch + 1, **_means(sums, batch_size)}
             if validation is not None:
                 found = evaluate(task, state.net, validation, batch_size=batch_size)
@@ -351,9 +348,9 @@ def _epoch(
     split: tuple[Array, Array],
     epoch: int,
     bar: progress.Bar | progress.Silence,
-    diverged: Callable[[str], Diverged],
+    watch: Watch,
 ) -> tuple[TrainState, Sums]:
-    """Train for one epoch, in chunks if a bar is looked at, and check that all is finite."""
+    """Train for one epoch, in chunks if a bar is looked at, and look whether it has diverged."""
     sums, steps = no_sums(), split[1].shape[0] // batch_size
     chunk = CHUNK if bar.live else steps
     for first in range(0, steps, chunk):
@@ -361,12 +358,10 @@ def _epoch(
         stop = jnp.int32(epoch * steps + last)
         state, sums = run_steps(task, phase.optimizer, batch_size, state, sums, split, stop)
         figures = _means(sums, batch_size)
-        if not math.isfinite(figures["loss"]):
-            raise diverged("the loss")
+        watch.check_loss(epoch, figures)
         bar.advance(last - first, epoch, figures)
     state = end_epoch(phase, state)
-    if not _is_finite(state.net.params):
-        raise diverged("a weight")
+    watch.check(epoch, _means(sums, batch_size), state.net.params)
     return state, sums
 
 
@@ -396,20 +391,3 @@ def _means(sums: Sums, batch_size: int) -> dict[str, float]:
         "accuracy": float(sums.correct) / (steps * batch_size),
         "spike_rate": float(sums.spike_rate) / steps,
     }
-
-
-@jax.jit
-def _is_finite(params: Tree) -> Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
-
-
-def _diverged(phase: str, epoch: int, checkpoints: Checkpoints | None, what: str) -> Diverged:
-    good = "; nothing was saved"
-    if checkpoints is not None:
-        last = checkpoints.latest()
-        place = f"epoch {last} in {checkpoints.directory}" if last else "the phase before"
-        good = f"; the last good checkpoint is {place}"
-    return Diverged(
-        f"phase {phase!r}: {what} is not finite any more in epoch {epoch + 1}{good}; "
-        "lower the learning rate or the penalty"
-    )

@@ -302,7 +302,7 @@ def exploding(step):
 
 
 @pytest.mark.parametrize(
-    ("step", "what"), [(2 * STEPS + 2, "the loss"), (3 * STEPS - 1, "a weight")]
+    ("step", "what"), [(2 * STEPS + 2, "the loss"), (3 * STEPS - 1, "weight")]
 )
 def test_a_divergence_keeps_the_last_good_checkpoint(tmp_path, step, what):
     optimizer = exploding(step)
@@ -311,7 +311,7 @@ def test_a_divergence_keeps_the_last_good_checkpoint(tmp_path, step, what):
     with pytest.raises(train.Diverged) as caught:
         train.fit(DIARY, optimizer, diary(), NUMBERED, checkpoints=checkpoints, **options)
     message = str(caught.value)
-    assert f"phase 'prune pull': {what} is not finite any more in epoch 3" in message
+    assert f"phase 'prune pull' diverged in epoch 3: {what} is not finite" in message
     assert f"epoch 2 in {tmp_path}" in message
     assert "\n" not in message
     good = checkpoints.restore(loop.init(diary(), as_phase(optimizer), KEY))
@@ -322,7 +322,7 @@ def test_a_divergence_keeps_the_last_good_checkpoint(tmp_path, step, what):
 
 def test_a_divergence_without_checkpoints_says_that_nothing_was_saved():
     optimizer = exploding(0)
-    with pytest.raises(train.Diverged, match="epoch 1; nothing was saved"):
+    with pytest.raises(train.Diverged, match="epoch 1: .*; nothing was saved"):
         train.fit(DIARY, optimizer, diary(), NUMBERED, epochs=1, batch_size=BATCH, show=False)
 
 
