@@ -1,95 +1,333 @@
-"""Checkpoints of a whole training state through Orbax: whole or absent, with retention.
+"""Checkpoints of a whole training state through Orbax: whole or absent, checked when read.
 
-A state is stored as a flat dictionary, leaf name -> array, so that what a file holds can be
-compared with what the program expects before anything is restored.
+A state is stored as one array of bytes, the leaves in the order of the tree. Beside it, in the
+metadata of the checkpoint, lies a text that says what each leaf must be (name, type, shape, CRC-32
+of its bytes) and what the training was given; the text has a CRC-32 of its own. Nothing is restored
+that differs from it. (Orbax reads several arrays at a time: where one is damaged, the threads that
+read the others would print tracebacks.)
 """
 
+import contextlib
+import errno
+import json
 import logging
+import math
+import os
+import shutil
+import sys
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from jaxsnn import tree
+from jaxsnn import fields, tree
 from jaxsnn.errors import UserError
+from jaxsnn.files import make_folder
 
 __all__ = ["Checkpoints"]
 
 State = TypeVar("State")
+Facts = Mapping[str, Any]  # name of an argument -> what the training was given, a JSON value
+
+METADATA = "_CHECKPOINT_METADATA"  # Orbax's file of the text and of its own facts
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
+LEAF = {"name": fields.TEXT, "dtype": fields.TEXT, "shape": fields.SHAPE, "crc32": fields.whole(0)}
+ABOUT = {"leaves": fields.several(fields.OBJECT), "facts": fields.OBJECT}
 
 
 class Checkpoints:
     """Save and restore states of one phase of a run, numbered by epoch.
 
+    A checkpoint whose bytes changed since they were written is set aside as `EPOCH.damaged`, a line
+    on stderr names it, and the one before it is taken.
+
     Args:
       directory: where the checkpoints of this phase lie; made if missing.
       keep: how many of the newest are kept.
+
+    Raises:
+      UserError: if the directory cannot be made or written to.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     checkpoints = Checkpoints(folder)
+      ...     checkpoints.save(1, {"w": np.ones(2, np.float32)})
+      ...     state = checkpoints.restore({"w": np.zeros(2, np.float32)})
+      ...     checkpoints.close()
+      >>> state["w"].tolist()
+      [1.0, 1.0]
     """
 
     def __init__(self, directory: str | Path, keep: int = 2):
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        self.directory = Path(directory).absolute()
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        handler = ocp.StandardCheckpointHandler()
-        self._manager = ocp.CheckpointManager(
-            self.directory, options=options, item_handlers=handler
+        self._facts: dict[str, Any] = {}
+        # Orbax logs tracebacks of its threads; what they mean is raised here as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+        self.directory = make_folder(Path(directory).absolute(), "the folder of checkpoints")
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, create=True, cleanup_tmp_directories=True
         )
+        with self._writing():
+            _hide_unreadable(self.directory)
+            self._manager = ocp.CheckpointManager(
+                self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+            )
 
     def save(self, epoch: int, state: Any) -> None:
-        """Save a state in the background, from a copy: its buffers may be reused at once."""
-        leaves = {name: np.array(leaf) for name, leaf in tree.named_leaves(state).items()}
-        self._manager.save(epoch, args=ocp.args.StandardSave(leaves))
+        """Save a state in the background, from a copy: its buffers may be reused at once.
+
+        Args:
+          epoch: its number, larger than those before.
+          state: any tree of arrays.
+
+        Raises:
+          UserError: if it, or the one before, cannot be written; those before stay.
+        """
+        leaves = {k: np.asarray(leaf, order="C") for k, leaf in tree.named_leaves(state).items()}
+        content = np.concatenate([_bytes(leaf) for leaf in leaves.values()])
+        about = {"leaves": [_about(*item) for item in leaves.items()], "facts": self._facts}
+        text = json.dumps(about)
+        with self._writing():
+            self._manager.save(
+                epoch,
+                args=ocp.args.StandardSave({"state": content}),
+                custom_metadata={"about": text, "crc32": zlib.crc32(text.encode())},
+            )
 
     def latest(self) -> int | None:
-        """Return the newest checkpoint's epoch, or None, once everything is written."""
-        self._manager.wait_until_finished()
-        step: int | None = self._manager.latest_step()
-        return step
+        """Return the epoch of the newest checkpoint that is whole, or None; all of it is read."""
+        found = self._newest(None)
+        return None if found is None else found.epoch
 
     def restore(self, like: State, epoch: int | None = None) -> State:
         """Restore a state with the structure, shapes and types of `like`.
 
+        Args:
+          like: any state of the same training.
+          epoch: which checkpoint; the newest that is whole if None.
+
         Raises:
-          UserError: naming the directory and every leaf that does not match, or the damage.
+          UserError: if there is none or all are damaged, naming the directory and the damage, or if
+            it does not fit, naming every leaf that differs.
         """
-        newest = self.latest()
-        epoch = newest if epoch is None else epoch
-        if epoch is None:
+        if epoch is not None:
+            self.wait()
+            try:
+                return self._read(epoch).fill(like)
+            except _DamageError as damage:
+                raise UserError(f"{damage}; delete it to go on") from damage
+        found = self._newest(None)
+        if found is None:
             raise UserError(f"there is no checkpoint in {self.directory}")
+        return found.fill(like)
+
+    def resume(self, state: State, epochs: int, facts: Facts) -> tuple[int, State]:
+        """Return how many epochs of a training are done, and the state after them.
+
+        The facts, and the masks in the state, are kept with each checkpoint that follows.
+
+        Args:
+          state: the one from which the training starts; returned if there is no checkpoint.
+          epochs: how many there are in all.
+          facts: what must be the same when a training goes on.
+
+        Raises:
+          UserError: if all checkpoints are damaged, a fact or a mask at the start differs, a leaf
+            does not fit, or more epochs are done.
+        """
+        self._facts = {**facts, **_masks(state)}
+        found = self._newest(self._facts)
+        if found is None:
+            return 0, state
+        if found.epoch > epochs:
+            raise UserError(
+                f"epochs = {epochs}, but {found.place} is after {found.epoch}; give as many, or "
+                "another folder"
+            )
+        return found.epoch, found.fill(state)
+
+    def wait(self) -> None:
+        """Wait until everything is written."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait until everything is written, and close."""
+        with self._writing():
+            self._manager.close()
+
+    def _newest(self, facts: Facts | None) -> "_Stored | None":
+        """Read checkpoints from the newest on until one is whole; set the damaged ones aside."""
+        self.wait()
+        damages: list[tuple[int, str]] = []
+        for epoch in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                found = self._read(epoch)
+            except _DamageError as damage:
+                damages.append((epoch, str(damage)))
+                continue
+            if facts is not None:
+                found.check(facts)
+            for damaged, line in damages:
+                self._set_aside(damaged)
+                print(f"{line}; going on from epoch {epoch}", file=sys.stderr, flush=True)
+            return found
+        if damages:
+            before = len(damages) - 1
+            more = f", and so {'is' if before == 1 else 'are'} {before} before it" * (before > 0)
+            raise UserError(f"{damages[0][1]}{more}; delete {self.directory} to start again")
+        return None
+
+    def _read(self, epoch: int) -> "_Stored":
+        """Return a checkpoint of which every byte is as it was written."""
+        place = f"checkpoint {self.directory / str(epoch)}"
+        with _reading(place):
+            found = self._manager.metadata(epoch)
+            about = _checked(found.custom_metadata)
+            target = {"state": np.zeros(sum(map(_size, about["leaves"])), np.uint8)}
+            if lines := _mismatches(target, found.item_metadata.tree):
+                raise ValueError("; ".join(lines))
+            restored = self._manager.restore(epoch, args=ocp.args.StandardRestore(target))
+            leaves = _split(restored["state"], about["leaves"])
+        return _Stored(place, epoch, leaves, about["facts"])
+
+    def _set_aside(self, epoch: int) -> None:
+        """Give a damaged checkpoint another name: its number is free, and its bytes are there."""
+        aside = self.directory / f"{epoch}.damaged"
+        with self._writing():
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(self.directory / str(epoch), aside)
+            self._manager.reload()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # Orbax raises what its many backends raise
+            raise UserError(
+                f"cannot write a checkpoint to {self.directory}: {_reason(error)}"
+            ) from error
+
+
+class _DamageError(UserError):
+    """A checkpoint differs from what was written."""
+
+
+class _Stored(NamedTuple):
+    """A checkpoint that is whole."""
+
+    place: str
+    epoch: int
+    leaves: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+    def check(self, facts: Facts) -> None:
+        """Refuse a checkpoint of a training that was given something else."""
+        for name in facts.keys() | self.facts.keys():
+            old, new = self.facts.get(name), facts.get(name)
+            if old != new:
+                raise UserError(
+                    f"{self.place} was trained with {name} = {old}, not {new}; give the same, or "
+                    "another folder"
+                )
+
+    def fill(self, like: State) -> State:
+        """Return a state like another one with the leaves that were stored."""
         expected = {
             name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
             for name, leaf in tree.named_leaves(like).items()
         }
-        place = f"checkpoint {self.directory / str(epoch)}"
-        try:
-            found = self._manager.item_metadata(epoch)
-            mismatches = _mismatches(expected, found.tree)
-            if not mismatches:
-                target = {k: np.zeros(leaf.shape, leaf.dtype) for k, leaf in expected.items()}
-                leaves = self._manager.restore(epoch, args=ocp.args.StandardRestore(target))
-        except Exception as error:  # Orbax raises what its many backends raise
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{place} is damaged: {reason}; delete it to go on") from error
-        if mismatches:
-            raise UserError(f"{place} does not fit this run: {'; '.join(mismatches)}")
-        restored: State = tree.substitute(
-            like, {name: jax.numpy.asarray(x) for name, x in leaves.items()}
-        )
+        if lines := _mismatches(expected, self.leaves):
+            raise UserError(f"{self.place} does not fit this run: {'; '.join(lines)}")
+        leaves = {name: jax.numpy.asarray(x) for name, x in self.leaves.items()}
+        restored: State = tree.substitute(like, leaves)
         return restored
 
-    def wait(self) -> None:
-        """Wait until everything is written."""
-        self._manager.wait_until_finished()
 
-    def close(self) -> None:
-        """Wait until everything is written, and close."""
-        self.wait()
-        self._manager.close()
+def _hide_unreadable(directory: Path) -> None:
+    """Rename damaged metadata of checkpoints: Orbax would not even list the others."""
+    for found in ocp.path.step.standard_name_format().find_all(directory):
+        try:
+            _ = found.commit_timestamp
+        except Exception:  # whatever Orbax thinks of the text
+            with contextlib.suppress(FileNotFoundError):
+                path = directory / str(found.step) / METADATA
+                os.replace(path, path.with_name(f"{METADATA}.damaged"))
 
 
-def _mismatches(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+@contextlib.contextmanager
+def _reading(place: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # Orbax raises what its many backends raise
+        raise _DamageError(f"{place} is damaged: {_reason(error)}") from error
+
+
+def _checked(metadata: Any) -> dict[str, Any]:
+    """Return what the text beside a checkpoint says, if it is what was written."""
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("about"), str):
+        raise ValueError("its checksums are missing")
+    text = metadata["about"]
+    if zlib.crc32(text.encode()) != metadata.get("crc32"):
+        raise ValueError("the checksum of its checksums differs")
+    about = fields.check("its metadata", json.loads(text), ABOUT)
+    for leaf in about["leaves"]:
+        fields.check("a leaf", leaf, LEAF)
+    return about
+
+
+def _about(name: str, leaf: np.ndarray) -> dict[str, Any]:
+    """Return the name, type, shape and checksum of a leaf."""
+    checksum = zlib.crc32(_bytes(leaf).data)
+    return {"name": name, "dtype": str(leaf.dtype), "shape": list(leaf.shape), "crc32": checksum}
+
+
+def _masks(state: Any) -> dict[str, str]:
+    """Return what tells the masks of a state from others: name -> text."""
+    leaves = {k: np.asarray(x) for k, x in tree.named_leaves(state).items() if x.dtype == bool}
+    return {
+        f"mask {name}": f"{mask.mean():.4g} kept, CRC-32 {zlib.crc32(mask.data):08x}"
+        for name, mask in leaves.items()
+    }
+
+
+def _bytes(leaf: np.ndarray) -> np.ndarray:
+    return leaf.reshape(-1).view(np.uint8)
+
+
+def _size(about: Mapping[str, Any]) -> int:
+    """Return the bytes of a leaf."""
+    return int(np.dtype(about["dtype"]).itemsize * math.prod(about["shape"]))
+
+
+def _split(content: np.ndarray, about: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    """Return the leaves that lie one after the other in an array of bytes, each of them checked."""
+    leaves, start = {}, 0
+    for each in about:
+        name, stop = each["name"], start + _size(each)
+        leaves[name] = content[start:stop].view(each["dtype"]).reshape(each["shape"])
+        if _about(name, leaves[name]) != each:
+            raise ValueError(f"the checksum of {name} differs")
+        start = stop
+    return leaves
+
+
+def _reason(error: Exception) -> str:
+    """Return an exception's text as a part of one line; of a full disk only that."""
+    text = " ".join(str(error).split())
+    for code in DISK:
+        if os.strerror(code) in text:
+            return os.strerror(code)
+    return "".join(c for c in text[:200] if c.isprintable()) or type(error).__name__
+
+
+def _mismatches(expected: dict[str, Any], found: Mapping[str, Any]) -> list[str]:
     lines = [f"{name} is missing" for name in expected if name not in found]
     lines += [f"{name} is not expected" for name in found if name not in expected]
     for name in (name for name in expected if name in found):
