@@ -1,31 +1,25 @@
 """A run directory: configuration, log, checkpoints, models, pictures, results, one page."""
 
 import dataclasses
-import io
 import json
 import math
 import shlex
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from experiments.common import logs, pictures
+from experiments.common import folder, logs, pictures
 from experiments.common.options import flat
-from jaxsnn import export, report, train
+from jaxsnn import archive, export, report, train
 from jaxsnn.compress import masks
-from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 from jaxsnn.methods import Result
 from jaxsnn.network import Network
 
 Row = dict[str, Any]  # one network in results.json
-
-VOLATILE = {"resume", "out", "config", "data_dir", "log"}  # may change when a run is resumed
 
 
 class Run:
@@ -43,18 +37,19 @@ class Run:
     def __init__(self, experiment: str, config: Any):
         self.experiment = experiment
         self.options = flat(config)
-        self.directory = _directory(experiment, self.options)
+        self.directory = folder.choose(experiment, self.options)
         self.command = f"python -m experiments.{experiment} {shlex.join(sys.argv[1:])}".rstrip()
-        self.log: list[dict[str, Any]] = []
         self._hook = logs.by_name(self.options["log"], self.directory)
+        self._lock = folder.claim(self.directory, self.options["resume"])
         self._phases: set[str] = set()
         self._start = time.perf_counter()
-        if self.options["resume"]:
-            self._check_same_options()
-            self.log = _read_log(self.directory / "metrics.jsonl")
-        text = json.dumps(report.to_json(self.options), indent=2)
-        write_atomic(self.directory / "config.json", text + "\n")
+        folder.write_options(self.directory, self.options)
+        self.log = folder.read_log(self.directory)
         self.say(f"run directory: {self.directory}")
+
+    def close(self) -> None:
+        """Let other processes have the directory; the end of the process does so, too."""
+        self._lock.release()
 
     def say(self, text: str) -> None:
         """Print a line on stderr, where progress goes."""
@@ -65,10 +60,11 @@ class Run:
 
         A phase that was finished is not trained again: its last checkpoint is restored.
         """
-        if name in self._phases:
+        stem = _stem(name)
+        if stem in self._phases:
             raise ValueError(f"two phases of the run are called {name!r}: use run.within")
-        self._phases.add(name)
-        checkpoints = train.Checkpoints(self.directory / "checkpoints" / _stem(name))
+        self._phases.add(stem)
+        checkpoints = train.Checkpoints(self.directory / "checkpoints" / stem)
         try:
             return train.fit(*args, **options, name=name, checkpoints=checkpoints, log=self._record)
         finally:
@@ -87,15 +83,9 @@ class Run:
         """Return the arrays of a stage that is no training; a resumed run reads them back."""
         path = self.directory / "checkpoints" / f"{_stem(name)}.npz"
         if path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    return dict(file)
-            except (OSError, ValueError, zipfile.BadZipFile) as error:
-                raise UserError(f"{path} is damaged: {error}; delete it to go on") from error
+            return archive.read(path)
         found = compute()
-        content = io.BytesIO()
-        np.savez(content, **found)
-        write_atomic(path, content.getvalue())
+        write_atomic(path, archive.pack(found))
         return found
 
     def finish(
@@ -176,62 +166,12 @@ class Run:
         self.log = [r for r in self.log if (r["phase"], r["epoch"]) != same]
         self.log.append(report.to_json(record))
         lines = "".join(json.dumps(r) + "\n" for r in self.log)
-        write_atomic(self.directory / "metrics.jsonl", lines)
+        write_atomic(self.directory / folder.LOG, lines)
         self._hook(self.log)
-
-    def _check_same_options(self) -> None:
-        path = self.directory / "config.json"
-        try:
-            old = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"--resume: {path} is not a run's configuration: {error}") from None
-        if not isinstance(old, dict):
-            raise UserError(f"--resume: {path} is not a run's configuration: {type(old).__name__}")
-        new = report.to_json(self.options)
-        for name in sorted((old.keys() | new.keys()) - VOLATILE):
-            if old.get(name) != new.get(name):
-                raise UserError(
-                    f"--resume: the run in {self.directory} has {name} = {old.get(name)!r}, "
-                    f"not {new.get(name)!r}; give the same options"
-                )
 
 
 def _stem(name: str) -> str:
     return name.replace(" ", "-").replace("/", "-")
-
-
-def _directory(experiment: str, options: Mapping[str, Any]) -> Path:
-    """Choose the run directory; nothing is made yet."""
-    resume = options["resume"]
-    if options["out"] is not None:
-        directory = Path(options["out"])
-        if not resume and directory.exists():
-            if not directory.is_dir() or any(directory.iterdir()):
-                raise UserError(f"--out {directory} is not empty; add --resume or choose another")
-        if resume and not (directory / "config.json").exists():
-            raise UserError(f"--resume: {directory} holds no run (no config.json)")
-        return directory
-    stem = "-".join([experiment, *(str(options[name]) for name in ("dataset", "preset", "seed"))])
-    names = [Path("runs") / stem, *(Path("runs") / f"{stem}-{n}" for n in range(2, 10_000))]
-    free = next(i for i, path in enumerate(names) if not path.exists())
-    if not resume:
-        return names[free]
-    if free == 0:
-        raise UserError(f"--resume: there is no run in {names[0]}; start one without --resume")
-    return names[free - 1]
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise UserError(f"--resume: {path} is not a run's log: {error}") from None
-    for record in found:
-        if not isinstance(record, dict) or not {"phase", "epoch", "seconds"} <= set(record):
-            raise UserError(f"--resume: {path} is not a run's log: {str(record)[:60]!r} found")
-    return found
 
 
 def _count_removed_channels(rows: Sequence[Row]) -> None:

@@ -7,10 +7,13 @@ matplotlib is imported only when something is drawn, and its global state is lef
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from jaxsnn.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,8 +54,9 @@ def lend_figure(path: str | Path, width: float, height: float) -> Iterator[Figur
     with rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, facecolor="white")
+        content = io.BytesIO()
+        figure.savefig(content, facecolor="white", format=Path(path).suffix[1:] or "png")
+        write_atomic(path, content.getvalue())
 
 
 def note(panel: Axes, text: str, place: Any, shift: tuple[int, int], **style: Any) -> None:

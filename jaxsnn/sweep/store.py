@@ -11,7 +11,6 @@ import csv
 import io
 import json
 import math
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,14 +18,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxsnn import tree
+from jaxsnn import archive, fields, foreign, tree
 from jaxsnn.errors import UserError
-from jaxsnn.files import write_atomic
+from jaxsnn.files import make_folder, remove_temporaries, write_atomic
 
 __all__ = ["Store", "by_name", "together"]
 
 Tree = Any
 Leaves = dict[str, np.ndarray]  # name -> [lanes, ...]
+
+ABOUT = {"points": fields.OBJECT, "run": fields.TEXT}  # of sweep.json
+ADVICE = "delete it to go on"
 
 
 class Store:
@@ -38,13 +40,15 @@ class Store:
       digest: of everything else that the results depend on.
 
     Raises:
-      UserError: if the folder holds another sweep, or a damaged file.
+      UserError: if the folder holds another sweep or a damaged file, or cannot be written to.
     """
 
     def __init__(self, directory: str | Path | None, points: Mapping[str, Any], digest: str):
         self.directory = None if directory is None else Path(directory)
         if self.directory is None:
             return
+        make_folder(self.directory, "the folder of the sweep")
+        remove_temporaries(self.directory)
         path = self.directory / "sweep.json"
         about = {"points": {k: np.asarray(x).tolist() for k, x in points.items()}, "run": digest}
         if path.exists():
@@ -66,14 +70,9 @@ class Store:
         if self.directory is None:
             return leaves, done
         for path in sorted((self.directory / "chunks").glob("*.npz")):
-            try:
-                with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-                    found = dict(file)
-                lanes = found.pop("lanes")
-                for name, leaf in leaves.items():
-                    leaf[lanes] = found[name]
-            except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-                raise UserError(f"{path} is damaged: {error}; delete it to go on") from error
+            lanes, found = _read_chunk(path, shapes, count)
+            for name, leaf in leaves.items():
+                leaf[lanes] = found[name]
             done |= set(lanes.tolist())
         return leaves, done
 
@@ -81,10 +80,9 @@ class Store:
         """Keep the results of a chunk, leaves `[len(lanes), ...]`."""
         if self.directory is None:
             return
-        content = io.BytesIO()
-        np.savez(content, allow_pickle=False, lanes=np.asarray(lanes), **leaves)
         name = f"{lanes[0]:05d}-{lanes[-1]:05d}.npz"
-        write_atomic(self.directory / "chunks" / name, content.getvalue())
+        content = archive.pack({"lanes": np.asarray(lanes), **leaves})
+        write_atomic(self.directory / "chunks" / name, content)
 
     def write_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the rows of the finished lanes, each with the same fields, as JSONL and CSV."""
@@ -115,15 +113,36 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _read_chunk(
+    path: Path, shapes: Mapping[str, jax.ShapeDtypeStruct], count: int
+) -> tuple[np.ndarray, Leaves]:
+    """Return the lanes of a chunk, and their leaves, of just the shapes and types expected."""
+    found = archive.read(path)
+    lanes = found.pop("lanes", np.zeros(0))
+    is_index = lanes.ndim == 1 and lanes.dtype.kind in "iu" and len(set(lanes.tolist()))
+    if is_index != len(lanes) or not ((lanes >= 0) & (lanes < count)).all():
+        raise UserError(f"{path}: 'lanes' are none of the {count} of this sweep; {ADVICE}")
+    if found.keys() != shapes.keys():
+        raise UserError(f"{path}: not the arrays of this sweep; {ADVICE}")
+    for name, shape in shapes.items():
+        leaf = found[name]
+        if leaf.dtype == np.dtype(f"V{shape.dtype.itemsize}"):  # how npy writes bfloat16
+            leaf = found[name] = leaf.view(shape.dtype)
+        expected = (len(lanes), *shape.shape)
+        if (leaf.shape, leaf.dtype) != (expected, shape.dtype):
+            raise UserError(
+                f"{path}: {name} is {leaf.dtype}{list(leaf.shape)}, expected "
+                f"{shape.dtype}{list(expected)}; {ADVICE}"
+            )
+    return lanes, found
+
+
 def _check_same(path: Path, about: Mapping[str, Any]) -> None:
-    try:
-        old = json.loads(path.read_text(encoding="utf-8"))
-        points, run = old["points"], old["run"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path} is not a sweep's: {error}; choose another folder") from None
-    if points != about["points"]:
+    old = foreign.read_json(path, "a sweep's", "choose another folder")
+    old = fields.check(str(path), old, ABOUT)
+    if old["points"] != about["points"]:
         raise UserError(f"{path.parent} holds the sweep of another grid: choose another folder")
-    if run != about["run"]:
+    if old["run"] != about["run"]:
         raise UserError(
             f"{path.parent} holds a sweep of another run, other data or another release of JAX: "
             "choose another folder"

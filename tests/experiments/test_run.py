@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import subprocess
 import sys
 from dataclasses import dataclass
 
@@ -32,6 +34,13 @@ def start(out=None, seed=0, **options):
     return Run("toy", Config(RunOptions(out=out and str(out), **options), Toy(seed=seed)))
 
 
+def dead_process():
+    """Return the number of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
 # --- The run directory ----------------------------------------------------------------------------
 
 
@@ -51,15 +60,56 @@ def test_a_directory_in_use_is_refused_and_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="not empty; add --resume or choose another"):
         start(tmp_path)
-    with pytest.raises(UserError, match="not empty"):
+    with pytest.raises(UserError, match="is a file; choose another name"):
         start(tmp_path / "thesis.txt")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [(b"file/run", "Not a directory"), (b"caf\xe9", "is not UTF-8"), (b"x" * 256, "256 bytes")],
+)
+def test_a_directory_that_cannot_be_is_named_and_nothing_is_made(tmp_path, name, message):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file/run"):
-        start(tmp_path / "file" / "run")
+    with pytest.raises(UserError, match=message):
+        start(tmp_path / os.fsdecode(name))
+    with pytest.raises(UserError, match=f"{message}|holds no run"):
+        start(tmp_path / os.fsdecode(name), resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_what_a_process_killed_at_its_start_left_counts_as_nothing(tmp_path, monkeypatch):
+    dead = f".config.json.{dead_process()}"
+    (tmp_path / dead).write_text('{"pres')
+    (tmp_path / ".lock").write_text("1")
+    with pytest.raises(UserError, match="holds no run"):
+        start(tmp_path, resume=True)
+    run = start(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "config.json"]
+    run.close()
+    (tmp_path / "models").mkdir()
+    for name in (dead, f"models/.dense.safetensors.{dead_process()}"):
+        (tmp_path / name).write_text("half")
+    start(tmp_path, resume=True)
+    assert not [path for path in tmp_path.rglob(".*") if path.name != ".lock"]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "toy-digits-cpu-0").mkdir(parents=True)
+    (tmp_path / "runs" / "toy-digits-cpu-0" / dead).write_text("half")
+    assert str(start().directory) == "runs/toy-digits-cpu-0"
+
+
+def test_a_directory_that_another_process_has_is_refused_and_left_alone(tmp_path):
+    run = start(tmp_path, seed=1)
+    before = (tmp_path / "config.json").read_text()
+    code = "from tests.experiments.test_run import start; start({!r}, seed=1, resume={})"
+    for resume, message in ((True, "is in use by another process"), (False, "is not empty")):
+        other = subprocess.run(
+            [sys.executable, "-c", code.format(str(tmp_path), resume)],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert message in other.stderr
+    assert (tmp_path / "config.json").read_text() == before
+    run.close()
 
 
 def test_resuming_needs_a_run(tmp_path):
@@ -82,18 +132,35 @@ def test_resuming_from_another_data_folder_is_allowed(tmp_path):
 
 
 def test_resuming_a_broken_configuration_is_one_line(tmp_path):
-    for text in ('{"seed": ', "[]"):
+    for text in ('{"seed": ', "[]", '{"seed": NaN}'):
         (tmp_path / "config.json").write_text(text)
-        with pytest.raises(UserError, match=r"config\.json is not a run's configuration"):
+        with pytest.raises(UserError, match=r"config\.json.* a run's configuration"):
             start(tmp_path, resume=True)
+        assert (tmp_path / "config.json").read_text() == text
 
 
-def test_resuming_a_broken_log_is_one_line(tmp_path):
+GOOD = '{"phase": "dense", "epoch": 1, "seconds": 0.5, "loss": 2}'
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"pha\n', "[]\n", '{"phase": "dense"}\n', GOOD.replace("1,", '"1",') + "\n",
+     GOOD.replace("0.5", "null") + "\n", "\n"],
+)  # fmt: skip
+def test_resuming_a_broken_log_is_one_line_that_names_the_line(tmp_path, text):
     start(tmp_path)
-    for text in ('{"phase": "dense"}\n{"pha', "[]\n", '{"phase": "dense"}\n'):
-        (tmp_path / "metrics.jsonl").write_text(text)
-        with pytest.raises(UserError, match=r"metrics\.jsonl is not a run's log"):
-            start(tmp_path, resume=True)
+    (tmp_path / "metrics.jsonl").write_text(f"{GOOD}\n{text}")
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 2"):
+        start(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("end", ['{"phase": "dense", "epo', "\n{", '{"phase": "dense"}', "\0"])
+def test_a_last_line_that_was_not_finished_is_no_record(tmp_path, end):
+    start(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(f"{GOOD}\n{end}".replace("\n\n", "\n"))
+    assert start(tmp_path, resume=True).log == [json.loads(GOOD)]
+    (tmp_path / "metrics.jsonl").write_text(GOOD)  # whole but for its end
+    assert start(tmp_path, resume=True).log == [json.loads(GOOD)]
 
 
 def test_without_out_runs_are_numbered_and_the_newest_is_resumed(tmp_path, monkeypatch):
@@ -123,6 +190,7 @@ def test_an_epoch_repeated_after_an_interruption_replaces_its_record(tmp_path):
     for row in (record("dense", 1, 0.5), record("dense", 2, 0.4), record("pull", 1, 0.3)):
         run._record(row)
     assert log_of(run) == [("dense", 1, 0.5), ("dense", 2, 0.4), ("pull", 1, 0.3)]
+    run.close()
     resumed = start(tmp_path, resume=True)
     resumed._record(record("pull", 1, 0.25))
     assert log_of(resumed) == [("dense", 1, 0.5), ("dense", 2, 0.4), ("pull", 1, 0.25)]
@@ -173,15 +241,16 @@ def test_arrays_of_a_stage_are_computed_once(tmp_path):
         np.testing.assert_array_equal(each.arrays("a stage", compute)["scores"], np.arange(3))
     assert calls == [1]
     (tmp_path / "checkpoints" / "a-stage.npz").write_bytes(b"damage")
-    with pytest.raises(UserError, match=r"a-stage\.npz is damaged: .*; delete it to go on"):
+    with pytest.raises(UserError, match=r"a-stage\.npz: damaged .*; delete it to go on"):
         run.arrays("a stage", compute)
 
 
 def test_two_phases_of_one_name_are_noticed(tmp_path):
     run = start(tmp_path)
-    run._phases.add("dense")
-    with pytest.raises(ValueError, match="two phases of the run are called 'dense'"):
-        run.fit(name="dense")
+    run._phases.add("a-phase")  # the folder of its checkpoints
+    for name in ("a-phase", "a phase", "a/phase"):
+        with pytest.raises(ValueError, match=f"two phases of the run are called '{name}'"):
+            run.fit(name=name)
 
 
 def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_more(tmp_path):

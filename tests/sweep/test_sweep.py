@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxsnn import compress, models, sweep, train
+from jaxsnn import archive, compress, models, sweep, train
 from jaxsnn.arrays import keep_count
 from jaxsnn.compress import keep_largest, masks, pull, restrict, uniform_grid
 from jaxsnn.data import Split
@@ -205,8 +205,35 @@ def test_a_damaged_chunk_is_named(tmp_path):
     go(square, {"x": [1.0]}, jnp.ones(2), directory=tmp_path)
     (file,) = (tmp_path / "chunks").iterdir()
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(UserError, match=f"{file.name} is damaged"):
+    with pytest.raises(UserError, match=f"{file.name}: damaged"):
         go(square, {"x": [1.0]}, jnp.ones(2), directory=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lanes": np.array([1])}, "'lanes' are none of the 1"),
+        ({"lanes": np.array([0, 0])}, "'lanes' are none of the 1"),
+        ({"product/root": np.ones(1, np.float32)}, r"float32\[1\], expected float32\[1, 2\]"),
+        ({"product/root": np.ones((1, 2))}, r"float64\[1, 2\], expected float32\[1, 2\]"),
+        ({"product/more": np.ones(1)}, "not the arrays of this sweep"),
+    ],
+)
+def test_a_chunk_of_other_arrays_is_named(tmp_path, change, message):
+    go(square, {"x": [1.0]}, jnp.ones(2), directory=tmp_path)
+    (file,) = (tmp_path / "chunks").iterdir()
+    file.write_bytes(archive.pack(archive.read(file) | change))
+    with pytest.raises(UserError, match=f"{file.name}: .*{message}.*; delete it to go on"):
+        go(square, {"x": [1.0]}, jnp.ones(2), directory=tmp_path)
+
+
+def test_half_floats_are_read_back(tmp_path):
+    def half(point, data):
+        return {"half": (point["x"] * data).astype(jnp.bfloat16)}, {"x": point["x"]}
+
+    found = [go(half, {"x": [1.0, 3.0]}, jnp.arange(3.0), directory=tmp_path) for _ in range(2)]
+    assert found[1].chunk is None and found[1].products["half"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(*(each.products["half"] for each in found))
 
 
 def test_a_lane_that_diverges_is_marked_and_hurts_nobody(tmp_path, capsys):
