@@ -14,7 +14,18 @@ try:
 except ImportError:  # Windows: folders are not locked there
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Lock", "check_path", "is_own", "make_folder", "remove_temporaries", "write_atomic"]
+__all__ = [
+    "DISK",
+    "Lock",
+    "check_path",
+    "is_own",
+    "make_folder",
+    "remove_temporaries",
+    "write_atomic",
+]
+
+# What a full or protected disk answers: nothing is wrong with the program.
+DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 
 LOCK = ".lock"
 WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}

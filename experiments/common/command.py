@@ -13,6 +13,7 @@ from typing import Any, get_args, get_type_hints
 from experiments.common.options import changed, flat
 from jaxsnn import data, foreign
 from jaxsnn.cli import arguments
+from jaxsnn.cli.ending import exit_code
 from jaxsnn.errors import UserError
 from jaxsnn.train import host
 
@@ -49,14 +50,9 @@ def main(experiment: Experiment) -> None:
 def guard(program: Callable[[], None]) -> None:
     """Run a program; a user's mistake is one line on stderr and exit code 2."""
     host.tune()
-    try:
-        program()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on", file=sys.stderr)
-        raise SystemExit(130) from None
+    interrupted = "interrupted; the same command with --resume goes on"
+    if code := exit_code(program, interrupted):
+        raise SystemExit(code)
 
 
 def parse(experiment: Experiment, argv: Sequence[str]) -> Any:

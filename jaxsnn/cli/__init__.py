@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import jaxsnn
 from jaxsnn.cli.arguments import parse
 from jaxsnn.cli.commands import Command
-from jaxsnn.errors import UserError
+from jaxsnn.cli.ending import exit_code
 from jaxsnn.train import host
 
 __all__ = ["main"]
@@ -31,14 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments == ["--version"]:
         print(f"jaxsnn {jaxsnn.__version__}")
         return 0
-    try:
+
+    def program() -> None:
         command = parse(Command, "jaxsnn", __doc__, argv)
         if argv is None:  # a process of our own
             host.tune()
         command.run()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code(program)

@@ -8,7 +8,6 @@ read the others would print tracebacks.)
 """
 
 import contextlib
-import errno
 import json
 import logging
 import math
@@ -26,7 +25,7 @@ import orbax.checkpoint as ocp
 
 from jaxsnn import fields, tree
 from jaxsnn.errors import UserError
-from jaxsnn.files import make_folder
+from jaxsnn.files import DISK, make_folder
 
 __all__ = ["Checkpoints"]
 
@@ -34,7 +33,6 @@ State = TypeVar("State")
 Facts = Mapping[str, Any]  # name of an argument -> what the training was given, a JSON value
 
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's file of the text and of its own facts
-DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EIO)
 LEAF = {"name": fields.TEXT, "dtype": fields.TEXT, "shape": fields.SHAPE, "crc32": fields.whole(0)}
 ABOUT = {"leaves": fields.several(fields.OBJECT), "facts": fields.OBJECT}
 

@@ -1,6 +1,10 @@
 """The command line that all experiments share: presets, a file of options, one `main`."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -160,6 +164,22 @@ def test_an_interruption_says_how_to_go_on(capsys, run_in_process):
         run_in_process(toy(body), [])
     assert stop.value.code == 130
     assert "--resume" in capsys.readouterr().err
+
+
+FULL = """
+from experiments.common import command
+command.guard(lambda: print("a line"))
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_an_output_that_takes_no_more_is_one_line_and_code_2():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-c", FULL]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert os.strerror(errno.ENOSPC) in done.stderr
 
 
 def test_a_mistake_of_ours_keeps_its_traceback(run_in_process):
