@@ -19,6 +19,7 @@ __all__ = [
     "maybe",
     "one_of",
     "several",
+    "shown",
     "whole",
     "within",
 ]
@@ -104,24 +105,29 @@ def check(
       UserError: naming the field, what was found and what was expected.
     """
     if not isinstance(data, dict):
-        raise UserError(f"{where} is {_short(data)}, expected an object with {', '.join(fields)}")
+        raise UserError(f"{where} is {shown(data)}, expected an object with {', '.join(fields)}")
     known = {name: each for name, each in (optional or {}).items() if name in data} | dict(fields)
     unknown = sorted(data.keys() - known.keys())
     if unknown and others is None:
         raise UserError(
-            f"{where} has the field {_short(unknown[0])}, unknown to this jaxsnn; "
+            f"{where} has the field {shown(unknown[0])}, unknown to this jaxsnn; "
             f"expected {', '.join(fields) or 'none'}"
         )
     for name, field in (*known.items(), *((name, others or ANY) for name in unknown)):
         if name not in data:
             raise UserError(f"{where} lacks the field {name!r}, expected {field.what}")
         if not field.fits(data[name]):
-            found = _short(data[name])
+            found = shown(data[name])
             raise UserError(f"{where}: field {name!r} is {found}, expected {field.what}")
     return data
 
 
-def _short(value: Any) -> str:
+def shown(value: Any) -> str:
+    """Return a wrong value as a part of a message.
+
+    >>> shown([1, "x" * 100])
+    "[1, 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ..."
+    """
     try:
         text = repr(value)
     except RecursionError:  # as deep as JSON could be read, but from deeper in the program

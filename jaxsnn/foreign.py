@@ -96,7 +96,7 @@ def read_bytes(path: str | Path, what: str, most: int = TEXT) -> bytes:
             found = "is no regular file" if path.exists() else "no such file"
             raise UserError(f"{path}: {found}, expected {what}")
         with open(path, "rb") as file:
-            content = file.read(most + 1)
+            content = file.read(min(path.stat().st_size, most) + 1)  # takes the room at once
     if len(content) > most:
         raise UserError(f"{path}: more than {most:,} bytes, too many for {what}")
     return content

@@ -224,14 +224,17 @@ def _read_archive(path: Path, size: int, layout: Layout) -> tuple[Split, Split, 
     sizes = f"{size:,} bytes expected, {found:,} found"
     with (
         foreign.reading(path, f"the published archive, {sizes}"),
-        gzip.open(path) as stream,
-        tarfile.open(fileobj=_Capped(stream, foreign.most_unpacked(found)), mode="r|") as archive,
+        gzip.open(path) as unpacked,
+        _Capped(unpacked, foreign.most_unpacked(found)) as stream,
+        tarfile.open(fileobj=stream, mode="r|") as archive,
     ):
         for member in archive:
             name = member.name.rsplit("/", 1)[-1]
             if name in wanted and member.isfile() and member.size <= largest:
                 content = archive.extractfile(member)
                 members[name] = content.read() if content else b""
+        while stream.read(_PIXELS):  # behind the last member, up to the checksum of the stream
+            pass
     missing = [name for name in wanted if name not in members]
     if missing:
         raise UserError(f"{path}: damaged or foreign: no {', '.join(missing)} inside; {sizes}")

@@ -122,7 +122,8 @@ def parse_atis(what: str, data: bytes, sensor: tuple[int, ...]) -> Events:
         sensor: rows, columns and polarities that exist.
 
     Raises:
-        UserError: if it holds no whole number of events, or an event outside of the sensor.
+        UserError: if it holds no whole number of events, an event outside of the sensor, or times
+            that go back: in none of the published recordings at hand they do.
 
     References: Orchard et al. 2015, "Converting static image datasets to spiking neuromorphic
     datasets using saccades", Frontiers in Neuroscience 9:437.
@@ -135,7 +136,14 @@ def parse_atis(what: str, data: bytes, sensor: tuple[int, ...]) -> Events:
     column, row, first, middle, last = table.T
     place = np.stack([row, column, first >> 7], 1)
     check_inside(what, place, sensor)
-    return Events(place, (first & 127) << 16 | middle << 8 | last)
+    time = (first & 127) << 16 | middle << 8 | last
+    if (back := np.diff(time) < 0).any():
+        index = int(back.argmax())
+        raise UserError(
+            f"{what}: damaged: time goes back from {time[index]:,} to {time[index + 1]:,} "
+            f"microseconds at event {index + 1:,}"
+        )
+    return Events(place, time)
 
 
 def parse_aedat(what: str, data: bytes) -> Events:

@@ -123,6 +123,11 @@ def test_cut_atis_records_are_told(data):
         parse_atis("file", data, (34, 34, 2))
 
 
+def test_a_time_that_goes_back_is_told():
+    with pytest.raises(UserError, match="goes back from 9 to 8 microseconds at event 1"):
+        parse_atis("file", bytes([3, 3, 0, 0, 9, 3, 3, 0, 0, 8]), (34, 34, 2))
+
+
 def test_an_atis_event_outside_of_the_sensor_is_told():
     with pytest.raises(UserError, match="file: damaged: an event at row 34, column 3, polarity 0"):
         parse_atis("file", bytes([3, 34, 0, 0, 0]), (34, 34, 2))
