@@ -19,6 +19,7 @@ TYPES["low"] = "<i2"
 PARTS = {"floats": ["values"], "codes": ["codebook", "codes"]}
 PARTS["scaled_codes"] = ["gamma", "width", "codes"]
 PARTS["grid_codes"] = ["scale", "unit", "low", "grid", "codes"]
+PARTS["near_grid_codes"] = [*PARTS["grid_codes"], "ulps"]
 PLACES = {"": [], "sparse_": ["bitmap"], "indexed_": ["gap_width", "gaps"]}
 
 
@@ -56,11 +57,19 @@ def decode(form, shape, sizes, content):
         codes, top = numbers(parts["codes"], width, where.size), 2**width - 1
         levels = (2 * codes - top).astype(np.float32) * np.float32(1 / top)
         leaf[where] = np.broadcast_to(parts["gamma"], shape).ravel()[where] * levels + np.float32(0)
-    elif "grid" in parts:  # scale ((low + stride k) unit)
+    elif "grid" in parts:  # scale ((low + stride k) unit); or powers of two, if stride is 0
         stride, width = (int(number) for number in parts["grid"][:2])
-        codes = int(parts["low"][0]) + stride * numbers(parts["codes"], width, where.size)
-        levels = codes.astype(np.float32) * parts["unit"][0]
-        leaf[where] = np.broadcast_to(parts["scale"], shape).ravel()[where] * levels + np.float32(0)
+        c = int(parts["low"][0]) + (stride or 1) * numbers(parts["codes"], width, where.size)
+        c = c if stride else np.sign(c) * (1 << np.maximum(np.abs(c) - 1, 0))
+        levels, scale = c.astype(np.float32) * parts["unit"][0], parts["scale"]
+        values = np.broadcast_to(scale, shape).ravel()[where] * levels + np.float32(0)
+        if "ulps" in parts:  # moved by some units in the last place
+            most, bits = np.abs(c).max(initial=0), int(parts["ulps"][0])
+            moves = numbers(parts["ulps"][1:], bits, scale.size * most) - (1 << bits >> 1)
+            moves = np.pad(moves.reshape(scale.size, most), ((0, 0), (1, 0)))
+            row = np.broadcast_to(np.arange(scale.size), shape).ravel()[where]
+            values = (values.view(np.int32) + moves[row, np.abs(c)].astype(np.int32)).view("<f4")
+        leaf[where] = values
     else:
         leaf[where] = parts["values"]
     return leaf.reshape(shape)

@@ -1,8 +1,24 @@
 """A leaf as few bytes: the smallest of some forms, which returns every weight bit for bit."""
 
+from jaxsnn.coding.finding import columns, distinct
 from jaxsnn.coding.forms import MAX_VALUES, PARTS
-from jaxsnn.coding.levels import OnGrid
+from jaxsnn.coding.levels import Grid, OnGrid
 from jaxsnn.coding.reading import decode, stored_step
-from jaxsnn.coding.writing import bits, encode, num_bytes
+from jaxsnn.coding.writing import Cost, bits, cost, encode, known_or_found, num_bytes
 
-__all__ = ["MAX_VALUES", "PARTS", "OnGrid", "bits", "decode", "encode", "num_bytes", "stored_step"]
+__all__ = [
+    "MAX_VALUES",
+    "PARTS",
+    "Cost",
+    "Grid",
+    "OnGrid",
+    "bits",
+    "columns",
+    "cost",
+    "decode",
+    "distinct",
+    "encode",
+    "known_or_found",
+    "num_bytes",
+    "stored_step",
+]

@@ -1,7 +1,7 @@
 """A leaf as few bytes: floats, codes of a codebook or of a scale, with or without zeros.
 
 A leaf of `n` weights, `z` of them not zero, in `O` output channels (the last axis), is written in
-the smallest of twelve forms. All weights, or only those that are not zero, are
+the smallest of fifteen forms. All weights, or only those that are not zero, are
 
 | form           | parts                        | bytes          |                        |
 |----------------|------------------------------|----------------|------------------------|
@@ -9,6 +9,7 @@ the smallest of twelve forms. All weights, or only those that are not zero, are
 | `codes`        | codebook, codes              | 4d + nk/8      | d values, k bits       |
 | `scaled_codes` | gamma, width, codes          | 4O + 1 + nb/8  | b bits                 |
 | `grid_codes`   | scale, unit, low, grid, codes | 4S + 9 + nb/8 | S scales, 1 or O       |
+| `near_grid_codes` | and ulps                  | and 1 + SKu/8  | K levels, u bits       |
 
 and which ones these are is a bitmap, or the gaps in front of them (`bitstream`):
 
@@ -26,10 +27,14 @@ computed in float32 in this order: the grid of `compress.rescaling`, whose value
 channels. They are for leaves of two axes or more, and gamma is the largest magnitude of the
 channel, as that grid always has it.
 
-Grid codes are for a leaf whose grid is known (`compress.Quantized`): nobody looks for it. A weight
-is `scale (c unit)`, float32, with the whole number `c = low + stride k` and the code `k`; the part
-`grid` is stride, width of a code, and the bits that the grid was made for. All other forms are
-found in the numbers.
+Grid codes are for a leaf on a grid: a known one (`compress.Quantized`), or one that was found in
+the numbers (`levels.find_grid`). A weight is `scale (c unit)`, float32, with a level `c` and the
+code `k`: `c = low + stride k`, or with the stride 0 powers of two, `sign(e) 2**(|e| - 1)` of
+`e = low + k`, and 0 of `e = 0`. The part `grid` is stride, width of a code, and bits of a weight.
+
+Weights that saw more than this one rounding are near the grid: `ulps` says by how many units in the
+last place those of each channel and each level `|c| = 1, ..., K` are off, in `u` bits. Its first
+byte is `u`; then come the numbers plus `2**(u - 1)`, channel by channel.
 
 `-0.0` is stored as `0.0`; everything else returns bit for bit. The packed file writes exactly these
 parts, and the metrics count exactly these bytes.
@@ -65,6 +70,7 @@ VALUES: dict[str, dict[str, Any]] = {
         "codes": np.uint8,
     },
 }
+VALUES["near_grid_codes"] = VALUES["grid_codes"] | {"ulps": np.uint8}
 PARTS: dict[str, dict[str, Any]] = {
     where + what: places | values
     for what, values in VALUES.items()

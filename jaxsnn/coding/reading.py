@@ -6,8 +6,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from jaxsnn.coding import bitstream
-from jaxsnn.coding.forms import MAX_VALUES, MAX_WIDTH, PARTS, code_bits
-from jaxsnn.coding.levels import on_grid, unscale
+from jaxsnn.coding.finding import LARGEST_POWER
+from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, code_bits
+from jaxsnn.coding.levels import Span, move, on_grid
 
 __all__ = ["decode", "stored_step"]
 
@@ -70,7 +71,7 @@ def stored_step(
     if "gamma" in PARTS[form]:
         width = int(parts["width"][0])
         scale, unit, bits = parts["gamma"], np.float32(1 / (2**width - 1)), width
-    elif "grid" in PARTS[form]:
+    elif "grid" in PARTS[form] and "ulps" not in PARTS[form]:
         scale, unit, bits = parts["scale"], parts["unit"][0], int(parts["grid"][2])
     else:
         return None
@@ -104,8 +105,9 @@ def _from_gamma(
     _check_size("width", parts["width"].size, 1)
     width = int(parts["width"][0])
     codes = _codes(parts, width, count)
+    top = 2**width - 1
     gamma = _of_stored(parts["gamma"], shape, stored)
-    return unscale(codes, gamma, width) + np.float32(0)  # -0.0 of a channel of zeros
+    return on_grid(2 * codes.astype(np.int64) - top, gamma, np.float32(1 / top))
 
 
 def _from_grid(
@@ -119,10 +121,36 @@ def _from_grid(
     scale = parts["scale"]
     if scale.size != 1:
         _check_size("scale", scale.size, shape[-1] if shape else 1)
-    stride, width, _ = (int(number) for number in parts["grid"])
-    codes = int(parts["low"][0]) + stride * _codes(parts, width, count).astype(np.int64)
-    scale = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
-    return on_grid(codes, scale, parts["unit"][0])
+    stride, width, bits = (int(number) for number in parts["grid"])
+    if not (1 <= bits <= FLOAT_BITS and np.isfinite(parts["scale"]).all()):
+        raise ValueError(f"grid says {bits} bits, or a scale that is not finite")
+    codes, span = _codes(parts, width, count), Span(int(parts["low"][0]), stride, width)
+    if stride == 0 and np.any(np.abs(span.low + codes.astype(np.int64)) > LARGEST_POWER + 1):
+        raise ValueError(f"grid says powers of two above 2**{LARGEST_POWER}")
+    levels = span.levels(codes)
+    each = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
+    values = on_grid(levels, each, parts["unit"][0])
+    return values if "ulps" not in parts else _moved(values, levels, parts, shape, stored)
+
+
+def _moved(
+    values: np.ndarray,
+    levels: np.ndarray,
+    parts: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    stored: np.ndarray | None,
+) -> np.ndarray:
+    """Return the values, moved by the units in the last place of their channel and level."""
+    scales, most = parts["scale"].size, int(np.abs(levels).max(initial=0))
+    width = int(parts["ulps"][0]) if parts["ulps"].size else 0
+    if not 1 <= width <= MAX_WIDTH:
+        raise ValueError(f"width of ulps is {width}, allowed are 1 to {MAX_WIDTH}")
+    _check_size("ulps", parts["ulps"].size, 1 - (-scales * most * width // 8))
+    packed = bitstream.unpack(parts["ulps"][1:], width, scales * most).astype(np.int16)
+    table = np.zeros((scales, most + 1), np.int8)
+    table[:, 1:] = packed.reshape(scales, most) - 2 ** (width - 1)
+    channel = np.arange(scales) if scales > 1 else np.zeros((), np.int64)
+    return move(values, table[_of_stored(channel, shape, stored), np.abs(levels)])
 
 
 def _codes(parts: Mapping[str, np.ndarray], width: int, count: int) -> np.ndarray:

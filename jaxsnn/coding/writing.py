@@ -1,23 +1,47 @@
 """Write a leaf in the smallest of its forms; measure its bits and its bytes."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxsnn.coding import bitstream
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, PARTS, SAMPLE, VALUES, code_bits
-from jaxsnn.coding.levels import KnownGrid, OnGrid, Scaled, find_scaled, known_grid
+from jaxsnn.coding.levels import Grid, OnGrid, Span, grid_of
 
-__all__ = ["bits", "encode", "num_bytes"]
+__all__ = ["Cost", "bits", "cost", "encode", "known_or_found", "num_bytes"]
+
+
+class Cost(NamedTuple):
+    """What a leaf takes in its smallest form."""
+
+    bits: int  # of one weight
+    num_bytes: int  # of all parts of the form
+
+
+def cost(leaf: Any, known: OnGrid | None = None) -> Cost:
+    """Return bits and bytes of a leaf; `bits` and `num_bytes` say what they are.
+
+    >>> cost(np.tile(np.float32([-1, 0.5, 1]), 100))
+    Cost(bits=2, num_bytes=87)
+    """
+    weights = _weights(leaf)
+    grid = grid_of(weights, known)
+    form, num_bytes = _smallest(weights, grid)
+    if known is not None:
+        return Cost(int(known.bits), num_bytes)
+    if "codebook" in PARTS[form]:
+        return Cost(code_bits(_distinct(weights.ravel())), num_bytes)
+    return Cost(FLOAT_BITS if grid is None or "values" in PARTS[form] else grid.bits, num_bytes)
 
 
 def bits(leaf: Any, known: OnGrid | None = None) -> int:
     """Return the bits of one weight: those of its grid, or `ceil(log2 d)` of `d` distinct values.
 
-    Without a known grid, a leaf counts as quantized when it has at most 256 distinct values, zero
-    included, and codes with a codebook take fewer bytes than its floats do; otherwise a weight has
-    32 bits. So a small kernel of full precision, all of whose few values differ, has 32 bits and
-    not 8. A leaf in scaled codes has the bits of those, `b`, and its zeros are apart in the bitmap.
+    Without a known grid, a leaf counts as quantized when it stands on one that is found, or has at
+    most 256 distinct values, zero included, and its codes take fewer bytes than its floats do;
+    otherwise a weight has 32 bits. So a small kernel of full precision, all of whose few values
+    differ, has 32 bits and not 8. A zero counts as one of the levels, except among levels that
+    leave no place for it (-3, -1, 1, 3): there it was pruned, and is apart in the bitmap.
 
     >>> bits(np.tile(np.float32([-1, 0.5, 1]), 100))
     2
@@ -29,14 +53,7 @@ def bits(leaf: Any, known: OnGrid | None = None) -> int:
     Returns:
       1 to 8, the bits of the known grid, or 32.
     """
-    if known is not None:
-        return int(known.bits)
-    weights = _weights(leaf)
-    scaled = find_scaled(weights)
-    form = _form(weights, scaled, None)
-    if scaled is not None and "gamma" in PARTS[form]:
-        return scaled.width
-    return code_bits(_distinct(weights.ravel())) if "codebook" in PARTS[form] else FLOAT_BITS
+    return cost(leaf, known).bits
 
 
 def num_bytes(leaf: Any, known: OnGrid | None = None) -> int:
@@ -49,8 +66,26 @@ def num_bytes(leaf: Any, known: OnGrid | None = None) -> int:
       leaf: weights of any shape.
       known: their grid, if it is known.
     """
+    return cost(leaf, known).num_bytes
+
+
+def known_or_found(leaf: Any, known: OnGrid | None = None) -> Grid | None:
+    """Return the grid that a leaf is quantized to: the known one, or one found in its numbers.
+
+    One that is found counts where codes of it, or of a codebook, take fewer bytes than floats do.
+
+    >>> known_or_found(np.tile(np.float32([-1, 0.5, 1]), 100)).levels[:3].tolist()
+    [-2, 1, 2]
+
+    Args:
+      leaf: weights of any shape.
+      known: their grid, if it is known.
+    """
     weights = _weights(leaf)
-    return min(_sizes(weights, find_scaled(weights), known_grid(weights, known)).values())
+    grid = grid_of(weights, known)
+    if grid is None or grid.known:
+        return grid
+    return None if "values" in PARTS[_smallest(weights, grid)[0]] else grid
 
 
 def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.ndarray]]:
@@ -68,8 +103,8 @@ def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.nd
       The name of the form and its parts, flat arrays; their bytes sum to `num_bytes(leaf, known)`.
     """
     weights = _weights(leaf)
-    scaled, grid = find_scaled(weights), known_grid(weights, known)
-    form = _form(weights, scaled, grid)
+    grid = grid_of(weights, known)
+    form, _ = _smallest(weights, grid)
     flat = weights.ravel()
     parts = {}
     everywhere = form in VALUES
@@ -84,19 +119,33 @@ def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.nd
         codebook, codes = np.unique(flat[stored], return_inverse=True)
         parts["codebook"] = codebook
         parts["codes"] = bitstream.pack(codes, code_bits(codebook.size))
-    elif scaled is not None and "gamma" in PARTS[form]:
-        parts["gamma"] = scaled.gamma
-        parts["width"] = np.array([scaled.width], np.uint8)
-        parts["codes"] = bitstream.pack(scaled.codes.ravel()[stored], scaled.width)
-    elif grid is not None and "grid" in PARTS[form]:
-        span = grid.whole if everywhere else grid.others
-        parts |= {"scale": grid.scale, "unit": grid.unit, "low": np.array([span.low], np.int16)}
-        parts["grid"] = np.array([span.stride, span.width, grid.bits], np.uint8)
-        codes = (grid.codes[stored] - span.low) // span.stride
-        parts["codes"] = bitstream.pack(codes, span.width)
+    elif grid is not None and "values" not in PARTS[form]:
+        parts |= _parts_of_grid(form, grid, stored)
     else:
         parts["values"] = flat[stored]
     return form, parts
+
+
+def _parts_of_grid(form: str, grid: Grid, stored: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the parts of a form with codes of a grid, for the weights that are stored."""
+    levels = grid.levels[stored]
+    if "gamma" in PARTS[form]:
+        codes = bitstream.pack((levels + 2**grid.bits - 1) // 2, grid.bits)
+        return {"gamma": grid.scale, "width": np.array([grid.bits], np.uint8), "codes": codes}
+    span = grid.whole if stored.all() else grid.others
+    parts = {"scale": grid.scale, "unit": grid.unit, "low": np.array([span.low], np.int16)}
+    parts["grid"] = np.array([span.stride, span.width, grid.bits], np.uint8)
+    parts["codes"] = bitstream.pack(span.codes(levels), span.width)
+    if grid.ulps is not None:
+        width = _ulp_width(grid.ulps)
+        packed = bitstream.pack(grid.ulps.ravel() + 2 ** (width - 1), width)
+        parts["ulps"] = np.concatenate([np.array([width], np.uint8), packed])
+    return parts
+
+
+def _ulp_width(ulps: np.ndarray) -> int:
+    """Return the bits of whole numbers of both signs, the least of which is `-2**(width - 1)`."""
+    return 1 + int(max(-ulps.min(), ulps.max() + 1, 1) - 1).bit_length()
 
 
 def _weights(leaf: Any) -> np.ndarray:
@@ -104,42 +153,48 @@ def _weights(leaf: Any) -> np.ndarray:
     return np.asarray(leaf, np.float32) + np.float32(0)
 
 
-def _form(weights: np.ndarray, scaled: Scaled | None, grid: KnownGrid | None) -> str:
-    """Return the name of the smallest form; of equal ones the first."""
-    sizes = _sizes(weights, scaled, grid)
-    return min(sizes, key=sizes.__getitem__)
+def _smallest(weights: np.ndarray, grid: Grid | None) -> tuple[str, int]:
+    """Return the name of the smallest form, of equal ones the first, and its bytes.
 
-
-def _sizes(weights: np.ndarray, scaled: Scaled | None, grid: KnownGrid | None) -> dict[str, int]:
-    """Return the bytes of each form that the leaf can be written in, those with codes first.
-
-    A known grid is kept: of such a leaf these are the forms that say its step.
+    A known grid is kept: of such a leaf the forms are those that say its step.
     """
     flat = weights.ravel()
     nonzero, distinct = int(np.count_nonzero(flat)), _distinct(flat)
     whole, others = {}, {}  # bytes of all weights, and of those that are not zero
-    if grid is not None and grid.whole.fits and grid.others.fits:
-        numbers = 4 * grid.scale.size + 9
-        whole["grid_codes"] = numbers + -(-flat.size * grid.whole.width // 8)
-        others["grid_codes"] = numbers + -(-nonzero * grid.others.width // 8)
-        scaled = scaled if scaled is not None and grid.is_scaled(scaled) else None
-    elif distinct <= MAX_VALUES:
+    told = grid is not None and grid.fits and grid.known
+    if distinct <= MAX_VALUES and not told:
         rest = distinct - (nonzero < flat.size)
         whole["codes"] = 4 * distinct + -(-flat.size * code_bits(distinct) // 8)
         others["codes"] = 4 * rest + -(-nonzero * code_bits(rest) // 8)
-    if scaled is not None:
-        scales = 4 * scaled.gamma.size + 1
-        if scaled.only_codes:
-            whole["scaled_codes"] = scales + -(-flat.size * scaled.width // 8)
-        others["scaled_codes"] = scales + -(-nonzero * scaled.width // 8)
-    if "grid_codes" not in whole:
+    if grid is not None:
+        whole |= _grid_sizes(weights, grid, np.full(flat.size, True), grid.whole)
+        others |= _grid_sizes(weights, grid, flat != 0, grid.others)
+    if not told:
         whole["floats"], others["floats"] = 4 * flat.size, 4 * nonzero
     places = {"sparse_": -(-flat.size // 8)}
     if 2 * nonzero < flat.size:  # each gap takes 2 bits or more
         places["indexed_"] = 1 + bitstream.gap_size(flat != 0)[0]
-    return whole | {
+    sizes = whole | {
         where + what: more + size for what, size in others.items() for where, more in places.items()
     }
+    form = min(sizes, key=sizes.__getitem__)
+    return form, sizes[form]
+
+
+def _grid_sizes(weights: np.ndarray, grid: Grid, stored: np.ndarray, span: Span) -> dict[str, int]:
+    """Return the bytes of the forms that are codes of a grid, for the weights that are stored."""
+    sizes, scales, count = {}, grid.scale.size, int(np.count_nonzero(stored))
+    if grid.fits:
+        table = 0
+        if grid.ulps is not None:
+            table = 1 - (-grid.ulps.size * _ulp_width(grid.ulps) // 8)
+        form = "grid_codes" if grid.ulps is None else "near_grid_codes"
+        sizes[form] = 4 * scales + 9 + table - (-count * span.width // 8)
+    if weights.ndim > 1 and scales == weights.shape[-1] and grid.is_scaled:
+        alive = np.broadcast_to(grid.scale, weights.shape).ravel() != 0
+        if not np.any(stored & alive & (grid.levels == 0)):
+            sizes["scaled_codes"] = 4 * scales + 1 - (-count * grid.bits // 8)
+    return sizes
 
 
 def _distinct(flat: np.ndarray) -> int:

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsnn import layers
+from jaxsnn import coding, layers
 from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
@@ -42,8 +42,9 @@ NEGLIGIBLE = 1e-20  # a smaller |g| counts as 0: what it passes on is below the 
 def fold_norms(net: Network, into: str = "kernel") -> Network:
     """Return a network without norms that computes what this one does with running statistics.
 
-    A kernel on a known grid stays on one: in "neuron" on its own, in "kernel" on a grid with a
-    scale for each channel, to which the folded kernel is rounded (in the last bit of a float32).
+    A kernel on a grid, known or found in its numbers, stays on one: in "neuron" on its own, in
+    "kernel" on a grid with a scale for each channel, to which the folded kernel is rounded (in the
+    last bit of a float32).
 
     Args:
       net: the network; "kernel" takes any topology, "neuron" a chain of layers.
@@ -127,7 +128,7 @@ def _fold(layer: layers.Synapse, into: str, steps: dict[str, Step]) -> np.ndarra
 def _multiply(layer: layers.Synapse, factor: np.ndarray, steps: dict[str, Step]) -> None:
     """Multiply a kernel by a factor for each channel, in place, on its grid if it has one."""
     name = f"{layer.name}/kernel"
-    step = steps.get(name)
+    step = steps.get(name) or _found_step(layer.kernel[...])
     if step is None or np.any(np.asarray(step.offset)):
         steps.pop(name, None)
         layer.kernel = _param(_values(layer.kernel) * factor)
@@ -138,6 +139,16 @@ def _multiply(layer: layers.Synapse, factor: np.ndarray, steps: dict[str, Step])
     steps[name] = replace(step, scale=jnp.asarray(scale, jnp.float32))
     sign = jnp.asarray(np.sign(factor).astype(np.int32).reshape(channels))
     layer.kernel = nnx.Param(steps[name].with_codes(codes * sign).decode() + 0.0)
+
+
+def _found_step(kernel: Any) -> Step | None:
+    """Return the step of the grid that a kernel stands on exactly, if one is found."""
+    grid = coding.known_or_found(kernel)
+    if grid is None or grid.ulps is not None:
+        return None
+    channels = (1,) * (kernel.ndim - 1) + (-1,)
+    scale = grid.scale.reshape(channels if grid.scale.size > 1 else ())
+    return Step.of(jnp.asarray(scale), bits=grid.bits, unit=float(grid.unit[0]))
 
 
 def _values(variable: Any, absent: float = 0.0) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     params/NAME, stats/NAME      the leaf, as it is computed with
 
-and beside each leaf whose grid is known (`Network.quantized`), or found in its numbers,
+and beside each leaf on a grid, known (`Network.quantized`) or found in its numbers,
 
     params/NAME#integers         int8 or int16, of the leaf's shape
     params/NAME#scale            float32 [] or [O]: leaf = integers * scale, up to float32 rounding
@@ -85,7 +85,7 @@ def integers(leaf: Any, known: Quantized | None = None) -> dict[str, np.ndarray]
 
     >>> found = integers(np.tile(np.float32([[-0.5, 1.0], [0.5, 0.0]]), (8, 1)))
     >>> found["integers"][:2].tolist(), found["scale"].tolist()
-    ([[-1, 1], [1, 0]], [0.5, 1.0])
+    ([[-1, 2], [1, 0]], 0.5)
 
     Args:
       leaf: weights of any shape.
@@ -95,13 +95,12 @@ def integers(leaf: Any, known: Quantized | None = None) -> dict[str, np.ndarray]
         codes, scale = np.asarray(known.codes), np.asarray(known.scale * known.unit)
         return {"integers": _narrow(codes), "scale": scale.reshape(scale.shape[-1:])}
     weights = np.asarray(leaf, np.float32)
-    form, parts = coding.encode(weights)
-    if "gamma" in coding.PARTS[form]:
-        steps = np.float32(2 ** int(parts["width"][0]) - 1)
-        scale = parts["gamma"] / steps
-        safe = np.where(scale == 0, np.float32(1), scale)
-        return {"integers": _narrow(np.rint(weights / safe)), "scale": scale}
-    if "codebook" in coding.PARTS[form]:
+    grid = coding.known_or_found(weights)
+    if grid is not None:
+        scale = grid.scale * grid.unit
+        scale = scale if scale.size > 1 else scale.reshape(())
+        return {"integers": _narrow(grid.levels.reshape(weights.shape)), "scale": scale}
+    if "codebook" in coding.PARTS[coding.encode(weights)[0]]:
         codebook, codes = np.unique(weights + np.float32(0), return_inverse=True)
         if codebook.size <= coding.MAX_VALUES:
             return {"codes": codes.reshape(weights.shape).astype(np.uint8), "codebook": codebook}

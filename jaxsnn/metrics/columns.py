@@ -11,11 +11,12 @@ if TYPE_CHECKING:
 
 __all__ = ["COLUMNS", "LAYER_COLUMNS", "factor", "network_table", "number", "plain_table", "ratio"]
 
-# Title and field of the columns that compare networks, and of those that compare layers.
+# Title and field of the columns that compare networks, and of those that compare layers. Density
+# and bits are those of the kernels, the bytes those of all parameters.
 COLUMNS = {
     "accuracy %": "accuracy",
     "density %": "density",
-    "bits": "bits",
+    "kernel bits": "bits",
     "weights kB": "weight_bytes",
     "file kB": "file_bytes",
     "steps": "timesteps",
@@ -26,7 +27,7 @@ COLUMNS = {
 LAYER_COLUMNS = {
     "shape": "shape",
     "density %": "density",
-    "bits": "bits",
+    "kernel bits": "bits",
     "weights kB": "bytes",
     "SynOps": "synops",
     "MACs": "macs",
@@ -116,11 +117,11 @@ def plain_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write the table of networks as plain text, lines of any length.
 
     >>> print(plain_table([{"name": "dense", "bits": 32}, {"name": "small", "bits": 4}]))
-              accuracy density      weights file                      energy
-     network         %       % bits      kB   kB steps spikes SynOps      nJ
-     dense           –       –   32       –    –     –      –      –       –
-     small           –       –    4       –    –     –      –      –       –
-                                ÷8
+              accuracy density kernel weights file                      energy
+     network         %       %   bits      kB   kB steps spikes SynOps      nJ
+     dense           –       –     32       –    –     –      –      –       –
+     small           –       –      4       –    –     –      –      –       –
+                                   ÷8
     """
     from rich.console import Console
 

@@ -12,7 +12,9 @@ from jaxsnn.metrics import operations
 from jaxsnn.metrics.counts import Counts, saturated_neurons, silent_neurons
 from jaxsnn.network import Network
 
-__all__ = ["Facts", "computed", "densities", "density", "fired", "stored"]
+__all__ = ["OTHERS", "Facts", "computed", "densities", "density", "fired", "stored"]
+
+OTHERS = "biases and norms"  # no name that a layer can have: it has spaces
 
 
 class Facts(NamedTuple):
@@ -49,31 +51,29 @@ def density(weights: Any, where: str | None = None) -> float:
 
 
 def stored(net: Network) -> Facts:
-    """Return density, bits and bytes of the weights.
+    """Return density and bits of the kernels, and bytes of all leaves.
 
     The bits of a leaf on a known grid (`net.steps`) are those of the grid; of another one, those
-    that its distinct values need (`coding.bits`).
+    that are found in its numbers (`coding.bits`). The layers are the kernels, with the bytes of
+    each alone; the bytes of all other leaves are those of the layer `OTHERS`.
     """
     grids, leaves, kernels = net.quantized, _leaves(net.params), _selected(net)
-    sizes = {name: coding.num_bytes(leaf, grids.get(name)) for name, leaf in leaves.items()}
-    bits = {name: coding.bits(leaf, grids.get(name)) for name, leaf in kernels.items()}
+    costs = {name: coding.cost(leaf, grids.get(name)) for name, leaf in leaves.items()}
     kept = {name: _kept(leaf) for name, leaf in kernels.items()}
-    return Facts(
-        {
-            "density": density(net),
-            "bits": sum(kept[name] * bits[name] for name in kernels) / max(sum(kept.values()), 1),
-            "weight_bytes": sum(sizes.values()),
-        },
-        {
-            _layer(name): {
-                "shape": leaf.shape,
-                "density": kept[name] / leaf.size,
-                "bits": bits[name],
-                "bytes": sizes[name],
-            }
-            for name, leaf in kernels.items()
-        },
-    )
+    layers = {
+        _layer(name): {
+            "shape": leaf.shape,
+            "density": kept[name] / leaf.size,
+            "bits": costs[name].bits,
+            "bytes": costs[name].num_bytes,
+        }
+        for name, leaf in kernels.items()
+    }
+    if others := [cost.num_bytes for name, cost in costs.items() if name not in kernels]:
+        layers[OTHERS] = {"bytes": sum(others)}
+    bits = sum(kept[name] * costs[name].bits for name in kernels) / max(sum(kept.values()), 1)
+    num_bytes = sum(cost.num_bytes for cost in costs.values())
+    return Facts({"density": density(net), "bits": bits, "weight_bytes": num_bytes}, layers)
 
 
 def computed(net: Network, counts: Counts, bits: Mapping[str, int]) -> Facts:

@@ -47,14 +47,15 @@ class LayerReport:
     """One layer: its kernel and its neurons. What does not apply is None.
 
     A layer of neurons without a kernel has only the last four fields, a kernel whose sums no
-    spiking neuron of its own fires on has all but these.
+    spiking neuron of its own fires on has all but these. The last entry of a report,
+    "biases and norms", has bytes alone: of all leaves that are no kernel.
 
     Attributes:
       name: of the layer, "conv1"; of a second kernel in it "dense1/recurrent".
       shape: of the kernel, outputs last.
-      density: share of its weights that are not 0, in [0, 1].
-      bits: of one of its weights.
-      bytes: that the kernel alone takes in the packed file.
+      density: share of the kernel's weights that are not 0, in [0, 1].
+      bits: of one of the kernel's weights, biases and norms left out.
+      bytes: that the kernel alone takes in the packed file; over all entries, `weight_bytes`.
       synops: additions of a non-zero weight, per sample over all time steps.
       macs: multiplications by a non-zero weight, per sample over all time steps.
       neurons: how many.
@@ -81,7 +82,8 @@ class Report:
     """One network measured. What does not apply, or was not measured, is None.
 
     `density`, `bits` and the operations look at the kernels that `net.synapses` names, recurrent
-    ones included, not at biases and norms.
+    ones included, not at biases and norms. Bytes count every leaf; those of biases and norms, which
+    `bits` leaves out, are the entry "biases and norms" of `layers`.
 
     Of an ANN (`layers.Rectified`) there are no spikes: rates are None, every kernel costs
     multiplications. Of a wrapped foreign function the synapses are not known: operations and energy
@@ -90,10 +92,11 @@ class Report:
     Attributes:
       name: of the network; "dense" for the baseline, "compressed" for the product.
       accuracy: share of the samples classified right, in [0, 1].
-      density: share of the weights that are not 0, in [0, 1].
-      bits: of one weight, mean over those that are not 0.
-      weight_bytes: bytes of all leaves in their smallest form, biases and norms included.
-      file_bytes: bytes of the packed file.
+      density: share of the kernels' weights that are not 0, in [0, 1]; `metrics.density(net)`.
+      bits: of one weight of a kernel, mean over those that are not 0.
+      weight_bytes: bytes of all parameters in their smallest form, biases and norms included; the
+        sum of the bytes of `layers`.
+      file_bytes: bytes of the packed file: the weight bytes, running statistics and the header.
       timesteps: T.
       spike_rate: spikes per neuron and time step, in [0, 1].
       spikes_per_sample: spikes over all time steps.
@@ -103,7 +106,8 @@ class Report:
       energy_pj: picojoules per sample, float32 constants at 45 nm.
       energy_pj_int32: the same with the int32 constants.
       seed: of the run.
-      layers: one entry for each kernel, then for each further layer of neurons.
+      layers: one entry for each kernel, then for each further layer of neurons, then for
+        "biases and norms" if there are some.
       accuracy_over_time: accuracy of a decision after 1, ..., T steps, in [0, 1].
       extra: facts that a method adds, names -> JSON types; none may have the name of a field.
 
@@ -164,6 +168,7 @@ class Report:
         counts = jax.tree.map(np.asarray, counts)  # sums below are of int64, which is the host's
         _check(name, net, counts)
         stored = facts.stored(net)
+        others = stored.layers.pop(facts.OTHERS, None)
         bits = {layer: each["bits"] for layer, each in stored.layers.items()}
         parts = [stored, facts.computed(net, counts, bits), facts.fired(net, counts)]
         network: dict[str, Any] = {}
@@ -172,6 +177,8 @@ class Report:
             network |= part.network
             for layer, each in part.layers.items():
                 layers[layer] = layers.get(layer, {}) | each
+        if others is not None:
+            layers[facts.OTHERS] = others
         if not isinstance(found, Counts):
             network["accuracy"] = float(found.accuracy)
             over_time = np.asarray(found.accuracy_over_time)[: counts.timesteps]

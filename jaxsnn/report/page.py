@@ -83,9 +83,11 @@ def write_html(
         f"<p>{_escape(summary)}</p>" if summary else "",
         "<h2>Networks</h2>",
         _network_table(rows),
-        "<p class=meta>Small figures compare with the first row. Spikes, SynOps (additions of a "
-        "non-zero weight) and energy (45 nm, float32: 4.6 pJ for a multiplication, 0.9 pJ for an "
-        "addition) are those of one sample over all time steps.</p>",
+        "<p class=meta>Small figures compare with the first row. Density and bits are those of the "
+        "kernels; the bytes of weights are those of all parameters, biases and norms included, and "
+        "sum up in the tables of layers; the file has running statistics and a header besides. "
+        "Spikes, SynOps (additions of a non-zero weight) and energy (45 nm, float32: 4.6 pJ for a "
+        "multiplication, 0.9 pJ for an addition) are those of one sample over all time steps.</p>",
         *(["<h2>Plots</h2>", *pictures] if pictures or notes else []),
         *(f"<p class=meta>{_escape(note)}</p>" for note in notes),
         "<h2>Layers</h2>",

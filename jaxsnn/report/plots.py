@@ -101,7 +101,10 @@ def plot_layers(rows: Sequence[Report | Mapping[str, Any]], path: str | Path) ->
     """
     rows = as_rows(rows)
     measures = {"density": "density", "bits": "bits per weight", "rate": "spikes / neuron / step"}
-    layers = list(dict.fromkeys(layer["name"] for row in rows for layer in row["layers"]))
+    drawn = [
+        x for row in rows for x in row["layers"] if any(x.get(f) is not None for f in measures)
+    ]
+    layers = list(dict.fromkeys(layer["name"] for layer in drawn))
     height = 0.8 / len(rows)
     with lend_figure(path, 8.6, 1.2 + len(layers) * max(0.42, 0.16 * len(rows))) as figure:
         axes = figure.subplots(1, len(measures), sharey=True)

@@ -115,11 +115,11 @@ def test_export_to_npz_gives_floats_and_integers(folder, tmp_path, capsys):
     assert f"{(tmp_path / 'a.npz').stat().st_size:,} bytes" in text
     with np.load(tmp_path / "a.npz", allow_pickle=False) as file:
         kernel = file["params/dense1/kernel"]
-        codes, codebook = (file[f"params/dense1/kernel#{part}"] for part in ("codes", "codebook"))
+        whole, scale = (file[f"params/dense1/kernel#{part}"] for part in ("integers", "scale"))
         about = json.loads(str(file["jaxsnn"]))
         assert file["stats/dense1/neurons/threshold"] == 0.25
-    assert codes.shape == (96, 10) and codebook.size == 3
-    np.testing.assert_array_equal(codebook[codes], kernel)
+    assert whole.shape == (96, 10) and np.unique(whole).tolist() == [-1, 0, 1]
+    np.testing.assert_array_equal(whole * scale, kernel)
     assert about["metadata"] == {"name": "small"} and len(about["architecture"]) == 5
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from jaxsnn import Network, coding, compress, layers, metrics, models, train
+from jaxsnn import Network, coding, compress, layers, metrics, models, train, tree
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
+from jaxsnn.export import pack, save
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Activity
 from jaxsnn.metrics import counts as counting
@@ -73,7 +74,9 @@ def test_a_report_counts_per_sample():
     assert report.weight_bytes == sum(map(coding.num_bytes, jax.tree.leaves(net.params)))
     assert (report.accuracy, report.seed, report.file_bytes) == (0.75, 3, 999)
     assert report.accuracy_over_time == (0.5, 0.5, 0.75, 0.75) and report.timesteps == 4
-    first, out = report.layers
+    first, out, others = report.layers
+    assert (others.name, others.shape, others.bits) == ("biases and norms", None, None)
+    assert others.bytes == sum(coding.num_bytes(net.params[name]["bias"]) for name in net.params)
     assert first.name == "fc1" and first.shape == (4, 128) and first.macs == 20
     assert first.silent == 126 and first.saturated == 1 and first.neurons == 128
     assert out.rate is None and out.synops == 11 and out.bits == 1
@@ -133,7 +136,7 @@ def test_a_report_and_the_density_agree_with_recurrent_weights():
     assert report.density == (36 + 18) / (64 * 6 + 36 + 18)
     by_leaf = facts.densities(net)
     assert by_leaf["dense1/recurrent"] == 1.0 and by_leaf["dense1/kernel"] == 0.0
-    assert [layer.name for layer in report.layers] == ["dense1", "dense1/recurrent", "dense2"]
+    assert [layer.name for layer in report.layers[:-1]] == ["dense1", "dense1/recurrent", "dense2"]
 
 
 def test_density_of_the_released_mnist_network():  # admm.md, oracle 10
@@ -163,6 +166,55 @@ def test_a_leaf_on_a_known_grid_has_the_bits_of_the_grid():
     assert metrics.Report.of("a", known.replace(params=known.params), counts).layers[1].bits == 1
 
 
+class Skip(nnx.Module):
+    """A topology of one's own with a recurrent layer and a norm."""
+
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.a = layers.Dense(64, 6, neurons=LIF(0.5), norm=True, rngs=rngs)
+        self.b = layers.Recurrent(6, 6, neurons=LIF(0.5), rngs=rngs)
+        self.out = layers.Dense(6, 3, neurons=layers.Integrator(), use_bias=False, rngs=rngs)
+
+    def __call__(self, x, tape):
+        return self.out(self.b(a := self.a(x, tape), tape) + a, tape)
+
+
+NETS = {
+    "recurrent": lambda: models.build("6R-3", (64,), seed=0),
+    "norms": lambda: models.build("4C3-AP2-3", (8, 8, 1), seed=0, norm=True),
+    "residual": lambda: models.build("4C3-4B3-6B3S2P-3", (8, 8, 1), seed=0, norm=True),
+    "own": lambda: Network.of(Skip()),
+    "no biases": lambda: models.build("4C3-3", (8, 8, 1), seed=0, use_bias=False),
+}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_density_bits_and_bytes_agree_and_sum_up_to_the_byte(name, tmp_path):
+    net = NETS[name]()
+    net = compress.project(net, dict.fromkeys(net.synapses, compress.uniform_grid(3)))
+    found = facts.stored(net)
+    leaves = tree.named_leaves(net.params)
+    kernels = {n: np.asarray(leaves[n]) for n in net.synapses}
+    # Every leaf with two axes is a kernel, recurrent ones too; nothing else is.
+    assert kernels.keys() == {n for n, leaf in leaves.items() if leaf.ndim > 1}
+    kept = sum(np.count_nonzero(kernel) for kernel in kernels.values())
+    share = kept / sum(kernel.size for kernel in kernels.values())
+    assert found.network["density"] == metrics.density(net) == metrics.density(net.params) == share
+    assert found.network["bits"] == 3
+    # The packed file holds these bytes, and statistics and a header besides.
+    size = save(tmp_path / "net", net)
+    contents = pack.read(tmp_path / "net")
+    params = {n: x.nbytes for n, x in contents.tensors.items() if n.startswith("params/")}
+    stats = sum(x.nbytes for n, x in contents.tensors.items() if n.startswith("stats/"))
+    header = size - sum(x.nbytes for x in contents.tensors.values())
+    assert sum(each["bytes"] for each in found.layers.values()) == found.network["weight_bytes"]
+    assert found.network["weight_bytes"] == sum(params.values()) == size - stats - header
+    others = [n for n in leaves if n not in kernels]
+    assert (facts.OTHERS in found.layers) == bool(others)
+    if others:
+        assert found.layers[facts.OTHERS]["bytes"] == sum(params[f"params/{n}"] for n in others)
+
+
 def test_an_ann_multiplies_everywhere_and_has_no_spikes():
     options = {"activation": "relu", "readout": "current", "use_bias": False}
     net = models.build("4C3-AP2-3", (8, 8, 1), seed=0, **options)
@@ -179,7 +231,7 @@ def test_of_a_foreign_function_the_weights_are_measured_and_no_operations():
     net = Network.wrap(params, lambda p, x: x.reshape(*x.shape[:2], 64) @ p["w"])
     report = metrics.measure(train.Task(Inputs((8, 8, 1), timesteps=2)), net, SPLIT)
     assert report.density == metrics.density(net) == 0.5 and report.timesteps == 2
-    assert [layer.name for layer in report.layers] == ["w"]
+    assert [layer.name for layer in report.layers] == ["w", "biases and norms"]
     for field in ("spike_rate", "spikes_per_sample", "synops", "macs", "energy_pj", "bit_ops"):
         assert getattr(report, field) is None
     assert metrics.Report.from_row(report.to_row()) == report
@@ -220,6 +272,7 @@ def test_facts_of_layers_and_of_the_network_agree():
     net, counts = two_layers()
     counts = jax.tree.map(np.asarray, counts)
     stored = facts.stored(net)
+    del stored.layers[facts.OTHERS]
     bits = {name: each["bits"] for name, each in stored.layers.items()}
     done = facts.computed(net, counts, bits)
     assert sum(each["synops"] for each in done.layers.values()) == done.network["synops"]

@@ -23,13 +23,15 @@ def network():
     draw = np.random.default_rng(0)
     floats = draw.normal(size=(40, 30)).astype(np.float32)
     grid = np.round(floats * 2).clip(-3, 3) / 2 + np.float32(0)
+    scales = draw.uniform(0.1, 1, 30)  # in double precision: more than one rounding
     steps = {}
     found = {"number": np.float32(3.0), "empty": np.zeros((0, 4), np.float32)}
     for density in (0.0, 0.05, 0.6, 1.0):
         kept = draw.random(floats.shape) < density
         found |= {
             f"floats{density}": np.where(kept, floats, 0),
-            f"codes{density}": np.where(kept, grid + np.float32(0.25), 0),
+            f"codes{density}": np.where(kept, np.sin(grid + 5), 0),
+            f"near{density}": np.where(kept, np.round(floats * 3) * scales, 0),
             f"scaled{density}": np.asarray(rescaled(5, kept=kept)(floats)),
         }
         known = uniform_grid(4).quantize(jnp.where(kept, floats, 0))

@@ -47,7 +47,7 @@ from jaxsnn.export.integer.network import (
     Weighted,
     Weightless,
 )
-from jaxsnn.export.integer.units import decays, find_scales, int32, narrowest
+from jaxsnn.export.integer.units import decays, int32, narrowest, scales
 from jaxsnn.export.integer.verdict import IntegerWeights, LayerVerdict, judge
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers.residual import NOTHING, by_position
@@ -91,7 +91,7 @@ def to_integer(
       net: the network, a chain of layers.
       inputs: of the task; or what its integer input stands for, `SPIKES`, `PIXELS` or another.
       timesteps: T >= 1, for which nothing must overflow; left out, that of the task's inputs.
-      weight_bits: of weights on no grid of up to 256 levels, signed, in [2, 16].
+      weight_bits: of weights on no grid, known or found, signed, in [2, 16].
       leak: "multiply", by the nearest `j / 2**leak_bits`; or "power_of_two", the nearest of 0,
         1, `2**-m` and `1 - 2**-m`, for which a shift and a sum are enough.
       leak_bits: in [1, 12]; the largest m.
@@ -308,7 +308,7 @@ def _weights(
     least = np.abs(_bias(layer)) / grid.unit / COARSEST_BIAS
     scale = _known_scale(options.steps.get(f"{name}/kernel"), apart=apart)
     if scale is None:
-        scale = find_scales(rows if apart else rows.reshape(-1, 1), options.weight_bits)
+        scale = scales(rows if apart else rows.reshape(-1, 1), options.weight_bits)
     scale = np.maximum(scale, least if apart else least.max())
     scale = np.broadcast_to(scale, rows.shape[1:])
     return IntegerWeights(rows, np.rint(rows / scale), scale, grid)

@@ -4,37 +4,32 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxsnn import coding
+from jaxsnn.coding import finding
+
 __all__ = [
     "FLOAT_ROUNDING",
     "decays",
-    "find_scales",
     "int32",
     "narrowest",
     "odd_part",
+    "scales",
     "signed_bits",
 ]
 
-LARGEST = 255  # of the integers that are looked for: the levels of 8 bits are -255, -253, ..., 255
-FLOAT_ROUNDING = 2.0**-20  # relative; a few roundings of float32 that a quantized weight has seen
+FLOAT_ROUNDING = finding.ROUNDING
 
 
-def find_scales(rows: np.ndarray, weight_bits: int) -> np.ndarray:
+def scales(rows: np.ndarray, weight_bits: int) -> np.ndarray:
     """Return the scale of each column of weights `[m, O]`: found in them, or for rounding them.
 
-    Weights are on a grid if they are integers of at most 255 times a scale, each to within the
-    rounding of float32. The coarsest such grid is taken.
+    Args:
+      rows: float64, numbers of float32.
+      weight_bits: of the columns on no grid of whole numbers up to 255 or powers of two.
     """
     top = np.abs(rows).max(0)
-    scale = top / (2 ** (weight_bits - 1) - 1)
-    open_ = np.flatnonzero(top)
-    for steps in range(1, LARGEST + 1):
-        fitting = open_
-        for part in (rows[:16], rows):  # a few rows rule out nearly everything
-            trial, weights = top[fitting] / steps, part[:, fitting]
-            off = np.abs(weights - np.rint(weights / trial) * trial)
-            fitting = fitting[(off <= FLOAT_ROUNDING * np.abs(weights)).all(0)]
-        scale[fitting] = top[fitting] / steps
-        open_ = np.setdiff1d(open_, fitting)
+    found = coding.columns(coding.distinct(rows.astype(np.float32))).scale
+    scale = np.where(found > 0, found, top / (2 ** (weight_bits - 1) - 1))
     return np.where(top == 0, scale.max() or 1.0, scale)
 
 

@@ -12,7 +12,7 @@ from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import fold_norms, run_integer, shrink, to_integer
 from jaxsnn.export.integer import PIXELS, SPIKES, IntegerGrid, pixel_table, split_before
-from jaxsnn.export.integer.units import decays, find_scales
+from jaxsnn.export.integer.units import decays, scales
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
@@ -36,7 +36,7 @@ def test_integers_of_rescaled_weights_are_their_codes():
         found = compress.rescaled(bits).quantize(free)
         rows = np.asarray(found.decode(), np.float64).reshape(-1, 6)
         levels = np.asarray(found.codes, int).reshape(-1, 6)
-        np.testing.assert_array_equal(np.rint(rows / find_scales(rows, 8)), levels)
+        np.testing.assert_array_equal(np.rint(rows / scales(rows, 8)), levels)
 
 
 def test_known_codes_are_the_integers_whatever_a_search_would_find():
