@@ -123,8 +123,8 @@ def save(
 def load(path: str | Path, like: Network | None = None) -> Model:
     """Read a packed file as a network that can be run.
 
-    The steps of quantized leaves come back where the file holds them (`grid_codes`); leaves whose
-    grid was found in the numbers alone have none.
+    The steps of leaves on a grid come back where the file holds them (`grid_codes`,
+    `scaled_codes`), whether `save` knew the grid or found it in the numbers.
 
     Args:
       path: a file that `save` wrote.
