@@ -212,7 +212,7 @@ def at_random(state: SparseState, key: Array | None = None) -> dict[str, Array]:
         raise UserError("growth at random needs a key: rewire(..., key=key)")
     moving = _moving(state.confined)
     return {
-        name: jax.random.uniform(jax.random.fold_in(key, i), mask.shape)
+        name: jax.random.uniform(jax.random.fold_in(key, i), mask.shape, jnp.float32)
         for i, (name, mask) in enumerate(moving.items())
     }
 

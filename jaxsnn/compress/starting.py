@@ -46,7 +46,7 @@ def random_masks(
     """
 
     def draw(index: int, leaf: Array) -> Array:
-        return jax.random.uniform(jax.random.fold_in(key, index), leaf.shape)
+        return jax.random.uniform(jax.random.fold_in(key, index), leaf.shape, jnp.float32)
 
     return _starting_masks(draw, params, density, where, layers)
 

@@ -172,7 +172,7 @@ def augment_by_policy(key: Array, images: Array) -> Array:
     probability, table = _policy(height, width)
     pair_key, done_key, sign_key = jax.random.split(key, 3)
     pair = jax.random.randint(pair_key, (size,), 0, len(probability))
-    done = jax.random.uniform(done_key, (size, 2)) < jnp.asarray(probability)[pair]
+    done = jax.random.uniform(done_key, (size, 2), jnp.float32) < jnp.asarray(probability)[pair]
     sign = jax.random.bernoulli(sign_key, shape=(size, 2)).astype(jnp.int32)
     for half in range(2):
         row = jnp.where(done[:, half], 1 + (2 * pair + half) * 2 + sign[:, half], 0)

@@ -106,7 +106,8 @@ def drop_events(key: Array, frames: Array, share: float) -> Array:
     table = jnp.asarray(_kept_at_most(float(share)))
 
     def one(key: Array, recording: Array) -> Array:
-        count, draw = recording.astype(jnp.int32), jax.random.uniform(key, recording.shape)
+        count = recording.astype(jnp.int32)
+        draw = jax.random.uniform(key, recording.shape, jnp.float32)
         kept = jnp.zeros_like(count)
         for step in (128, 64, 32, 16, 8, 4, 2, 1):  # the number of entries that are <= draw
             kept = jnp.where(table[count, kept + step - 1] <= draw, kept + step, kept)

@@ -125,7 +125,7 @@ def noise_sweep(
     clean, labels = jnp.asarray(split.images, jnp.float32), jnp.asarray(split.labels)
     found = np.zeros((seeds, len(sigmas)))
     for seed in range(seeds):
-        noise = jax.random.normal(jax.random.key(seed), clean.shape)
+        noise = jax.random.normal(jax.random.key(seed), clean.shape, clean.dtype)
         noise = noise * jnp.broadcast_to(unit, clean.shape)
         for i, sigma in enumerate(sigmas):
             noisy = clean + sigma * noise

@@ -231,7 +231,7 @@ def fit_traced(
         state, sums = loop.steps(task, phase.optimizer, batch_size, state, sums, split, stop)
         return loop.end_epoch(phase, state), sums
 
-    state, sums = lax.scan(epoch, state, jnp.arange(epochs))
+    state, sums = lax.scan(epoch, state, jnp.arange(epochs, dtype=jnp.int32))
     return loop.end_phase(phase, state), sums
 
 

@@ -45,7 +45,7 @@ def everything():
             "conv1": first,
             "pool1": layers.AveragePool(2),
             "block1": block,
-            "pool2": layers.MaxPool(3),
+            "pool2": layers.MaxPool(3, ties="shared"),
             "dropout1": layers.Dropout(0.25),
             "flatten1": layers.Flatten(),
             "dense1": layers.Recurrent(5, 6, neurons=LIF(0.5), rngs=RNGS),
@@ -64,6 +64,7 @@ def run(net, x):
     return net(x)
 
 
+@pytest.mark.long
 def test_every_layer_and_option_returns_and_computes_the_same(tmp_path):
     net = Network.of(everything())
     assert describe(rebuild(through_text(describe(net.module)))) == describe(net.module)

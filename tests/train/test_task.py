@@ -64,6 +64,7 @@ def objective(task, net, x):
     return task.objective(task.run(net, x), jnp.asarray(LABELS), x)
 
 
+@pytest.mark.long
 def test_the_objective_is_the_loss_and_a_price_for_each_spike():
     net, task = network(), Task(Inputs(SHAPE, 4), loss="ce", spike_weight=0.5)
     x = task.prepare(jax.random.key(0), jnp.asarray(IMAGES), False)
@@ -76,6 +77,7 @@ def test_the_objective_is_the_loss_and_a_price_for_each_spike():
     assert objective(own, net, x) == objective(task, net, x)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("loss", ["ce", "ce_sum"])
 def test_steps_that_do_not_count_change_neither_loss_nor_gradient(loss):
     """A network of 4 steps whose first 2 count, with the number traced, is that of 2 steps."""
@@ -135,6 +137,7 @@ def test_a_wrapped_function_says_itself_which_steps_it_counts():
         task.run(Network.wrap(jnp.float32(1), lambda params, x: apply(params, x)), x)
 
 
+@pytest.mark.long
 def test_a_guide_adds_what_the_teacher_knows_in_training_alone():
     net, teacher = network(), network(seed=1)
     labels = jnp.asarray(LABELS)
@@ -152,6 +155,7 @@ def test_a_guide_adds_what_the_teacher_knows_in_training_alone():
     assert len(jax.tree.leaves(task)) == len(jax.tree.leaves(teacher))
 
 
+@pytest.mark.long
 def test_training_images_are_augmented_and_others_are_not():
     task = Task(Inputs((8, 8, 1), 2), augment="crop-flip")
     images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), dtype=np.uint8))
@@ -227,11 +231,3 @@ def test_samples_to_predict_are_checked_too():
         train.predict(TASK, network(), IMAGES / 255)
     with pytest.raises(UserError, match="task must be a train.Task"):
         train.predict(network(), TASK, IMAGES)
-
-
-def test_training_works_where_jax_counts_in_double_precision():
-    with jax.enable_x64(True):
-        net = network(norm=True)
-        trained = train.fit(TASK, SGD, net, SPLIT, epochs=1, batch_size=6, show=False)
-        assert {leaf.dtype for leaf in jax.tree.leaves(trained)} == {np.dtype("float32")}
-        assert train.evaluate(TASK, trained, SPLIT).counts.num_samples == 12
