@@ -44,7 +44,8 @@ SMOKE = DIGITS | {
     "pull_epochs": 1, "retrain_epochs": 1, "sparsity": 0.8,
 }  # fmt: skip
 PRESETS: common.Presets = {
-    "smoke": dict.fromkeys(data.names(), SMOKE),
+    "smoke": dict.fromkeys(data.names(), SMOKE)
+    | dict.fromkeys(("shd", "ssc"), SMOKE | {"network": "16R-{classes}"}),
     "cpu": {"digits": DIGITS},
 }
 
@@ -55,11 +56,11 @@ def run(config: Config) -> None:
     problem = common.load(config, seed=method.seed, batch_size=method.batch_size)
     admm.sparsities(problem.net, method.sparsity, method.allocation)  # refuses what empties a layer
     run = common.Run("quickstart", config)
-    dense = common.train_dense(run.fit, problem, config.dense.dense_epochs, method)
+    dense = common.train_dense(run.fit, problem, config.dense, method)
     run.finish(
         admm.compress(dense, problem.task, problem.data, method, fit=run.fit),
         title=f"A spiking network for {config.run.dataset}, compressed",
-        summary=common.summary_of(problem, config.network.network),
+        summary=common.summary_of(problem, config.network),
         samples=problem.data.test.images,
     )
 

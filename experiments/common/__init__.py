@@ -31,17 +31,18 @@ and `batch_size` are those of the method. `flat(config)` is all of it as one dic
     PRESETS = {"smoke": dict.fromkeys(data.names(), SMOKE), "cpu": {"digits": {...}}, ...}
 
 **The problem**: `load(config, seed=, batch_size=)` returns `Problem(data, net, task)`, the network
-with its start values; `load(..., build=)` for another network. Its parts are `read`, `network_of`
-and `task_of`. `{classes}` in a layout is filled in from the data (`problem.layout_of`).
+with its start values; further options are those of `network_of`, such as `**QP_SNN`. Its parts are
+`read`, `network_of`, `task_of` and `started`. `{classes}` in a layout is filled in from the data,
+and its hidden widths are multiplied by `--width` (`problem.layout_of`).
 
 **A run**: nothing is written before `Run(name, config)`, so that mistakes leave nothing behind:
 check what can be checked before.
 
     problem = common.load(config, seed=m.seed, batch_size=m.batch_size)
     run = common.Run("admm", config)
-    dense = common.train_dense(run.fit, problem, config.dense.dense_epochs, m)
+    dense = common.train_dense(run.fit, problem, config.dense, m)
     result = admm.compress(dense, problem.task, problem.data, m, fit=run.fit)
-    run.finish(result, title="...", summary=common.summary_of(problem, config.network.network))
+    run.finish(result, title="...", summary=common.summary_of(problem, config.network))
 
 - `run.fit` is a `train.Fit` that checkpoints under checkpoints/PHASE and resumes; the names of
   phases are unique in a run. `run.within("joint")` is the same with "joint " before each name.
@@ -69,8 +70,8 @@ from experiments.common.options import (
     flat,
 )
 from experiments.common.problem import (
+    QP_SNN,
     Problem,
-    by_name,
     load,
     network_of,
     read,
@@ -82,6 +83,7 @@ from experiments.common.run import Run
 from experiments.common.timing import timed
 
 __all__ = [
+    "QP_SNN",
     "DataOptions",
     "DenseOptions",
     "EngineOptions",
@@ -92,7 +94,6 @@ __all__ = [
     "Run",
     "RunOptions",
     "TaskOptions",
-    "by_name",
     "changed",
     "flat",
     "load",

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 import jax.numpy as jnp
 
-from experiments.common.problem import Problem, check_scores, layout_of, read, task_of
+from experiments.common.problem import Problem, check_fit, layout_of, read, task_of
 from jaxsnn import models
 from jaxsnn.arrays import check_whole
 from jaxsnn.options import Range, checked
@@ -21,7 +21,7 @@ class LayoutOptions:
     """Name of a network, or a layout: 32C3 convolution, AP2 average pooling, 128 dense, D0.1
     dropout; {classes} is the number of classes of the data."""
     width: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 1.0
-    """Factor on the widths of a network with a name."""
+    """Factor on the channels and hidden neurons."""
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.2
     """Share of the inputs of a layer dropped in training, in a network with a name."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -43,7 +43,7 @@ def load_layout(config: Any, named: Mapping[str, models.Published]) -> Problem:
     is_coloured = found.timesteps is None and found.shape[-1] > 1
     scale = "half" if is_coloured else None
     task = task_of(config.task, config.engine, found, chosen.batch_size, scale=scale)
-    words = layout_of(layout.network, found.num_classes)
+    words = layout_of(layout.network, found.num_classes, layout.width)
     if published := named.get(layout.network):
         words = published.words(
             found.shape, classes=found.num_classes, width=layout.width, dropout=layout.dropout
@@ -51,5 +51,5 @@ def load_layout(config: Any, named: Mapping[str, models.Published]) -> Problem:
     kind: dict[str, Any] = dict(models.CONVERTED) | {"activation": "relu"}
     dtype = jnp.dtype(layout.dtype)
     net = models.build(words, found.shape, seed=chosen.seed, dtype=dtype, **kind)
-    check_scores(net, task, found)
+    check_fit(net, task, found)
     return Problem(found, net, task)

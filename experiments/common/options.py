@@ -15,9 +15,9 @@ Config = TypeVar("Config")
 class RunOptions:
     """The run: which defaults, which data, where the results go."""
 
-    preset: Literal["smoke", "cpu", "gpu", "paper"] = "cpu"
-    """Which defaults: smoke (seconds), cpu (minutes on two cores), gpu (minutes on one) or paper
-    (as published)."""
+    preset: Literal["smoke", "cpu", "gpu", "paper", "authors"] = "cpu"
+    """Which defaults: smoke (seconds), cpu (minutes on two cores), gpu (minutes on one), paper (as
+    published) or authors (what their public code does otherwise)."""
     dataset: str = "digits"
     """Name of the data set; digits is embedded, the others are read from --data-dir."""
     data_dir: str | None = None
@@ -34,12 +34,17 @@ class RunOptions:
 
 @checked
 class DataOptions:
-    """The data: how much of it."""
+    """The data: how much of it, and how recordings become frames."""
 
     limit: Annotated[int | None, Whole(1, 1 << 40)] = None
     """Use only this many training images, those held out included."""
     validation: Annotated[float, Range(0, 1, open_high=True)] = 0.1
     """Share of the training images held out to be evaluated after each epoch."""
+    frame_size: Annotated[int | None, Whole(1)] = None
+    """Of recordings: rows and columns of a frame, or units; the set's own if left out."""
+    frames_by: Literal["number", "time"] | None = None
+    """Of recordings: frames of equal number of events or of equal time; the set's own if left
+    out."""
 
 
 @checked
@@ -55,7 +60,9 @@ class TaskOptions:
     loss: Literal["mse", "ce", "ce_sum"] = "mse"
     """Loss of the read-out: mse on the firing rates, ce, or ce_sum on the sum over time."""
     augment: augmentations.Name = "none"
-    """Changes of the training images: none, crop-flip, autoaugment (with cutout), or events."""
+    """Changes of the training images: none, crop-flip, autoaugment (with cutout); of recordings
+    events (flip and roll), event-shift (shift, lost events and frames, jitter), or event-flip (the
+    same and flip)."""
 
 
 @checked
@@ -64,7 +71,13 @@ class NetworkOptions:
 
     network: str = "32C3-AP2-32C3-AP2-128-{classes}"
     """Layout: 32C3 convolution, AP2 average pooling, 128 dense, V10 voting; {classes} is the number
-    of classes of the data, {10*classes} ten times as many."""
+    of classes of the data, {10*classes} ten times as many. Or a name: admm_cifar, stbp_cifar,
+    vgg16, resnet20, vggsnn, shd_recurrent."""
+    width: Annotated[float, Range(0, open_low=True, open_high=True)] = 1.0
+    """Factor on the channels and hidden neurons."""
+    start: Literal["uniform", "fan_out", "firing"] = "uniform"
+    """Start values: uniform (up to 1 / sqrt(inputs)), fan_out (normal, by the outputs), or firing
+    (uniform, scaled on training images until every layer fires; for networks without norms)."""
     decay: Annotated[float, Range(0, 1)] = 0.2
     """Share of the membrane potential left after a step."""
     threshold: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 0.5
@@ -81,6 +94,12 @@ class DenseOptions:
 
     dense_epochs: Annotated[int, Whole(1)] = 10
     """Epochs of the dense network."""
+    dense_optimizer: Literal["adam", "sgd"] = "adam"
+    """Its optimizer: adam, or sgd with momentum 0.9."""
+    dense_learning_rate: Annotated[float | None, Range(0, open_low=True, open_high=True)] = None
+    """Its first step size; left out, that of the method."""
+    dense_fall: Annotated[int | None, Whole(1)] = None
+    """Epochs after which its step falls tenfold, again and again; left out, along a cosine to 0."""
 
 
 @checked

@@ -10,6 +10,7 @@ import optax
 
 from experiments.common.options import (
     DataOptions,
+    DenseOptions,
     EngineOptions,
     NetworkOptions,
     RunOptions,
@@ -25,7 +26,20 @@ from jaxsnn.surrogate import Surrogate, rectangle, triangle
 from jaxsnn.train import Fit, Task, parallel
 
 CLASSES = re.compile(r"\{(?:(\d+)\*)?classes\}")
-NAMED = {"vgg16": models.vgg16, "resnet20": models.resnet20, "vggsnn": models.vggsnn}
+WIDTHS = re.compile(r"^\d+|(?<=M)\d+")  # in a word of a layout that has weights
+STARTING_BATCH = 32  # samples on which start values are scaled
+
+NAMED: dict[str, Callable[..., Network]] = {
+    "admm_cifar": models.admm_cifar,
+    "stbp_cifar": models.stbp_cifar,
+    "vgg16": models.vgg16,
+    "resnet20": models.resnet20,
+    "shd_recurrent": models.shd_recurrent,
+    "vggsnn": models.vggsnn,
+}
+
+# The neurons and the read-out of QP-SNN, which adds up its current over time.
+QP_SNN: dict[str, Any] = {"surrogate": triangle(), "use_bias": "readout", "readout": "current"}
 
 
 class Problem(NamedTuple):
@@ -41,7 +55,6 @@ def load(
     *,
     seed: int,
     batch_size: int,
-    build: Callable[..., Network] | None = None,
     **options: Any,
 ) -> Problem:
     """Read the data, build the network and the task; every mistake of the user's shows here.
@@ -50,24 +63,21 @@ def load(
       config: with the groups run, data, task, network and engine.
       seed: of the start values.
       batch_size: samples of a training step.
-      build: `(dataset, seed) -> network`; `network_of` with the options if left out.
       **options: of `network_of`.
     """
     found = read(config.run, config.data, timesteps=config.task.timesteps)
     check_whole("--batch-size", batch_size, 1, len(found.train.labels))
     task = task_of(config.task, config.engine, found, batch_size)
-    if build is None:
-        net = network_of(config.network, found, seed, **options)
-    else:
-        net = build(found, seed)
-    check_scores(net, task, found)
-    return Problem(found, net, task)
+    net = network_of(config.network, found, seed, **options)
+    check_fit(net, task, found)
+    return Problem(found, started(net, config.network.start, task, found, seed), task)
 
 
 def read(run: RunOptions, part: DataOptions, *, timesteps: int) -> data.Dataset:
     """Read the data set, of recordings with so many frames."""
     return data.load(
         run.dataset, run.data_dir, validation=part.validation, seed=0, limit=part.limit,
+        size=part.frame_size, frames_by=part.frames_by,
         **data.event_options(run.dataset, timesteps=timesteps),
     )  # fmt: skip
 
@@ -103,47 +113,62 @@ def network_of(
     surrogate: Surrogate | None = None,
     **options: Any,
 ) -> Network:
-    """Build the network of a layout for the data; further options are those of `models.build`."""
-    neuron = LIF(network.decay, network.threshold, surrogate=surrogate or rectangle(1.0))
-    return models.build(
-        layout_of(network.network, dataset.num_classes), dataset.shape, neuron, seed=seed,
-        norm=network.norm, dtype=jnp.dtype(network.dtype), **options,
-    )  # fmt: skip
-
-
-def by_name(network: NetworkOptions, dataset: data.Dataset, seed: int, *, width: float) -> Network:
-    """Build a network of QP-SNN by its name, or a layout whose read-out adds up its current.
+    """Build the network of a name or a layout for the data.
 
     Args:
-      network: its `network` is vgg16, resnet20 or vggsnn, or a layout.
+      network: its `network` is a name of `NAMED`, or a layout.
       dataset: the data.
       seed: of the start values.
-      width: factor on the channels of the networks with a name.
+      surrogate: of the neurons; a rectangle if left out.
+      **options: further ones of `models.build`.
     """
-    if published := NAMED.get(network.network):
-        return published(
-            dataset.shape, LIF(network.decay, network.threshold, surrogate=triangle()), seed=seed,
-            classes=dataset.num_classes, width=width, norm=network.norm,
-            dtype=jnp.dtype(network.dtype),
-        )  # fmt: skip
-    return network_of(
-        network, dataset, seed, surrogate=triangle(), use_bias="readout", readout="current"
-    )
+    neuron = LIF(network.decay, network.threshold, surrogate=surrogate or rectangle(1.0))
+    classes, dtype = dataset.num_classes, jnp.dtype(network.dtype)
+    options |= {"seed": seed, "norm": network.norm, "dtype": dtype}
+    if named := NAMED.get(network.network):
+        return named(dataset.shape, neuron, classes=classes, width=network.width, **options)
+    layout = layout_of(network.network, classes, network.width)
+    return models.build(layout, dataset.shape, neuron, **options)
 
 
-def layout_of(layout: str, classes: int) -> str:
-    """Fill the number of classes into a layout.
+def layout_of(layout: str, classes: int, width: float = 1.0) -> str:
+    """Fill the number of classes into a layout, its hidden widths multiplied by a factor.
 
     >>> layout_of("8C3-AP2-{10*classes}-V{classes}", 7)
     '8C3-AP2-70-V7'
+    >>> layout_of("8C3-16B3M6-AP2-10", 10, 0.5)
+    '4C3-8B3M3-AP2-10'
     """
-    return CLASSES.sub(lambda found: str(int(found[1] or 1) * classes), layout)
+    words = layout.split("-")
+    weighted = [i for i, word in enumerate(words) if re.match(r"[\d{]", word)]
+    for i in weighted[:-1] if width != 1 else ():
+        words[i] = WIDTHS.sub(lambda found: str(max(1, round(width * int(found[0])))), words[i])
+    return CLASSES.sub(lambda found: str(int(found[1] or 1) * classes), "-".join(words))
 
 
-def check_scores(net: Network, task: Task, dataset: data.Dataset) -> None:
-    """Refuse a network whose scores are not the classes of the data."""
+def started(net: Network, start: str, task: Task, dataset: data.Dataset, seed: int) -> Network:
+    """Return a network with the start values that `--start` asks for."""
+    key = jax.random.key(seed)
+    if start == "fan_out":
+        return net.replace(params=models.fan_out_start(key, net.params))
+    if start == "firing":
+        samples = jnp.asarray(dataset.train.images[:STARTING_BATCH])
+        return models.firing_start(net, task.prepare(key, samples, False))
+    return net
+
+
+def check_fit(net: Network, task: Task, dataset: data.Dataset) -> None:
+    """Refuse a network whose scores are not the classes of the data, and a task it cannot run."""
     task.check(net, dataset.train)
-    scores = jax.eval_shape(lambda x: net(x).readout, task.inputs.abstract()).shape[-1]
+    steps = task.inputs.timesteps
+    if task.remat is not None and task.remat < steps and steps % task.remat:
+        raise UserError(f"--remat {task.remat} does not divide --timesteps {steps}")
+    if task.micro_batches > 1 and net.has_norms:
+        raise UserError(
+            "--micro-batches would normalise each part of a batch by itself: take a network "
+            "without norms, or --remat to save memory"
+        )
+    scores = task.check_samples(net, dataset.train.images, "train")
     if scores != dataset.num_classes:
         raise UserError(
             f"--network ends in {scores} scores, but {dataset.name} has {dataset.num_classes} "
@@ -151,25 +176,37 @@ def check_scores(net: Network, task: Task, dataset: data.Dataset) -> None:
         )
 
 
-def train_dense(fit: Fit, problem: Problem, epochs: int, method: Any) -> Network:
-    """Train the uncompressed network in a phase "dense", with Adam along a cosine.
+def train_dense(fit: Fit, problem: Problem, dense: DenseOptions, method: Any) -> Network:
+    """Train the uncompressed network in a phase "dense".
 
     Args:
       fit: of the run.
       problem: data, network and task.
-      epochs: how many.
+      dense: its epochs and optimizer.
       method: options with `batch_size`, `learning_rate` and `seed`.
     """
     trainer = Trainer(fit, problem.data, method.batch_size, method.seed)
-    adam = optax.adam(trainer.cosine(method.learning_rate, epochs))
-    return trainer("dense", problem.task, adam, problem.net, epochs)
+    rate, epochs = dense.dense_learning_rate or method.learning_rate, dense.dense_epochs
+    steps = trainer.cosine(rate, epochs)
+    if dense.dense_fall is not None:
+        falls = range(dense.dense_fall, epochs, dense.dense_fall)
+        steps = optax.piecewise_constant_schedule(rate, {trainer.steps(n): 0.1 for n in falls})
+    descent = optax.adam(steps) if dense.dense_optimizer == "adam" else optax.sgd(steps, 0.9)
+    return trainer("dense", problem.task, descent, problem.net, epochs)
 
 
-def summary_of(problem: Problem, layout: str) -> str:
-    """Return a sentence about network and data, for the page."""
-    found = problem.data
+def summary_of(problem: Problem, network: Any) -> str:
+    """Return a sentence about network and data, for the page.
+
+    Args:
+      problem: data, network and task.
+      network: options with `network` and `width`.
+    """
+    found, name = problem.data, network.network
     notes = f" ({found.notes})" if found.notes else ""
+    layout = layout_of(name, found.num_classes, network.width)
+    factor = f" of width {network.width:g}" if layout == name and network.width != 1 else ""
     return (
-        f"{layout_of(layout, found.num_classes)}, T = {problem.task.inputs.timesteps}, "
-        f"{len(found.train.labels):,} training and {len(found.test.labels):,} test images{notes}."
+        f"{layout}{factor}, T = {problem.task.inputs.timesteps}, {len(found.train.labels):,} "
+        f"training and {len(found.test.labels):,} test images{notes}."
     )

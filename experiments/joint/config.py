@@ -1,10 +1,11 @@
 """Options of the joint pipeline, and their presets."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from experiments.common import (
     DataOptions,
+    DenseOptions,
     EngineOptions,
     NetworkOptions,
     Presets,
@@ -12,17 +13,6 @@ from experiments.common import (
     TaskOptions,
 )
 from jaxsnn.methods import joint
-from jaxsnn.options import Range, Whole, checked
-
-
-@checked
-class Dense:
-    """The dense network that is compressed."""
-
-    width: Annotated[float, Range(0, open_low=True, open_high=True)] = 1.0
-    """Factor on the channels of vgg16, resnet20 and vggsnn."""
-    dense_epochs: Annotated[int, Whole(1)] = 10
-    """Epochs of the dense network."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +24,7 @@ class Config:
     task: TaskOptions = TaskOptions(timesteps=8, loss="ce")
     network: NetworkOptions = NetworkOptions(decay=0.5, threshold=1.0, norm=True)
     engine: EngineOptions = EngineOptions()
-    dense: Dense = Dense()
+    dense: DenseOptions = DenseOptions()
     method: joint.Options = joint.Options()
 
 

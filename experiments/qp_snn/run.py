@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from functools import partial
 from statistics import mean
 from typing import Any
 
@@ -20,8 +19,7 @@ def load(config: Config, seed: int) -> tuple[common.Problem, qp_snn.Options]:
     """Return a problem and the options of one seed; every mistake of the user's shows here."""
     method, chosen = replaced(config.method, seed=seed), config.ablation
     batch_size = math.gcd(method.batch_size, method.tune_batch_size or method.batch_size)
-    build = partial(common.by_name, config.network, width=chosen.width)
-    problem = common.load(config, seed=seed, batch_size=batch_size, build=build)
+    problem = common.load(config, seed=seed, batch_size=batch_size, **common.QP_SNN)
     if chosen.setting is not None:
         classes = problem.data.num_classes
         ratios = qp_snn.ratios(config.network.network, chosen.setting, classes)
@@ -57,7 +55,7 @@ def go(ways: tuple[str, ...], problem: common.Problem, method: qp_snn.Options, f
 
 def run(config: Config) -> None:
     """Run the experiment."""
-    chosen, network = config.ablation, config.network.network
+    chosen = config.ablation
     parts = [load(config, config.method.seed + more) for more in chosen.seeds]
     there = common.Run("qp_snn", config)
     several = len(parts) > 1
@@ -73,7 +71,7 @@ def run(config: Config) -> None:
     there.finish(
         *results,
         title=f"QP-SNN on {config.run.dataset}",
-        summary=f"{common.summary_of(parts[0][0], network)} Mean accuracy over {len(parts)} "
+        summary=f"{common.summary_of(parts[0][0], config.network)} Mean accuracy over {len(parts)} "
         f"seed{'s' * several}: {means}.",
         samples=parts[0][0].data.test.images,
         mean_accuracy=found,

@@ -13,7 +13,7 @@ from experiments.common import (
     TaskOptions,
 )
 from jaxsnn.methods import admm
-from jaxsnn.options import Range, Whole, checked
+from jaxsnn.options import PerLayer, Range, Whole, checked
 
 Rival = Literal["ADMM", "one-shot", "gradual"]
 
@@ -32,6 +32,36 @@ class Rivals:
     """Steps between two of its prunings."""
 
 
+@checked
+class Pruning:
+    """What all rivals remove and for how long they train; of ADMM the penalty."""
+
+    sparsity: Annotated[PerLayer, Range(0, 1, open_high=True)] = 0.98
+    """Share of the connections to remove: in all, or of each layer."""
+    allocation: Literal["root", "uniform"] = "root"
+    """How to spread one sparsity: root (a layer keeps as the root of its size) or uniform."""
+    penalty: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-4
+    """ADMM's penalty rho at the start; it grows tenfold after each third of its phase."""
+    dual_steps: Annotated[int, Whole(1)] = 10
+    """Dual updates in each epoch of the ADMM phase."""
+    pull_epochs: Annotated[int, Whole(1)] = 3
+    """Epochs of the ADMM phase; the others train for as many more."""
+    retrain_epochs: Annotated[int, Whole(0)] = 3
+    """Epochs of retraining after the cut."""
+    learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
+    """First step size of each phase; it falls to 0 along a cosine."""
+    control: bool = True
+    """Train the dense network on for as many epochs, too, as the row "dense control"."""
+    batch_size: Annotated[int, Whole(1)] = 100
+    """Samples of one training step."""
+    seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
+    """Seed of everything random."""
+
+    def admm(self) -> admm.Options:
+        """Return the options of ADMM pruning, which one-shot pruning shares."""
+        return admm.Options(bits=None, **vars(self))
+
+
 @dataclass(frozen=True)
 class Config:
     """Options of `experiments.rivals`."""
@@ -43,17 +73,17 @@ class Config:
     engine: EngineOptions = EngineOptions()
     dense: DenseOptions = DenseOptions()
     rivals: Rivals = Rivals()
-    method: admm.Options = admm.Options()
+    pruning: Pruning = Pruning()
 
 
-FEW: dict[str, Any] = {"sparsity": 0.98, "bits": None, "spike_weight": 0.0}
-ALONE = ("prune_sparsity", "activity_epochs")
+FEW: dict[str, Any] = {"sparsity": 0.98}
+OTHERS = ("prune_sparsity", "activity_epochs", "spike_weight")
 
 
 def _few(preset: str, **changes: Any) -> dict[str, dict[str, Any]]:
-    """Return the values of `experiments.admm` without those of its single ways, 2 % left."""
+    """Return the values of `experiments.admm` without those of its other ways, 2 % left."""
     return {
-        dataset: {name: value for name, value in values.items() if name not in ALONE}
+        dataset: {name: value for name, value in values.items() if name not in OTHERS}
         | FEW
         | changes
         for dataset, values in of_admm.PRESETS[preset].items()

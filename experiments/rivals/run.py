@@ -8,11 +8,12 @@ from experiments.common import changed
 from experiments.rivals.config import PRESETS, Config
 from jaxsnn.errors import UserError
 from jaxsnn.methods import Result, Trained, admm, gradual
+from jaxsnn.methods.result import CONTROL
 
 
 def run(config: Config) -> None:
     """Train and prune the networks of all seeds, report."""
-    method, rivals = config.method, config.rivals
+    method, rivals = config.pruning, config.rivals
     if not rivals.seeds or not rivals.rivals:
         raise UserError("--seeds and --rivals need at least one value each")
     seeds = [method.seed + seed for seed in rivals.seeds]
@@ -34,7 +35,7 @@ def run(config: Config) -> None:
     run.finish(
         *results,
         title=f"ADMM against magnitude pruning on {config.run.dataset}",
-        summary=f"{common.summary_of(problems[0], config.network.network)} {summary}",
+        summary=f"{common.summary_of(problems[0], config.network)} {summary}",
         samples=problems[0].data.test.images,
         compared=rivals.rivals[0],
         mean_accuracy=means,
@@ -45,22 +46,25 @@ def run(config: Config) -> None:
 
 def _compare(config: Config, problem: common.Problem, run: common.Run) -> Result:
     """Return the networks of one seed; all train for as many epochs from one dense network."""
-    method, rivals, fit = config.method, config.rivals, run.within(f"{config.method.seed}")
-    dense = common.train_dense(fit, problem, config.dense.dense_epochs, method)
+    method, rivals = config.pruning, config.rivals
+    options, fit = method.admm(), run.within(f"{method.seed}")
+    dense = common.train_dense(fit, problem, config.dense, method)
     start = (dense, problem.task, problem.data)
     networks = {"dense": dense}
+    if method.control:
+        networks[CONTROL] = admm.control(*start, options, fit=fit)
     if "ADMM" in rivals.rivals:
-        networks["ADMM"] = admm.prune(*start, method, fit=fit)[0]
+        networks["ADMM"] = admm.prune(*start, options, fit=fit)[0]
     if "one-shot" in rivals.rivals:
-        networks["one-shot"] = admm.one_shot(*start, method, fit=fit)[0]
+        networks["one-shot"] = admm.one_shot(*start, options, fit=fit)[0]
     if "gradual" in rivals.rivals:
-        options = gradual.Options(
+        along = gradual.Options(
             sparsity=method.sparsity, allocation=method.allocation, seed=method.seed,
             epochs=method.pull_epochs + method.retrain_epochs, end=rivals.ramp_end,
             every=rivals.ramp_every, learning_rate=method.learning_rate,
             batch_size=method.batch_size,
         )  # fmt: skip
-        networks["gradual"] = gradual.prune(*start, options, fit=fit)
+        networks["gradual"] = gradual.prune(*start, along, fit=fit)
     trained = {name: Trained(net, problem.task) for name, net in networks.items()}
     return Result.of(trained, problem.data, seed=method.seed)
 

@@ -26,7 +26,7 @@ def run(config: Config) -> None:
     rows = there.finish(
         result,
         title=f"Spatio-temporal pruning on {config.run.dataset}",
-        summary=f"{common.summary_of(problem, config.network.network)} {summary(result, method)}",
+        summary=f"{common.summary_of(problem, config.network)} {summary(result, method)}",
         samples=problem.data.test.images,
         more=(
             ("dimensions", partial(plots.plot_dimensions, found["explained"], taken)),

@@ -71,6 +71,13 @@ PAPER = COMMON | {
     "threshold_scale": 0.7, "ways": tuple(spike_thrift.WAYS), "remat": 10,
 }  # fmt: skip
 
+# What the codes that the method stands on do otherwise: the ANN and the tuning of Rathi et al., the
+# step size of sparse momentum.
+AUTHORS = PAPER | {
+    "ann_epochs": 300, "ann_learning_rate": 0.01, "batch_size": 64, "calibration_timesteps": 1000,
+    "sparse_learning_rate": 0.1, "tune_epochs": 50,
+}  # fmt: skip
+
 # VGG-16 at full width in an hour or so on one accelerator.
 GPU_CIFAR10 = SHORT | {
     "augment": "crop-flip", "dtype": "bfloat16", "batch_size": 128, "timesteps": 16,
@@ -105,4 +112,5 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cifar100": PAPER | {"network": "vgg11", "timesteps": 120, "calibration_timesteps": 120},
         "tiny_imagenet": PAPER | {"timesteps": 150, "calibration_timesteps": 150, "density": 0.4},
     },
+    "authors": {"cifar10": AUTHORS, "cifar100": AUTHORS | {"network": "vgg11", "timesteps": 120}},
 }

@@ -36,7 +36,7 @@ def run(config: Config) -> None:
     rows = there.finish(
         result,
         title=f"Spike-Thrift on {config.run.dataset}",
-        summary=f"{common.summary_of(problem, config.network.network)} {summary(result)}",
+        summary=f"{common.summary_of(problem, config.network)} {summary(result)}",
         samples=problem.data.test.images,
         found=result.found,
     )

@@ -6,15 +6,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments.common import Problem
+from experiments.common import Problem, summary_of
 from experiments.sweep.config import Config
 from jaxsnn import sweep, train
 from jaxsnn.compress import schedules
 from jaxsnn.methods import Result
+from jaxsnn.methods.result import CONTROL
 from jaxsnn.metrics import Comparison, Report
 from jaxsnn.report.sweep_plots import plot_front, plot_heat
 from jaxsnn.sweep.grid import point_name
 
+BASELINES = ("dense", CONTROL)
 COSTS = {"weight_bytes": "bytes of weights", "synops": "SynOps of one image"}
 
 
@@ -27,19 +29,27 @@ class Chosen(NamedTuple):
     fronts: dict[str, Any]  # cost -> names on the Pareto front, and its hypervolume
 
 
+def lanes(whole: Result) -> list[Report]:
+    """Return the rows of the swept networks."""
+    return [row for row in whole.report.rows if row.name not in (*BASELINES, "compressed")]
+
+
 def choose(config: Config, problem: Problem, whole: Result, swept: sweep.Swept) -> Chosen:
     """Return the smallest network that lost no more than the tolerance on held-out images.
 
     If all lost more, it is the most accurate one.
     """
-    dense = whole.networks["dense"]
     split = problem.data.validation
-    validation = {"dense": train.evaluate(dense.task, dense.network, split).accuracy}
+    validation = {
+        name: train.evaluate(each.task, each.network, split).accuracy
+        for name, each in whole.networks.items()
+        if name in BASELINES
+    }
     for row in swept.rows:
         name = point_name({axis: row[axis] for axis in swept.points})
         if name in whole.networks:
             validation[name] = float(row["validation_accuracy"])
-    rows = [row for row in whole.report.rows if row.name != "dense"]
+    rows = lanes(whole)
 
     def is_near(row: Report) -> bool:
         tolerance = config.sweep.tolerance
@@ -59,7 +69,7 @@ def fronts(problem: Problem, whole: Result) -> dict[str, Any]:
     The hypervolume is that between nothing and the dense network's cost, chance and 1, as a share
     of this rectangle.
     """
-    dense, *rows = whole.report.rows
+    dense, rows = whole.report.rows[0], lanes(whole)
     accuracies = [row.accuracy for row in rows]
     chance, found = 1 / problem.data.num_classes, {}
     for cost in COSTS:
@@ -97,7 +107,7 @@ def pictures(
     whole: Result, swept: sweep.Swept, chosen: Chosen
 ) -> list[tuple[str, Callable[[Path], None]]]:
     """Return what draws the fronts, and the maps over sparsity and bits."""
-    dense, *rows = whole.report.rows
+    dense, rows = whole.report.rows[0], lanes(whole)
     points = {point_name(p): p for p in ({a: row[a] for a in swept.points} for row in swept.rows)}
     names = [row.name for row in rows]
     front = partial(
@@ -125,11 +135,7 @@ def said(found: dict[str, Any]) -> str:
 
 def summary(config: Config, problem: Problem, chosen: Chosen) -> str:
     """Return the paragraph above the table."""
-    found = problem.data
-    notes = f" ({found.notes})" if found.notes else ""
     return (
-        f"{config.network.network}, T = {config.task.timesteps}, {len(found.train.labels):,} "
-        f"training and {len(found.test.labels):,} test images{notes}; "
-        f"{len(chosen.validation) - 1} configurations. Fronts: {said(chosen.fronts)}. The row "
-        f"compressed is {chosen.name}."
+        f"{summary_of(problem, config.network)} {len(set(chosen.validation) - set(BASELINES))} "
+        f"configurations. Fronts: {said(chosen.fronts)}. The row compressed is {chosen.name}."
     )

@@ -49,6 +49,8 @@ class SweepOptions:
     """Memory of a chunk on each device; 80 % of what is free if left out."""
     learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
     """First step size of each training; it falls to 0 along a cosine."""
+    control: bool = True
+    """Train the dense network on for as many epochs as a lane, too, as the row "dense control"."""
     batch_size: Annotated[int, Whole(1)] = 100
     """Samples of one training step."""
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0

@@ -16,6 +16,7 @@ from jaxsnn import compress, sweep
 from jaxsnn.compress import distributions, masks
 from jaxsnn.errors import UserError
 from jaxsnn.methods import Result, Trained, Trainer, admm
+from jaxsnn.methods.result import CONTROL
 from jaxsnn.network import Network
 from jaxsnn.sweep.grid import point_name
 from jaxsnn.sweep.lane import fit_traced
@@ -103,9 +104,13 @@ def run(config: Config) -> None:
         budget=None if c.memory_mb is None else 1e6 * c.memory_mb,
     )  # fmt: skip
     networks = measured(config, problem, swept)
-    whole = Result.of(
-        {"dense": Trained(dense, problem.task), **networks}, problem.data, seed=c.seed
-    )
+    first = {"dense": Trained(dense, problem.task)}
+    if c.control:
+        epochs = c.pull_epochs + c.tune_epochs
+        adam = optax.adam(trainer.cosine(c.learning_rate, epochs))
+        longer = trainer(CONTROL, problem.task, adam, dense, epochs)
+        first[CONTROL] = Trained(longer, problem.task)
+    whole = Result.of(first | networks, problem.data, seed=c.seed)
     chosen = choice.choose(config, problem, whole, swept)
     there.say(f"chosen: {chosen.name}")
     result = choice.with_product(whole, chosen)

@@ -19,12 +19,14 @@ accuracy: under masks after pruning (`compress.pruned`), straight through after 
 
 `compress` prunes first and quantizes the survivors, or does both in one pull phase
 (`order="together"`); `bits=None` only prunes, `sparsity=0` only quantizes, both only quieten. The
-steps are functions, too: `prune`, `quantize`, `quieten`; `one_shot` cuts small weights at once.
+steps are functions, too: `prune`, `quantize`, `quieten`; `one_shot` cuts small weights at once, and
+`control` trains the dense network on for as many epochs.
 
 Where the sources differ:
 - The penalty is squared in the paper; the authors' public script
   (https://github.com/yjwu17/ADMM-Compression-for-SNNs) adds `1e-4 ||W - Z + U||`, not squared, and
-  `5e-5 ||W||`. Ours is squared; the script's are `penalty_mode="norm"` and `norm_weight=5e-5`.
+  `5e-5 ||W||`, at one penalty and one step size. Ours is squared and grows; the script's are
+  `penalty_mode="norm"`, `penalty_growth=1`, `norm_weight=5e-5`, `schedule="constant"`.
 - The script prunes by percentile (`projections.percentile_keep`), we by exact count.
 - The script's ternary fit starts at `mean(W)` and runs 5 sweeps, ours at `mean|W|` and 20.
 - The growth of the penalty, the spread of one sparsity over the layers (as the root of their size),
@@ -37,29 +39,37 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from jaxsnn import train, tree
-from jaxsnn.arrays import Number, check_whole, safe_divide
+from jaxsnn.arrays import Number, check_whole
 from jaxsnn.compress import distributions, projections, schedules
-from jaxsnn.compress.grids import Grid, binary_grid, pow2_grid, ternary_grid, uniform_grid
 from jaxsnn.compress.phase import pruned, pulled, quantized
-from jaxsnn.compress.projections import Projection, Recipe, compose, keep_largest, restrict
+from jaxsnn.compress.projections import Recipe
 from jaxsnn.data import Dataset
-from jaxsnn.errors import UserError
-from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.methods.optimizers import norm_decay
+from jaxsnn.methods.recipes import (
+    MOST_BITS,
+    Levels,
+    grid,
+    joint_recipe,
+    of_kernels,
+    prune_recipe,
+    quantize_recipe,
+)
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.network import Network
-from jaxsnn.options import PerLayer, Range, Whole, checked, recipe_of
+from jaxsnn.options import PerLayer, Range, Whole, checked
 from jaxsnn.train import Fit, Task
 
 __all__ = [
     "Levels",
     "Options",
     "compress",
+    "control",
+    "epochs_of",
     "grid",
     "joint_recipe",
-    "norm_decay",
     "one_shot",
     "penalty_schedule",
     "prune",
@@ -71,11 +81,6 @@ __all__ = [
 ]
 
 Tree = Any  # of masks, like the parameters
-
-Shares = Number | Mapping[str, Number]  # one number, or pattern of leaves -> number
-Bits = Shares | None
-Levels = Literal["binary", "ternary", "uniform", "pow2"]
-MOST_BITS = {"uniform": 8, "pow2": 6}
 
 
 @checked
@@ -95,7 +100,9 @@ class Options:
     spike_weight: Annotated[float, Range(0, float("inf"), open_high=True)] = 0.0
     """Weight of the mean firing rate in the loss, added to that of the task."""
     penalty: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 1e-4
-    """Penalty rho at the start; it grows tenfold after each third of an ADMM phase."""
+    """Penalty rho at the start of an ADMM phase."""
+    penalty_growth: Annotated[float, Range(1, float("inf"), open_high=True)] = 10.0
+    """Its growth after each third of the phase; 1 in the authors' script."""
     penalty_mode: Literal["squared", "norm"] = "squared"
     """The penalty: squared, or norm as in the authors' script."""
     norm_weight: Annotated[float, Range(0, float("inf"), open_high=True)] = 0.0
@@ -107,7 +114,11 @@ class Options:
     retrain_epochs: Annotated[int, Whole(0)] = 3
     """Epochs of each retraining after a hard step."""
     learning_rate: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 1e-3
-    """First step size of Adam in each phase; it falls to 0 along a cosine."""
+    """First step size of Adam in each phase."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """How it falls: to 0 along a cosine, or not at all, as in the authors' script."""
+    control: bool = True
+    """Train the dense network on for as many epochs, too, as the row "dense control"."""
     batch_size: Annotated[int, Whole(1)] = 100
     """Samples of one training step."""
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
@@ -125,77 +136,6 @@ class Options:
 DEFAULTS = Options()
 
 
-def prune_recipe(sparsity: Shares, *, where: str = "*/kernel") -> dict[str, Projection]:
-    """Build the sets `S_l = {W : ||W||_0 <= k_l}`: the largest weights of each layer.
-
-    >>> prune_recipe(0.5)["*/kernel"](jnp.asarray([3.0, -1.0])).tolist()
-    [3.0, 0.0]
-
-    Args:
-      sparsity: share to remove in every layer, in [0, 1]; or pattern of leaves -> share. The
-        authors' MNIST network has 0.83, 0.92 (convolutions), 0.991 and 0.93 (dense).
-      where: pattern of the leaves for a single share.
-    """
-    shares = sparsity if isinstance(sparsity, Mapping) else {where: sparsity}
-    return {pattern: keep_largest(share) for pattern, share in shares.items()}
-
-
-def grid(levels: Levels, bits: Number | None = None, *, keep_zeros: bool = False) -> Grid:
-    """Choose a set of levels by name: "binary", "ternary", or "uniform" and "pow2" of some bits.
-
-    >>> grid("ternary")(jnp.asarray([2.0, -2.0, 0.1])).tolist()
-    [2.0, -2.0, 0.0]
-    """
-    if levels in ("binary", "ternary"):
-        return (binary_grid if levels == "binary" else ternary_grid)(keep_zeros=keep_zeros)
-    if levels not in MOST_BITS:
-        raise UserError(f"levels must be binary, ternary, uniform or pow2, found {levels!r}")
-    if bits is None:
-        raise UserError(f"the levels {levels!r} need a number of bits")
-    make = uniform_grid if levels == "uniform" else pow2_grid
-    return make(bits, keep_zeros=keep_zeros)
-
-
-def quantize_recipe(
-    levels: Levels, bits: Bits = None, *, where: str = "*/kernel", masks: Tree | None = None
-) -> dict[str, Projection]:
-    """Build the sets `S_l = {alpha_l Q : Q_ij in levels}`: few values, one scale for each layer.
-
-    >>> quantize_recipe("binary")["*/kernel"](jnp.asarray([3.0, -1.0])).tolist()
-    [2.0, -2.0]
-
-    Args:
-      levels: which set of levels.
-      bits: number of bits of "uniform" and "pow2"; or pattern of leaves -> bits.
-      where: pattern of the leaves to quantize, for a single number.
-      masks: tree of masks from a pruning before; scale and levels are then fitted to the
-        survivors, and the rest stays zero.
-    """
-    widths = bits if isinstance(bits, Mapping) else {where: bits}
-    keep_zeros = masks is not None
-    found = {pattern: grid(levels, b, keep_zeros=keep_zeros) for pattern, b in widths.items()}
-    return dict(found) if masks is None else restrict(found, masks)
-
-
-def joint_recipe(
-    sparsity: Shares, levels: Levels, bits: Bits = None, *, where: str = "*/kernel"
-) -> dict[str, Projection]:
-    """Prune and quantize at once: `Proj_grid(Proj_sparse(V))`, a heuristic for both sets.
-
-    >>> joint_recipe(0.5, "binary")["*/kernel"](jnp.asarray([3.0, -1.0, 5.0, 0.0])).tolist()
-    [4.0, 0.0, 4.0, 0.0]
-
-    The arguments are those of `prune_recipe` and `quantize_recipe`; with a number for each pattern
-    in both, the patterns are the same where both sets are meant.
-    """
-    found = prune_recipe(sparsity, where=where)
-    widths = bits if isinstance(bits, Mapping) else dict.fromkeys(found, bits)
-    for pattern, width in widths.items():
-        quantizer = grid(levels, width, keep_zeros=pattern in found)
-        found[pattern] = compose(found[pattern], quantizer) if pattern in found else quantizer
-    return found
-
-
 def sparsities(
     net: Network, sparsity: PerLayer, allocation: Literal["root", "uniform"] = "root"
 ) -> dict[str, float]:
@@ -203,17 +143,20 @@ def sparsities(
 
     Args:
       net: the network.
-      sparsity: of all kernels together; or pattern of layers -> share to remove.
+      sparsity: of all kernels together, recurrent ones included; or pattern of layers -> share to
+        remove (`of_kernels`).
       allocation: how one share is spread: a layer keeps as the "root" of its size, or "uniform".
 
     Raises:
       UserError: if a layer would be left without any weight, or a pattern matches no layer.
     """
     if isinstance(sparsity, Mapping):
-        found = tree.match(recipe_of(sparsity), net.params)
+        found = of_kernels(net, sparsity)
     else:
         exponent = {"root": 0.5, "uniform": 1.0}[allocation]
-        found = distributions.spread(net.params, sparsity, exponent=exponent)
+        leaves = tree.named_leaves(net.params)
+        kernels = {name: leaves[name] for name in of_kernels(net, 0.0)}
+        found = distributions.spread(kernels, sparsity, where="*", exponent=exponent)
     # The shapes are enough to refuse a sparsity that would empty a layer.
     jax.eval_shape(lambda params: projections.project(params, prune_recipe(found)), net.params)
     return found
@@ -229,28 +172,6 @@ def penalty_schedule(
     """
     boundaries = [num_steps * i // phases for i in range(1, phases)]
     return schedules.stepwise([initial * growth**i for i in range(phases)], boundaries)
-
-
-def norm_decay(weight: Number, recipe: Recipe) -> optax.GradientTransformation:
-    """Add the gradient of `weight sum_l ||W_l||`, over the leaves of a recipe: the script's term.
-
-    >>> decay, params = norm_decay(0.5, {"w": keep_largest(0.5)}), {"w": jnp.asarray([3.0, 4.0])}
-    >>> decay.update({"w": jnp.zeros(2)}, decay.init(params), params)[0]["w"].tolist()
-    [0.30000001192092896, 0.4000000059604645]
-    """
-
-    def add(updates: Any, params: Any) -> Any:
-        selected = tree.match(recipe, params)
-
-        def one(name: str, update: jax.Array, leaf: jax.Array) -> jax.Array:
-            if name not in selected:
-                return update
-            norm = jnp.broadcast_to(jnp.linalg.norm(leaf.ravel()), leaf.shape)
-            return update + weight * safe_divide(leaf, norm)
-
-        return tree.map_named(one, updates, params)
-
-    return optax.stateless(add)
 
 
 def prune(
@@ -295,7 +216,8 @@ def quantize(
     The arguments are those of `compress`; with the `masks` of `prune` the survivors are quantized,
     the rest stays zero. The phases are "quantize pull" and "quantize retrain".
     """
-    recipe = quantize_recipe(options.levels, _widths(net, options), masks=masks)
+    widths = _widths(net, options) or dict.fromkeys(of_kernels(net, 0.0))
+    recipe = quantize_recipe(options.levels, widths, masks=masks)
     return _phases(task, data, options, fit).on_grid("quantize ", net, recipe, masks)
 
 
@@ -305,6 +227,37 @@ def quieten(
     """Train on for `retrain_epochs` with the mean firing rate in the loss: phase "activity"."""
     phases, epochs = _phases(task, data, options, fit), options.retrain_epochs
     return phases.trainer("activity", phases.task, phases.adam(epochs), net, epochs)
+
+
+def control(
+    net: Network,
+    task: Task,
+    data: Dataset,
+    options: Options = DEFAULTS,
+    *,
+    epochs: int | None = None,
+    fit: Fit = train.fit,
+) -> Network:
+    """Train the dense network on for as many epochs as `compress` does: phase "dense control".
+
+    The arguments are those of `compress`; `epochs` may be others.
+    """
+    phases, epochs = _phases(task, data, options, fit), epochs or epochs_of(options)
+    return phases.trainer(CONTROL, task, phases.adam(epochs), net, epochs)
+
+
+def epochs_of(options: Options) -> int:
+    """Return for how many epochs `compress` trains the product.
+
+    >>> epochs_of(Options(pull_epochs=3, retrain_epochs=2))
+    10
+    """
+    shares = (
+        options.sparsity.values() if isinstance(options.sparsity, Mapping) else [options.sparsity]
+    )
+    steps = any(shares) + (options.bits is not None)
+    rounds = 1 if steps == 2 and options.order == "together" else steps
+    return rounds * (options.pull_epochs + options.retrain_epochs) or options.retrain_epochs
 
 
 def compress(
@@ -320,7 +273,7 @@ def compress(
       fit: trains: `train.fit`, or one that checkpoints and resumes.
 
     Returns:
-      The networks "dense" and "compressed", with a report on the test images.
+      The networks "dense", "dense control" and "compressed", with a report on the test images.
 
     Raises:
       UserError: if the options do not fit the network, before anything is trained.
@@ -331,7 +284,7 @@ def compress(
       >>> net = models.build("16-10", digits.shape, seed=0)
       >>> task = train.Task(digits.inputs(timesteps=2))
       >>> few = Options(sparsity=0.5, pull_epochs=1, retrain_epochs=0, batch_size=30)
-      >>> compress(net, task, digits, few).report.rows[1].density <= 0.5
+      >>> compress(net, task, digits, few).report.row("compressed").density <= 0.5
       True
     """
     shares, widths = sparsities(net, options.sparsity, options.allocation), _widths(net, options)
@@ -345,15 +298,17 @@ def compress(
         product, masks = prune(net, task, data, options, fit=fit) if pruning else (net, None)
         if quantizing:
             product = quantize(product, task, data, options, masks=masks, fit=fit)
-    networks = {"dense": Trained(net, task), "compressed": Trained(product, task)}
-    return Result.of(networks, data, seed=options.seed)
+    networks = {"dense": net}
+    if options.control:
+        networks[CONTROL] = control(net, task, data, options, fit=fit)
+    networks["compressed"] = product
+    trained = {name: Trained(each, task) for name, each in networks.items()}
+    return Result.of(trained, data, seed=options.seed)
 
 
-def _widths(net: Network, options: Options) -> Any:
-    """Return leaf name -> bits where each layer has its own, one number for all, or None."""
-    if isinstance(options.bits, Mapping):
-        return tree.match(recipe_of(options.bits), net.params)
-    return options.bits
+def _widths(net: Network, options: Options) -> dict[str, float] | None:
+    """Return leaf name -> bits of each kernel; None where nothing shall be quantized."""
+    return None if options.bits is None else of_kernels(net, options.bits)
 
 
 @dataclass(frozen=True)
@@ -365,7 +320,8 @@ class _Phases:
     options: Options
 
     def adam(self, epochs: int) -> optax.GradientTransformation:
-        return optax.adam(self.trainer.cosine(self.options.learning_rate, epochs))
+        rate, falls = self.options.learning_rate, self.options.schedule == "cosine"
+        return optax.adam(self.trainer.cosine(rate, epochs) if falls else rate)
 
     def pull(self, name: str, net: Network, recipe: Recipe, masks: Tree | None = None) -> Network:
         """Run an ADMM phase."""
@@ -373,7 +329,8 @@ class _Phases:
         adam = self.adam(o.pull_epochs)
         if o.norm_weight:
             adam = optax.chain(norm_decay(o.norm_weight, recipe), adam)
-        penalty = penalty_schedule(steps(o.pull_epochs), initial=o.penalty)
+        growth, length = o.penalty_growth, steps(o.pull_epochs)
+        penalty = penalty_schedule(length, initial=o.penalty, growth=growth)
         every = max(steps(1) // o.dual_steps, 1)
         phase = pulled(adam, recipe, penalty, every=every, mode=o.penalty_mode, masks=masks)
         return self.trainer(name, self.task, phase, net, o.pull_epochs)

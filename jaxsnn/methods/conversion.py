@@ -31,7 +31,7 @@ from jaxsnn import layers, models, train
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.methods import balancing
-from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.models.variants import ann_of, rescale, spiking_of
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
@@ -50,6 +50,7 @@ __all__ = [
     "neuron",
     "take_over",
     "train_ann",
+    "train_on",
     "tune_optimizer",
 ]
 
@@ -93,6 +94,8 @@ class Options:
     """Weight decay of the spiking network, added to the gradient."""
     schedule: Literal["steps", "cosine"] = "steps"
     """How step sizes fall: in steps as published, or along a cosine to 0."""
+    control: bool = True
+    """Train the dense network on until it had as many epochs as the product: "dense control"."""
     batch_size: Annotated[int, Whole(1)] = 64
     """Samples of one training step."""
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
@@ -132,7 +135,8 @@ def compress(
       fit: trains a phase.
 
     Returns:
-      The rows "ann", "converted" and "spiking", the product; `found` has the thresholds.
+      The rows "ann", "dense control" (the ANN, trained on for as many epochs as the tuning has),
+      "converted" and "spiking", the product; `found` has the thresholds.
 
     Raises:
       UserError: for what cannot be converted, before anything is trained.
@@ -146,13 +150,17 @@ def compress(
       >>> task = train.Task(digits.inputs(4, "poisson"), loss="ce")
       >>> result = compress(net, task, digits, short)
       >>> list(result.networks)
-      ['ann', 'converted', 'spiking']
+      ['ann', 'dense control', 'converted', 'spiking']
     """
     check(net, task, options, data)
     trainer = Trainer(fit, data, options.batch_size, options.seed)
     found = hybrid("conversion", net, task, trainer, options)
-    networks = {
-        "ann": Trained(found.ann, ann_task(task)),
+    still = ann_task(task)
+    networks = {"ann": Trained(found.ann, still)}
+    if options.control:
+        longer = train_on(CONTROL, found.ann, task, trainer, options, options.tune_epochs)
+        networks[CONTROL] = Trained(longer, still)
+    networks |= {
         "converted": Trained(found.converted, task),
         "spiking": Trained(found.spiking, task),
     }
@@ -208,6 +216,14 @@ def train_ann(
         trainer, options, options.ann_learning_rate, options.ann_epochs
     )
     return trainer(name, ann_task(task), optimizer, ann, options.ann_epochs)
+
+
+def train_on(
+    name: str, ann: Network, task: train.Task, trainer: Trainer, options: Options, epochs: int
+) -> Network:
+    """Train an ANN on for some epochs, as it was trained."""
+    optimizer = ann_optimizer(trainer, options, options.ann_learning_rate, epochs)
+    return trainer(name, ann_task(task), optimizer, ann, epochs) if epochs else ann
 
 
 def take_over(

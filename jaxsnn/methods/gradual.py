@@ -25,7 +25,7 @@ from jaxsnn.compress.phase import gradually_pruned
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.methods.admm import sparsities
-from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.network import Network
 from jaxsnn.options import PerLayer, Range, Whole, checked
 from jaxsnn.train import Fit, Task
@@ -51,6 +51,8 @@ class Options:
     """Steps between two prunings."""
     learning_rate: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 1e-3
     """First step size of Adam; it falls to 0 along a cosine."""
+    control: bool = True
+    """Train the dense network on for as many epochs, too, as the row "dense control"."""
     batch_size: Annotated[int, Whole(1)] = 100
     """Samples of one training step."""
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
@@ -117,9 +119,10 @@ def prune(
 def compress(
     net: Network, task: Task, data: Dataset, options: Options = DEFAULTS, *, fit: Fit = train.fit
 ) -> Result:
-    """Prune a trained network gradually; the networks of the result are "dense" and "compressed".
+    """Prune a trained network gradually.
 
-    The arguments are those of `prune`.
+    The arguments are those of `prune`; the networks of the result are "dense", "dense control" and
+    "compressed".
 
     Example:
       >>> from jaxsnn import data, models
@@ -127,9 +130,14 @@ def compress(
       >>> net = models.build("16-10", digits.shape, seed=0)
       >>> task = train.Task(digits.inputs(timesteps=2))
       >>> found = compress(net, task, digits, Options(sparsity=0.5, epochs=1, batch_size=30))
-      >>> [round(row.density, 2) for row in found.report.rows]
-      [1.0, 0.5]
+      >>> {row.name: round(row.density, 2) for row in found.report.rows}
+      {'dense': 1.0, 'dense control': 1.0, 'compressed': 0.5}
     """
-    product = prune(net, task, data, options, fit=fit)
-    networks = {"dense": Trained(net, task), "compressed": Trained(product, task)}
-    return Result.of(networks, data, seed=options.seed)
+    networks = {"dense": net}
+    if options.control:
+        trainer = Trainer(fit, data, options.batch_size, options.seed)
+        adam = optax.adam(trainer.cosine(options.learning_rate, options.epochs))
+        networks[CONTROL] = trainer(CONTROL, task, adam, net, options.epochs)
+    networks["compressed"] = prune(net, task, data, options, fit=fit)
+    trained = {name: Trained(each, task) for name, each in networks.items()}
+    return Result.of(trained, data, seed=options.seed)

@@ -31,8 +31,8 @@ from jaxsnn.compress.projections import Projection
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.methods import admm, channels
-from jaxsnn.methods.result import Result, Trained, Trainer
-from jaxsnn.metrics import Comparison, Report
+from jaxsnn.methods.gains import with_gains
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.network import Network
 from jaxsnn.options import PerLayer, Range, Whole, checked
 from jaxsnn.train import Fit, Task
@@ -41,7 +41,6 @@ __all__ = ["STAGES", "Options", "check", "compress", "groups"]
 
 Stage = Literal["channels", "connections", "bits", "timesteps", "spikes"]
 STAGES: tuple[Stage, ...] = ("channels", "connections", "bits", "timesteps", "spikes")
-MEASURES = ("weight_bytes", "synops", "bit_ops", "timesteps", "spikes_per_sample")
 BITS = {"rescaled": (1, 8), "uniform": (2, 8), "pow2": (2, 6)}  # fewest and most of each levels
 
 
@@ -93,6 +92,8 @@ class Options:
     """Epochs of training with that weight."""
     learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
     """First step size of each phase; it falls to 0 along a cosine."""
+    control: bool = True
+    """Train the dense network on for as many epochs, too, as the row "dense control"."""
     batch_size: Annotated[int, Whole(1)] = 100
     """Samples of one training step."""
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
@@ -168,8 +169,8 @@ def compress(
       fit: what trains; one that resumes, or `train.fit`.
 
     Returns:
-      The product, a row for "dense" and for each stage, the last one "compressed"; `found` has
-      for each stage what was tried.
+      The product, a row for "dense", "dense control" and each stage, the last one "compressed";
+      `found` has for each stage what was tried.
 
     Raises:
       UserError: if the stages do not suit the network or the data; before anything is trained.
@@ -178,7 +179,8 @@ def compress(
       >>> from jaxsnn import data, models
       >>> digits = data.load("digits", limit=200)
       >>> net = models.build("8C3-AP2-10", digits.shape, readout="current")
-      >>> chosen = Options(stages=("connections",), pruning="magnitude", connections_epochs=0)
+      >>> chosen = Options(stages=("connections",), pruning="magnitude", connections_epochs=0,
+      ...                  control=False)
       >>> result = compress(net, Task(digits.inputs(timesteps=2)), digits, chosen)
       >>> [row.name for row in result.report.rows]
       ['dense', 'compressed']
@@ -186,7 +188,7 @@ def compress(
     check(net, task, data, options)
     pipeline = _Pipeline(options, Trainer(fit, data, options.batch_size, options.seed))
     held = _Held(net, net, task)
-    networks = {"dense": Trained(net, task)}
+    networks: dict[str, Trained] = {}
     found: dict[str, Any] = {"stages": []}
     parts = groups(options)
     for group in parts:
@@ -195,8 +197,11 @@ def compress(
         row = "compressed" if group is parts[-1] else name
         networks[row] = Trained(held.seen, held.task)
         found["stages"].append({"stage": name, "row": row} | tried)
-    result = Result.of(networks, data, found, seed=options.seed)
-    return replace(result, report=_with_gains(result.report, found["stages"]))
+    before = {"dense": Trained(net, task)}
+    if options.control:
+        before[CONTROL] = Trained(pipeline.control(net, task, held.epochs), task)
+    result = Result.of(before | networks, data, found, seed=options.seed)
+    return replace(result, report=with_gains(result.report, found["stages"]))
 
 
 def check(net: Network, task: Task, data: Dataset, options: Options) -> None:
@@ -210,27 +215,6 @@ def check(net: Network, task: Task, data: Dataset, options: Options) -> None:
     task.check(net, data.train, "data.train")
     trainer = Trainer(train.fit, data, options.batch_size, options.seed)
     _Pipeline(options, trainer).rehearse(_Held(net, net, task))
-
-
-def _with_gains(report: Comparison, stages: list[dict[str, Any]]) -> Comparison:
-    """Add to the row of each stage what it cost, and what it gained, against the row before."""
-    dense, rows = report.rows[0], [report.rows[0]]
-    for row, stage in zip(report.rows[1:], stages, strict=True):
-        before = rows[-1]
-        facts = {
-            "stage": stage["stage"],
-            "cost": {"accuracy": (before.accuracy or 0.0) - (row.accuracy or 0.0)},
-            "gain": _factors(before, row),
-            "gain_in_all": _factors(dense, row),
-        }
-        rows.append(replace(row, extra={**row.extra, **facts}))
-    return Comparison(tuple(rows))
-
-
-def _factors(base: Report, row: Report) -> dict[str, float | None]:
-    """Return by what factor each measure is smaller than in another row."""
-    pairs = {name: (getattr(base, name), getattr(row, name)) for name in MEASURES}
-    return {name: was / now if was and now else None for name, (was, now) in pairs.items()}
 
 
 def _hidden(net: Network, task: Task) -> tuple[str, ...]:
@@ -248,6 +232,7 @@ class _Held:
     task: Task
     masks: Any = None  # what may be non-zero; None if all may
     quantized: bool = False
+    epochs: int = 0  # for which it was trained since it was dense
 
 
 @dataclass(frozen=True, eq=False)
@@ -358,8 +343,14 @@ class _Pipeline:
             inside = sets.quantized(phase.optimizer, self.grids(held), keep_free=True)
         elif held.masks is not None:
             inside = replace(phase, optimizer=sets.pruned(phase.optimizer, held.masks).optimizer)
-        held = replace(held, free=self.trainer(name, held.task, inside, held.free, epochs))
+        free = self.trainer(name, held.task, inside, held.free, epochs)
+        held = replace(held, free=free, epochs=held.epochs + epochs)
         return replace(held, seen=self.see(held))
+
+    def control(self, net: Network, task: Task, epochs: int) -> Network:
+        """Train the dense network on for as many epochs as the product had."""
+        adam = optax.adam(self.trainer.cosine(self.chosen.learning_rate, epochs))
+        return self.trainer(CONTROL, task, adam, net, epochs)
 
     def grids(self, held: _Held) -> dict[str, Projection]:
         """Return the recipe of the quantized weights, zero outside the masks."""
@@ -381,7 +372,10 @@ class _Pipeline:
                     f"the stage timesteps: the frames of {data.name} are cut when they are read; "
                     "leave that stage out and read fewer"
                 )
-            schedules.falling_timesteps(held.task.inputs.timesteps, c.timesteps_schedule)
+            first, remat = held.task.inputs.timesteps, held.task.remat
+            schedules.falling_timesteps(first, c.timesteps_schedule)
+            if odd := [n for n in c.timesteps_schedule if remat and remat < n and n % remat]:
+                raise UserError(f"remat {remat} does not divide {odd[0]} timesteps of the schedule")
             if "timesteps" not in c.together and not len(data.validation.labels):
                 raise UserError(
                     "no images are held out to tell how few time steps are enough: hold some out "

@@ -29,14 +29,12 @@ Where the sources differ (see `compress.rescaling` and `compress.singular` for t
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from functools import partial
 from statistics import mean
 from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
 from jax import Array
 
@@ -49,7 +47,8 @@ from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods import channels
 from jaxsnn.methods.channels import prunable
-from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.methods.optimizers import Descent, descent
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.metrics import sizes
 from jaxsnn.models.qp_snn import ratios
 from jaxsnn.network import Network
@@ -62,7 +61,6 @@ __all__ = [
     "cut",
     "fresh_norms",
     "kept",
-    "optimizer",
     "prunable",
     "quantized_leaves",
     "ratios",
@@ -70,8 +68,6 @@ __all__ = [
     "scores",
     "size_mb",
 ]
-
-Optimizer = Literal["adam", "sgd"]
 
 
 @checked
@@ -106,7 +102,7 @@ class Options:
     """Epochs of the uncompressed network; None for `train_epochs`, 0 to take it as it is given."""
     train_epochs: Annotated[int, Whole(0)] = 10
     """Epochs of the training with quantized weights."""
-    optimizer: Optimizer = "adam"
+    optimizer: Descent = "adam"
     """Optimizer of both trainings: adam, or sgd with momentum 0.9."""
     learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
     """Their first step size; it falls to 0 along a cosine."""
@@ -114,7 +110,7 @@ class Options:
     """Samples of one of their steps."""
     tune_epochs: Annotated[int, Whole(0)] = 5
     """Epochs of the tuning after pruning (and after quantization, in the order pq)."""
-    tune_optimizer: Optimizer = "adam"
+    tune_optimizer: Descent = "adam"
     """Optimizer of the tuning."""
     tune_learning_rate: Annotated[float | None, Range(0, open_low=True, open_high=True)] = None
     """Its first step size; None for that of the trainings."""
@@ -122,6 +118,8 @@ class Options:
     """Samples of one of its steps; None for those of the trainings."""
     weight_decay: Annotated[float, Range(0, 1, open_high=True)] = 1e-5
     """Weight decay of convolutions, added to the gradient."""
+    control: bool = True
+    """Train the dense network on, as in tuning, until it had as many epochs as the product."""
     calibration_batches: Annotated[int, Whole(1)] = 5
     """Batches of training images on which channels are scored."""
     calibration_batch_size: Annotated[int, Whole(1)] = 128
@@ -143,7 +141,8 @@ def compress(
 ) -> Result:
     """Train a network with quantized weights, cut its channels, and tune what is left.
 
-    Rows of the report: "dense", "quantized QUANTIZER" (in the order qp), "compressed". Their
+    Rows of the report: "dense", "dense control" (trained on until it had as many epochs as the
+    product), "quantized QUANTIZER" (in the order qp), "compressed". Their
     `extra`: `quantizer`, `size_mb` (Eq. 16), `levels_used` (Eq. 8), and of the product `score`,
     `accuracy_before_tuning`, `score_stability` (Eq. 15, the least of all layers).
 
@@ -176,6 +175,8 @@ def compress(
     work = _Work(task, options, Trainer(fit, data, options.batch_size, options.seed))
     shown = free = work.train("dense", net, "dense")
     networks, facts = {"dense": shown}, {}
+    if options.control:
+        networks[CONTROL] = work.train(CONTROL, shown, "control")
     if options.order == "qp":
         name = f"quantized {options.quantizer}"
         free = work.train(name, net, "train", quantize=True, free=True)
@@ -306,33 +307,13 @@ def fresh_norms(net: Network, readout: Collection[str] = (), *, seed: int = 0) -
     def restart(name: str, leaf: Array) -> Array:
         layer, _, part = name.rpartition("/")
         if layer in readout and leaf.ndim > 1:
-            return 0.01 * jax.random.normal(jax.random.key(seed), leaf.shape)
+            return 0.01 * jax.random.normal(jax.random.key(seed), leaf.shape, leaf.dtype)
         if layer not in norms and layer not in readout:
             return leaf
         return jnp.ones_like(leaf) if part in ("scale", "var") else jnp.zeros_like(leaf)
 
     params, stats = (tree.map_named(restart, part) for part in (net.params, net.stats))
     return net.replace(params=params, stats=stats)
-
-
-def optimizer(
-    rate: optax.ScalarOrSchedule, name: Optimizer = "adam", weight_decay: float = 1e-5
-) -> optax.GradientTransformation:
-    """Return Adam, or SGD with momentum 0.9, behind a weight decay of the convolutions.
-
-    Args:
-      rate: learning rate or schedule.
-      name: "adam" or "sgd".
-      weight_decay: factor of the kernels `[k, k, I, O]` in their gradient, >= 0.
-
-    Raises:
-      UserError: if the name is unknown.
-    """
-    if name not in ("adam", "sgd"):
-        raise UserError(f"optimizer {name!r} is unknown; choose adam or sgd")
-    descent = optax.adam(rate) if name == "adam" else optax.sgd(rate, momentum=0.9)
-    decay = optax.add_decayed_weights(weight_decay, partial(jax.tree.map, lambda x: x.ndim == 4))
-    return optax.chain(decay, descent)
 
 
 @dataclass(frozen=True)
@@ -347,13 +328,13 @@ class _Work:
         self, name: str, net: Network, phase: str, *, quantize: bool = False, free: bool = False
     ) -> Network:
         """Train a network, straight through quantizers if that is asked for."""
-        o, tune = self.options, phase == "tune"
-        epochs = getattr(o, f"{phase}_epochs")
-        epochs = o.train_epochs if epochs is None else epochs
+        o, tune = self.options, phase in ("tune", "control")
+        epochs = _epochs(o)[phase]
         kind = o.tune_optimizer if tune else o.optimizer
         size = (o.tune_batch_size if tune else None) or o.batch_size
         rate = (o.tune_learning_rate if tune else None) or o.learning_rate
-        way: Any = optimizer(self.trainer.cosine(rate, epochs, size), kind, o.weight_decay)
+        steps = self.trainer.cosine(rate, epochs, size)
+        way: Any = descent(steps, kind, conv_decay=o.weight_decay)
         if quantize:
             grids = recipe(net, self.task.inputs, o)
             auto: rescaling.RuleName = "identity" if kind == "sgd" else "inv_gamma"
@@ -373,6 +354,15 @@ class _Work:
         inputs = self.task.inputs
         readout = () if channels.joined(small, inputs) else small.flow(inputs).readout
         return fresh_norms(small, readout, seed=self.options.seed)
+
+
+def _epochs(options: Options) -> dict[str, int]:
+    """Return the epochs of each phase; of the control, those that the product has more."""
+    o = options
+    dense = o.train_epochs if o.dense_epochs is None else o.dense_epochs
+    more = o.train_epochs + o.tune_epochs - dense if o.order == "qp" else 2 * o.tune_epochs
+    found = {"dense": dense, "train": o.train_epochs, "tune": o.tune_epochs}
+    return found | {"control": max(more, 0)}
 
 
 def _facts(net: Network, inputs: Inputs, options: Options) -> dict[str, Any]:

@@ -1,4 +1,9 @@
-"""What all methods share: what they are given to train with, and what they return."""
+"""What all methods share: what they are given to train with, and what they return.
+
+**The control.** A product was trained for longer than the dense network that it is compared with.
+So every method has a second baseline, the row "dense control": the dense network trained on, until
+it had as many epochs as the weights of the product (`control=False` leaves it out).
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,7 +17,9 @@ from jaxsnn.data import Dataset
 from jaxsnn.network import Network
 from jaxsnn.train import Fit, Task
 
-__all__ = ["Result", "Trained", "Trainer"]
+__all__ = ["CONTROL", "Result", "Trained", "Trainer"]
+
+CONTROL = "dense control"  # name of the row, and of the phase
 
 
 @dataclass(frozen=True)

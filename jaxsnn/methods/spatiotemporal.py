@@ -42,7 +42,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods import balancing, conversion
 from jaxsnn.methods.measuring import accuracies, energy_ratios, measured, noise_table, whole_numbers
-from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.models.variants import resized, spiking_of
 from jaxsnn.network import Network, Output
 from jaxsnn.options import Range, Whole, checked, replaced
@@ -144,9 +144,9 @@ def compress(
       fit: trains a phase.
 
     Returns:
-      The rows dense, ann, narrow, narrow ann, short, direct, compressed, each network with its own
-      task. `found`: `widths`, `explained`, `stages`, `control`, `quantization`,
-      `whole_number_weights`, `noise`.
+      The rows dense, dense control (trained on at T0 until it had as many epochs as the product),
+      ann, narrow, narrow ann, short, direct, compressed, each network with its own task. `found`:
+      `widths`, `explained`, `stages`, `control`, `quantization`, `whole_number_weights`, `noise`.
 
     Raises:
       UserError: for options, networks and data that do not fit, before anything is trained; for a
@@ -164,8 +164,13 @@ def compress(
     epochs = hybrid.tune_epochs + accepted * options.fewer_epochs
     direct = _tune("direct", Trained(thin.converted, short.task), trainer, hybrid, epochs)
     product = quantize(short, trainer, options, hybrid)
-    networks = {
-        "dense": Trained(wide.spiking, task), "ann": Trained(wide.ann, conversion.ann_task(task)),
+    networks = {"dense": Trained(wide.spiking, task)}
+    if hybrid.control:
+        more = accepted * options.fewer_epochs + options.qat_epochs
+        more += max((options.narrow_ann_epochs or hybrid.ann_epochs) - hybrid.ann_epochs, 0)
+        networks[CONTROL] = _tune(CONTROL, networks["dense"], trainer, hybrid, more)
+    networks |= {
+        "ann": Trained(wide.ann, conversion.ann_task(task)),
         "narrow": start, "narrow ann": Trained(thin.ann, conversion.ann_task(task)),
         "short": short, "direct": direct, "compressed": product,
     }  # fmt: skip
@@ -208,10 +213,6 @@ def check(
     if not hybrid.ann_epochs and options.narrow_ann_epochs is None:
         raise UserError("narrow_ann_epochs is needed with ann_epochs=0: nothing else trains it")
     resized(net, dict.fromkeys(named, 1), task.inputs)  # refuses what is no chain
-
-
-# ----------------------------------------------------------------------------------------------
-# space
 
 
 def convolutions(net: Network, inputs: Inputs) -> tuple[str, ...]:
@@ -297,10 +298,6 @@ def _narrow_options(options: Options, hybrid: conversion.Options) -> conversion.
     return replaced(hybrid, **{name: value for name, value in own.items() if value is not None})
 
 
-# ----------------------------------------------------------------------------------------------
-# time
-
-
 def shorten(
     start: Trained, trainer: Trainer, options: Options, hybrid: conversion.Options
 ) -> tuple[Trained, list[Stage]]:
@@ -335,10 +332,6 @@ def _mean_accuracy(trained: Trained, split: Split, options: Options) -> float:
     return float(np.mean(accuracies(trained, split, options.draws)))
 
 
-# ----------------------------------------------------------------------------------------------
-# precision
-
-
 def quantize(
     short: Trained, trainer: Trainer, options: Options, hybrid: conversion.Options
 ) -> Trained:
@@ -361,10 +354,6 @@ def _at_all_widths(short: Trained, test: Split, options: Options) -> list[dict[s
         rounded = Trained(short.network.replace(params=params), short.task)
         found.append({"bits": bits, "accuracy": _mean_accuracy(rounded, test, options)})
     return found
-
-
-# ----------------------------------------------------------------------------------------------
-# training
 
 
 def _hybrid(

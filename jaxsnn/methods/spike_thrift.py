@@ -41,7 +41,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.layers import walk
 from jaxsnn.methods import conversion
 from jaxsnn.methods.measuring import energy_ratios, measured
-from jaxsnn.methods.result import Result, Trained, Trainer
+from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.models.variants import ann_of, residual_blocks
 from jaxsnn.network import Network
 from jaxsnn.options import Range, Whole, checked, replaced
@@ -52,6 +52,7 @@ __all__ = [
     "Way",
     "check_teacher",
     "compress",
+    "control",
     "guided_task",
     "rewiring_phase",
     "sparse_ann",
@@ -152,7 +153,8 @@ def compress(
       fit: trains a phase.
 
     Returns:
-      The rows dense, dense converted, dense ann, "WAY ann" for each way, converted, compressed.
+      The rows dense, dense control (`control`), dense converted, dense ann, "WAY ann" for each way,
+      converted, compressed.
       `found`: `ann_accuracy`, `lost_by_conversion`, `recovered_by_tuning`, `compression`,
       `spikes_of_dense`, `below_dense`, `thresholds`.
 
@@ -165,8 +167,10 @@ def compress(
     chosen = hybrid if epochs is None else replaced(hybrid, tune_epochs=epochs)
     dense = conversion.hybrid("dense", net, task, trainer, chosen, ann=teacher)
     still = conversion.ann_task(task)
-    networks = {
-        "dense": Trained(dense.spiking, task),
+    networks = {"dense": Trained(dense.spiking, task)}
+    if hybrid.control:
+        networks[CONTROL] = Trained(control(dense, task, trainer, options, hybrid), task)
+    networks |= {
         "dense converted": Trained(dense.converted, task),
         "dense ann": Trained(dense.ann, still),
     }
@@ -182,6 +186,26 @@ def compress(
     found = _compared(rows, options.ways) | {"thresholds": thresholds}
     report = metrics.Comparison(tuple(rows.values()))
     return Result(product, task, networks, report, found)
+
+
+def control(
+    dense: conversion.Hybrid,
+    task: train.Task,
+    trainer: Trainer,
+    options: Options,
+    hybrid: conversion.Options,
+) -> Network:
+    """Return the dense spiking network of as many epochs as the weights of the product had.
+
+    The meta-model is trained on until it had those of a sparse ANN, converted and tuned. Where the
+    dense network had as many already, it is its own control.
+    """
+    had = hybrid.ann_epochs if options.begin == "teacher" else 0
+    more = max(had + options.sparse_epochs - hybrid.ann_epochs, 0)
+    if not more and options.dense_tune_epochs in (None, hybrid.tune_epochs):
+        return dense.spiking
+    ann = conversion.train_on(f"{CONTROL} ann", dense.ann, task, trainer, hybrid, more)
+    return conversion.hybrid(CONTROL, ann, task, trainer, hybrid, ann=ann).spiking
 
 
 def check(

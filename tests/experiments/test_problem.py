@@ -1,12 +1,14 @@
 """The problem of an experiment: the classes come from the data, recordings count as events."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from experiments.common import (
     DataOptions,
+    DenseOptions,
     EngineOptions,
     NetworkOptions,
     RunOptions,
@@ -15,6 +17,7 @@ from experiments.common import (
     network_of,
     problem,
     task_of,
+    train_dense,
 )
 from jaxsnn import data
 from jaxsnn.errors import UserError
@@ -57,6 +60,59 @@ def test_a_problem_has_data_a_network_and_a_task_that_fit():
 )
 def test_the_classes_of_a_layout_come_from_the_data(layout, filled):
     assert problem.layout_of(layout, 7) == filled
+
+
+@pytest.mark.parametrize(
+    ("layout", "filled"),
+    [("8C3-AP2-12-{classes}", "4C3-AP2-6-10"), ("8C3S2-D0.5-{10*classes}-V{classes}",
+     "4C3S2-D0.5-100-V10"), ("16B3S2M6P-AP4-12R-10", "8B3S2M3P-AP4-6R-10"), ("1C3-10", "1C3-10"),
+     ("vgg16", "vgg16")],
+)  # fmt: skip
+def test_a_width_is_a_factor_on_what_is_hidden(layout, filled):
+    assert problem.layout_of(layout, 10, 0.5) == filled
+
+
+def test_a_network_has_a_name_and_a_width():
+    net = network_of(NetworkOptions(network="admm_cifar", width=0.0625), tall(), 0)
+    assert net.params["conv7"]["kernel"].shape == (3, 3, 64, 128)
+    assert net.params["dense3"]["kernel"].shape == (32, 100)
+
+
+def tall():
+    draw = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    split = data.Split(draw, np.arange(50, dtype=np.int32) % 10)
+    return data.Dataset("tall", split, split, split, 10, (0.5,) * 3, (0.25,) * 3)
+
+
+def test_start_values_are_those_that_are_asked_for():
+    dataset = noise(3)
+    task = task_of(TaskOptions(timesteps=3), EngineOptions(), dataset, 10)
+    net = network_of(NetworkOptions(network="4C3-16-{classes}"), dataset, 0)
+    found = {s: problem.started(net, s, task, dataset, 0) for s in ("uniform", "fan_out", "firing")}
+    assert found["uniform"] is net
+    spread = {s: float(np.std(each.params["dense1"]["kernel"])) for s, each in found.items()}
+    assert spread["fan_out"] == pytest.approx(0.01, rel=0.1)
+    assert spread["firing"] > spread["uniform"]
+
+
+def test_the_step_of_the_dense_network_falls_along_a_cosine_or_tenfold():
+    steps = {}
+
+    def fit(task, optimizer, net, split, *, epochs, **options):
+        state, found = optimizer.init({"w": np.float32(0)}), []
+        for _ in range(epochs * 3):  # three steps an epoch
+            updates, state = optimizer.update({"w": np.float32(1)}, state)
+            found.append(-float(updates["w"]))
+        steps[len(steps)] = found
+        return net
+
+    found = load(Config(), seed=0, batch_size=30)
+    method = SimpleNamespace(batch_size=30, learning_rate=0.5, seed=0)
+    train_dense(fit, found, DenseOptions(dense_epochs=2), method)
+    chosen = DenseOptions(dense_epochs=5, dense_learning_rate=0.25, dense_fall=2)
+    train_dense(fit, found, chosen, method)
+    assert steps[0][0] == pytest.approx(0.5, rel=1e-3) and steps[0][-1] < 0.05
+    np.testing.assert_allclose(steps[1], [0.25] * 6 + [0.025] * 6 + [0.0025] * 3, rtol=1e-3)
 
 
 def test_colours_are_normalised_and_recordings_are_events():
@@ -104,7 +160,10 @@ def test_numbers_of_the_products_and_norms_are_options():
     ("changes", "batch", "message"),
     [({"network": NetworkOptions(network="6-7")}, 30, "7 scores"),
      ({"network": NetworkOptions(network="6-11")}, 30, "11 scores, but digits has 10 classes"),
-     ({}, 91, "--batch-size must be in .* found 91")],
+     ({}, 91, "--batch-size must be in .* found 91"),
+     ({"engine": EngineOptions(remat=2)}, 30, "--remat 2 does not divide --timesteps 3"),
+     ({"engine": EngineOptions(micro_batches=2),
+       "network": NetworkOptions(network="6-{classes}", norm=True)}, 30, "--micro-batches would")],
 )  # fmt: skip
 def test_what_does_not_fit_the_data_is_refused(changes, batch, message):
     with pytest.raises(UserError, match=message):

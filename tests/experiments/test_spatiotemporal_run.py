@@ -10,7 +10,7 @@ from experiments.spatiotemporal.run import EXPERIMENT, load_layout
 from jaxsnn import cli, export, tree
 from jaxsnn.compress import symmetric_uniform
 
-NAMES = ("dense", "ann", "narrow", "narrow ann", "short", "direct", "compressed")
+NAMES = ("dense", "dense control", "ann", "narrow", "narrow ann", "short", "direct", "compressed")
 pytestmark = pytest.mark.run
 
 

@@ -12,7 +12,8 @@ from jaxsnn.methods import spike_thrift
 
 SIZES = {"conv1/kernel": 36, "conv2/kernel": 216, "dense1/kernel": 60}
 KEPT = 125  # 0.4 of them, rounded
-NAMES = ("dense", "dense converted", "dense ann", "ce ann", "all ann", "converted", "compressed")
+NAMES = ("dense", "dense control", "dense converted", "dense ann", "ce ann", "all ann",
+         "converted", "compressed")  # fmt: skip
 pytestmark = pytest.mark.run
 
 

@@ -46,6 +46,7 @@ def found(digits, task, net):
     return conversion.hybrid("test", net, task, trainer(digits), SHORT)
 
 
+@pytest.mark.long
 def test_without_epochs_the_weights_given_are_converted_as_they_are(net, found):
     jax.tree.map(np.testing.assert_array_equal, found.ann.params, net.params)
     kernels = [x.params["dense1"]["kernel"] for x in (found.converted, net)]
@@ -55,6 +56,7 @@ def test_without_epochs_the_weights_given_are_converted_as_they_are(net, found):
     jax.tree.map(np.testing.assert_array_equal, found.spiking.params, found.converted.params)
 
 
+@pytest.mark.long
 def test_the_scores_come_out_in_the_unit_of_the_ann(digits, net, found):
     unit = 0.7 * found.thresholds["dense1"]
     kernels = [x.params["dense2"]["kernel"] for x in (found.converted, net)]
@@ -66,6 +68,7 @@ def test_the_scores_come_out_in_the_unit_of_the_ann(digits, net, found):
     assert slope == pytest.approx(1, abs=0.1)  # thresholds clip the largest activations
 
 
+@pytest.mark.long
 def test_a_spiking_network_is_taken_as_the_layout_of_its_ann(digits, task, net, found):
     spiking = models.build("AP2-8-10", digits.shape, **CONVERTED).replace(params=net.params)
     again = conversion.hybrid("test", spiking, task, trainer(digits), SHORT)
@@ -90,6 +93,7 @@ def test_step_sizes_fall_as_published_or_along_a_cosine(digits):
     assert float(cosine(5 * steps)) == pytest.approx(0.5)
 
 
+@pytest.mark.long
 def test_an_injected_fit_trains_both_phases(digits, task, net):
     phases = []
 
@@ -100,8 +104,11 @@ def test_an_injected_fit_trains_both_phases(digits, task, net):
 
     chosen = replaced(SHORT, ann_epochs=2, tune_epochs=3)
     result = conversion.compress(net, task, digits, chosen, fit=fit)
-    assert phases == [("conversion ann", 2, 1), ("conversion tune", 3, 5)]
-    assert [row.name for row in result.report.rows] == ["ann", "converted", "spiking"]
+    assert phases == [
+        ("conversion ann", 2, 1), ("conversion tune", 3, 5), ("dense control", 3, 1)
+    ]  # fmt: skip
+    names = ["ann", "dense control", "converted", "spiking"]
+    assert [row.name for row in result.report.rows] == names
     assert list(result.found["thresholds"]) == ["dense1"]
     # With epochs the ANN starts from He's values.
     start = models.he_start(jax.random.fold_in(jax.random.key(0), 1), net.params)
