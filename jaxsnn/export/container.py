@@ -124,7 +124,7 @@ def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Con
         tensors = {name: file.get_tensor(name) for name in file.keys()}
     header = _header(path, tensors.pop(NAME, None))
     if (found := header.get("holds")) != holds:
-        raise UserError(f"{path}: expected a jaxsnn {holds}, found a {found}")
+        raise UserError(f"{path}: expected a jaxsnn {holds}, found a {fields.shown(found)}")
     fields.check(f"{path}: the header", header, COMMON | dict(known))
     if header["metadata"] != _metadata_checksum(metadata):
         raise UserError(f"{path}: damaged metadata, the checksum differs")

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, export
 
-from jaxsnn import fields
+from jaxsnn import fields, foreign
 from jaxsnn.errors import UserError
 from jaxsnn.export import container
 from jaxsnn.inputs import Inputs
@@ -144,14 +144,11 @@ def load_stablehlo(path: str | Path) -> tuple[export.Exported, Inputs]:
     if "program" not in contents.tensors:
         raise UserError(f"{path}: the tensor program is missing")
     try:
-        program = export.deserialize(bytearray(contents.tensors["program"].tobytes()))
         inputs = Inputs.from_data(contents.header["inputs"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    except Exception as error:  # whatever JAX raises for what it cannot read
-        written = contents.header["written_by"].get("jax")
-        raise UserError(
-            f"{path}: this jax {jax.__version__} does not read the program that jax {written} "
-            f"wrote ({error})"
-        ) from error
+    written = fields.shown(contents.header["written_by"].get("jax"))
+    what = f"a program that jax {written} wrote and jax {jax.__version__} reads"
+    with foreign.reading(path, what):
+        program = export.deserialize(bytearray(contents.tensors["program"].tobytes()))
     return program, inputs

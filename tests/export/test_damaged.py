@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxsnn.export.container import VERSION
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Integrator
 from jaxsnn.network import Network
+from jaxsnn.neurons import LIF
 
 NAME = "net.safetensors"
 INPUTS = Inputs((4,), 3)
@@ -227,6 +229,65 @@ def test_another_version_and_a_header_that_is_none_are_refused(tmp_path, version
     rewrite(tmp_path / NAME, nothing, version, repack)
     with pytest.raises(UserError, match=message):
         load_numbers(tmp_path / NAME)
+
+
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_weight_that_is_not_finite_is_refused_though_the_checksums_are_right(tmp_path, value):
+    def change(tensors, header):
+        weights = tensors["params/out/kernel"].view(np.float32).copy()
+        weights[7] = value
+        tensors["params/out/kernel"] = weights.view(np.uint8)
+        resum(tensors, header)
+
+    save(tmp_path / NAME, network())
+    rewrite(tmp_path / NAME, change)
+    with pytest.raises(UserError, match=f"{NAME}: params/out/kernel holds NaN, infinity or no num"):
+        load_numbers(tmp_path / NAME)
+
+
+def test_few_bytes_that_say_many_zeros_are_refused_before_they_are_made(tmp_path):
+    size = 1 << 27  # weights: 512 MiB, from 526 kB of gaps that never end
+    gaps = np.full(1 + -(-size // 255), 255, np.uint8)
+    gaps[0] = 8  # bits of a gap
+    dense = layers.Dense(4, 6, neurons=Integrator(), use_bias=False, rngs=nnx.Rngs(0))
+    save(tmp_path / NAME, Network.of(layers.Chain({"dense1": dense})))
+
+    def change(tensors, header):
+        header["architecture"][0] |= {"inputs": 1 << 13, "outputs": 1 << 14}
+        header["leaves"]["params/dense1/kernel"] = {
+            "form": "indexed_floats",
+            "shape": [1 << 13, 1 << 14],
+            "bytes": [1, gaps.size - 1, 0],
+        }
+        tensors["params/dense1/kernel"] = gaps
+        resum(tensors, header)
+
+    rewrite(tmp_path / NAME, change)
+    tracemalloc.start()
+    with pytest.raises(UserError, match=f"{NAME}: its leaves take 536,870,912 bytes, and a file"):
+        load(tmp_path / NAME)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 24
+
+
+@pytest.mark.parametrize(
+    ("constant", "value", "message"),
+    [
+        ("decay", 1.5, r"neurons/decay must be in \[0, 1\]"),
+        ("threshold", -0.25, r"neurons/threshold must be in \(0, inf"),
+    ],
+)
+def test_a_constant_out_of_its_range_is_refused(tmp_path, constant, value, message):
+    dense = layers.Dense(4, 6, neurons=LIF(0.5), rngs=nnx.Rngs(0))
+    save(tmp_path / NAME, Network.of(layers.Chain({"dense1": dense})))
+
+    def change(tensors, header):
+        header["numbers"][f"stats/dense1/neurons/{constant}"] = value
+
+    rewrite(tmp_path / NAME, change)
+    with pytest.raises(UserError, match=f"{NAME}: dense1/{message}"):
+        load(tmp_path / NAME)
 
 
 def more_outputs(tensors, header):

@@ -1,0 +1,283 @@
+"""Damage files of every format again and again, read them, and count what comes of it.
+
+    python -m tests.fuzz.run --mutations 20000 --seed 0
+
+prints a table by format and outcome; the exit code is 1 if there was a failure. Each format is read
+in a process of its own, with a bound on its memory and on the time of each reading. The number of a
+failure repeats it: `--only FORMAT --number N`.
+
+| outcome  | what the reader did                                                                  |
+|----------|--------------------------------------------------------------------------------------|
+| refused  | a `UserError` of one line with the name of the file or its folder                     |
+| same     | returned what was written                                                            |
+| previous | took the checkpoint before the damaged one                                           |
+| other    | returned something else: the format has no checksum, or a forger made it anew         |
+| failures | a foreign exception, no end within the time, more memory than the bound, a crash, or  |
+|          | other content where a checksum should have noticed                                   |
+"""
+
+import argparse
+import contextlib
+import faulthandler
+import hashlib
+import io
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from jaxsnn.errors import UserError
+from tests.fuzz.formats import FORMATS
+from tests.fuzz.mutations import damaged
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 10  # that one reading may take on a busy machine
+MEMORY = 1 << 29  # bytes of address space that it may take on top
+OUTCOMES = ("refused", "same", "previous", "other", "failures")
+CHEAPER = 3  # damages of a cheap format for one of another
+FORGED = 0.4  # share of the damages that know the format, where there are such
+
+
+class Case(NamedTuple):
+    """One damage, and what came of it."""
+
+    number: int
+    kind: str
+    outcome: str
+    words: str = ""
+
+
+class TooLongError(BaseException):
+    """The time is over; no reader catches it."""
+
+
+class Files:
+    """Whole files of one format in a folder, and what they hold."""
+
+    def __init__(self, name: str, folder: Path):
+        self.name, self.folder, self.format = name, folder, FORMATS[name]
+        self.format.make(folder)
+        self.content = self._now()
+        self.whole = fingerprint(self.format.read(folder))
+        self.lesser = {fingerprint(each) for each in self.format.lesser()}
+        self.restore()
+
+    def _now(self) -> dict[str, bytes]:
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in found}
+
+    def restore(self) -> None:
+        """Write the whole files again, and remove what a reader left."""
+        now = self._now()
+        for name in now.keys() - self.content.keys():
+            (self.folder / name).unlink()
+        for name, content in self.content.items():
+            if now.get(name) != content:
+                (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.folder / name).write_bytes(content)
+
+    def attempt(self, number: int, seed: int) -> Case:
+        """Damage one file, read, and put everything back."""
+        draw = random.Random(f"{seed} {self.name} {number}")
+        name = draw.choice([name for name, content in self.content.items() if content])
+        forge, content = self.format.forge, self.content[name]
+        while content == self.content[name]:
+            if forge is not None and draw.random() < FORGED:
+                kind, content = "forged", forge(draw, name, content)
+            else:
+                kind, content = damaged(draw, content)
+        (self.folder / name).write_bytes(content)
+        try:
+            return Case(number, f"{kind} {name}", *self._outcome(kind == "forged"))
+        finally:
+            self.restore()
+
+    def _outcome(self, is_forged: bool) -> tuple[str, str]:
+        begin = time.monotonic()
+        try:
+            with bounded(), contextlib.redirect_stderr(io.StringIO()):
+                found = fingerprint(self.format.read(self.folder))
+        except UserError as error:
+            if reason := self._wrong_words(error):
+                return "failures", reason
+            if time.monotonic() - begin > SECONDS:
+                return "failures", f"refused after {time.monotonic() - begin:.0f} s: {error}"
+            return "refused", str(error)
+        except TooLongError:
+            return "failures", f"no end within {SECONDS} s"
+        except Exception:
+            return "failures", traceback.format_exc()
+        if found == self.whole:
+            return "same", ""
+        if found in self.lesser:
+            return "previous", ""
+        if self.format.checked and not is_forged:
+            return "failures", "other content, and nobody noticed"
+        return "other", ""
+
+    def _wrong_words(self, error: UserError) -> str:
+        text = str(error)
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, MemoryError):
+                return f"asked for more than {MEMORY:,} bytes: {text}"
+            cause = cause.__cause__ or cause.__context__
+        if "\n" in text or len(text) > 1000:
+            return f"no single line: {text[:2000]}"
+        if str(self.folder) not in text:
+            return f"does not say where: {text}"
+        return ""
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Bound time and memory of what runs inside; warnings are errors."""
+
+    def over(*_: Any) -> None:
+        raise TooLongError
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    old = signal.signal(signal.SIGALRM, over)
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY, hard))
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGALRM, old)
+
+
+def fingerprint(value: Any) -> str:
+    """Return a digest of what was read: arrays, containers, plain values."""
+    import jax
+
+    digest = hashlib.sha256()
+
+    def add(value: Any) -> None:
+        if isinstance(value, dict):
+            for key in sorted(value, key=str):
+                digest.update(f"{key!r}:".encode("utf-8", "surrogatepass"))
+                add(value[key])
+        elif isinstance(value, (list, tuple)):
+            digest.update(f"{len(value)}[".encode())
+            for each in value:
+                add(each)
+        elif isinstance(value, (np.ndarray, np.generic, jax.Array)):
+            array = np.asarray(value)
+            digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+        else:
+            digest.update(repr(value).encode("utf-8", "surrogatepass"))
+
+    add(value)
+    return digest.hexdigest()
+
+
+def cases(name: str, numbers: Sequence[int], seed: int) -> Iterator[Case]:
+    """Yield what comes of each damage, in this process."""
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        files = Files(name, Path(folder))
+        for number in numbers:
+            yield files.attempt(number, seed)
+
+
+def worker(name: str, first: int, count: int, seed: int) -> None:
+    """Print a line of JSON for each damage."""
+    for number, case in zip(
+        range(first, count), cases(name, range(first, count), seed), strict=True
+    ):
+        faulthandler.dump_traceback_later(6 * SECONDS, exit=True)  # where no signal helps
+        print(json.dumps(case), flush=True)
+        del number
+
+
+def in_processes(name: str, count: int, seed: int) -> list[Case]:
+    """Return what comes of damages 0 to count - 1, each a failure if its process dies."""
+    found: list[Case] = []
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    while len(found) < count:
+        command = [sys.executable, "-m", "tests.fuzz.run", "--worker", name, "--seed", str(seed)]
+        command += ["--number", str(len(found)), "--mutations", str(count)]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
+        found += [Case(*json.loads(line)) for line in lines]
+        if done.returncode and len(found) < count:
+            words = f"exit code {done.returncode}: {done.stderr[-2000:]}"
+            found.append(Case(len(found), "", "failures", words))
+            if not lines:
+                break
+    return found
+
+
+def table(results: dict[str, list[Case]]) -> str:
+    """Return the counts as a table in Markdown."""
+    lines = [f"| format | mutations | {' | '.join(OUTCOMES)} |"]
+    lines.append("| --- |" + " --- |" * (len(OUTCOMES) + 1))
+    total: Counter[str] = Counter()
+    for name, found in results.items():
+        counts = Counter(case.outcome for case in found)
+        total += counts
+        cells = [len(found), *(counts[outcome] for outcome in OUTCOMES)]
+        lines.append(f"| {name} | {' | '.join(f'{cell:,}' for cell in cells)} |")
+    cells = [total.total(), *(total[outcome] for outcome in OUTCOMES)]
+    lines.append(f"| all | {' | '.join(f'{cell:,}' for cell in cells)} |")
+    return "\n".join(lines)
+
+
+def shares(mutations: int, names: Sequence[str]) -> dict[str, int]:
+    """Return how many damages each format gets, cheap ones more, and `mutations` in all."""
+    weights = [CHEAPER if FORMATS[name].cheap else 1 for name in names]
+    found = {n: mutations * w // sum(weights) for n, w in zip(names, weights, strict=True)}
+    found[names[0]] += mutations - sum(found.values())
+    return found
+
+
+def main() -> None:
+    """Run as a program."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--mutations", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=FORMATS, action="append")
+    parser.add_argument("--number", type=int)
+    parser.add_argument("--worker", choices=FORMATS, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        worker(given.worker, given.number, given.mutations, given.seed)
+        return
+    names = given.only or list(FORMATS)
+    if given.number is not None:
+        for case in cases(names[0], [given.number], given.seed):
+            print(*case, sep="\n")
+        return
+    results = {}
+    for name, count in shares(given.mutations, names).items():
+        results[name] = in_processes(name, count, given.seed)
+        failures = [case for case in results[name] if case.outcome == "failures"]
+        print(f"{name}: {count} mutations, {len(failures)} failures", file=sys.stderr, flush=True)
+        for case in failures[:20]:
+            print(f"  {case.number} {case.kind}: {case.words.strip()[-600:]}", file=sys.stderr)
+    print(table(results))
+    if any(case.outcome == "failures" for found in results.values() for case in found):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
