@@ -7,57 +7,26 @@ import optax
 import pytest
 
 from jaxsnn import arrays
-from jaxsnn.compress import gradients, grids, masks, states, transforms
+from jaxsnn.compress import gradients, grids, states, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
+from tests.compress.compress_cases import (
+    GRADIENTS,
+    MASKS,
+    PARAMS,
+    RECIPE,
+    assert_trees_close,
+    normal,
+    steps_of,
+)
 
-DRAW = np.random.default_rng(0)
-
-
-def normal(*shape, dtype=jnp.float32):
-    return jnp.asarray(DRAW.normal(size=shape), dtype)
-
-
-PARAMS = {
-    "a": {"bias": normal(3), "kernel": normal(4, 3)},
-    "b": {"kernel": normal(3, 2, dtype=jnp.bfloat16)},
-}
-GRADIENTS = jax.tree.map(lambda p: normal(*p.shape, dtype=p.dtype), PARAMS)
-RECIPE = {"*/kernel": pr.keep_largest(0.5)}
-MASKS = masks.keep_fraction(PARAMS, {"*/kernel": 0.5})
 LATENT = transforms.latent(optax.sgd(0.1), RECIPE)
-
-
-def steps_of(optimizer, params, gradients, num_steps=3):
-    """Run some updates under jit and return parameters and state."""
-
-    @jax.jit
-    def run(params):
-        def step(_, carry):
-            params, state = carry
-            updates, state = optimizer.update(gradients, state, params)
-            return optax.apply_updates(params, updates), state
-
-        return jax.lax.fori_loop(0, num_steps, step, (params, optimizer.init(params)))
-
-    return run(params)
-
-
-def assert_trees_close(found, expected):
-    """Compare up to the order of sums, and up to where a compiler rounds to bfloat16."""
-
-    def compare(a, b):
-        assert a.dtype == b.dtype
-        rtol = 4 * float(jnp.finfo(a.dtype).eps) if jnp.issubdtype(a.dtype, jnp.floating) else 0
-        a, b = (np.asarray(x, np.float64) for x in (a, b))
-        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol)
-
-    jax.tree.map(compare, found, expected)
 
 
 # ---- pull ----
 
 
+@pytest.mark.long
 def test_pull_adds_the_gradient_of_the_written_penalty():
     state = transforms.pull(RECIPE, 0.3, None).init(PARAMS)
     state = state._replace(dual=jax.tree.map(lambda z: 0.1 * z + 0.2, state.auxiliary))
@@ -123,6 +92,7 @@ def test_a_leaf_left_out_of_the_recipe_stores_nothing():
     assert state.auxiliary["a/kernel"] is not PARAMS["a"]["kernel"]
 
 
+@pytest.mark.long
 def test_dual_steps_inside_and_outside_the_update_agree():
     schedule = lambda count: jnp.where(count < 4, 0.1, 0.5)  # noqa: E731
     inside = transforms.pull(RECIPE, schedule, 2)
@@ -207,6 +177,7 @@ def quadratic(weights):
     return 0.5 * jnp.sum((weights - TARGET) ** 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("inner", "bound"),
     [(optax.sgd(0.05, momentum=0.9), None), (optax.adamw(0.05, weight_decay=0.1), 0.8)],
@@ -245,6 +216,7 @@ def test_latent_equals_straight_through_training_step_by_step(inner, bound):
         np.testing.assert_allclose(params["w"], grid(free["w"]), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_training_without_the_free_copy_is_something_else():
     recipe = {"w": grids.ternary_grid()}
     start = {"w": START}
