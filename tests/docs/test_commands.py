@@ -1,6 +1,8 @@
 """The programs and options that the docs name exist."""
 
 import contextlib
+import importlib
+import importlib.util
 import io
 import re
 import runpy
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.common import Experiment, flat
 from jaxsnn import cli
+from jaxsnn.cli import arguments
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -21,8 +25,13 @@ pytestmark = pytest.mark.run
 
 @cache
 def options_of(*command: str) -> frozenset[str]:
-    """Return the options that a program's `--help` names."""
+    """Return the options of a program: of an experiment its fields, of others what `--help` names.
+
+    That the help of an experiment shows its fields is tested in the contract of the experiments.
+    """
     first, *words = command
+    if experiment := experiment_of(first):
+        return frozenset({"--help", *map(arguments.flag, flat(experiment.config()))})
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(sys, "argv", [first, *words, "--help"])
@@ -33,6 +42,15 @@ def options_of(*command: str) -> frozenset[str]:
                 runpy.run_module(first, run_name="__main__", alter_sys=True)
     assert not stop.value.code, f"{' '.join(command)} --help"
     return frozenset(OPTION.findall(out.getvalue()))
+
+
+def experiment_of(module: str) -> Experiment | None:
+    """Return the value EXPERIMENT of a module or of its module `run`, None if there is none."""
+    for name in (module, f"{module}.run"):
+        if importlib.util.find_spec(name):
+            if found := getattr(importlib.import_module(name), "EXPERIMENT", None):
+                return found
+    return None
 
 
 def documented() -> dict[tuple[str, ...], dict[str, set[str]]]:
