@@ -227,7 +227,7 @@ class _Stored(NamedTuple):
 
     def check(self, facts: Facts) -> None:
         """Refuse a checkpoint of a training that was given something else."""
-        for name in facts.keys() | self.facts.keys():
+        for name in sorted(facts.keys() | self.facts.keys()):
             old, new = self.facts.get(name), facts.get(name)
             if old != new:
                 raise UserError(

@@ -137,6 +137,7 @@ def test_samples_left_over_come_in_other_epochs():
     assert len({i for epoch in range(4) for i in order_of_epoch(epoch).tolist()}) == SIZE
 
 
+@pytest.mark.long
 def test_a_compiled_epoch_is_a_python_loop_over_train_step(problem, split, fit):
     task, optimizer, net, _ = problem
     step = jax.jit(partial(loop.train_step, task, optimizer))
@@ -155,6 +156,7 @@ def test_a_compiled_epoch_is_a_python_loop_over_train_step(problem, split, fit):
     assert log[0]["spike_rate"] == pytest.approx(np.mean([s.spike_rate for s in sums]), rel=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_the_size_of_a_chunk_does_not_change_a_bit(fit, uninterrupted, monkeypatch, chunk):
     monkeypatch.setattr(loop, "CHUNK", chunk)
@@ -162,6 +164,7 @@ def test_the_size_of_a_chunk_does_not_change_a_bit(fit, uninterrupted, monkeypat
     assert_same_bits(fit(4), uninterrupted)
 
 
+@pytest.mark.long
 def test_training_learns(fit, split, problem):
     log = []
     net = fit(15, log=log.append)
@@ -183,6 +186,7 @@ def test_the_callers_arrays_survive(problem, split, fit):
     assert_same_bits(net, before)
 
 
+@pytest.mark.long
 def test_a_trained_network_trains_on(problem, split, uninterrupted):
     task, _, _, _ = problem
     options = {"epochs": 1, "batch_size": BATCH, "show": False}
@@ -194,12 +198,14 @@ def test_a_trained_network_trains_on(problem, split, uninterrupted):
     assert_same_bits(none, more)
 
 
+@pytest.mark.long
 def test_confined_weights_stay_exactly_zero(problem, uninterrupted):
     kernel, kept = uninterrupted.params["dense1"]["kernel"], problem[3]["dense1"]["kernel"]
     assert np.all(np.asarray(kernel)[~np.asarray(kept)] == 0)
     assert np.all(np.asarray(kernel)[np.asarray(kept)] != 0)
 
 
+@pytest.mark.long
 def test_norms_learn_their_running_statistics(problem, uninterrupted):
     before, after = problem[2].stats["dense1"]["norm"], uninterrupted.stats["dense1"]["norm"]
     assert np.all(before["mean"] != after["mean"])
@@ -218,6 +224,7 @@ def stored(problem, folder):
     return state
 
 
+@pytest.mark.long
 def test_a_resumed_training_repeats_the_uninterrupted_one(problem, fit, uninterrupted, tmp_path):
     whole = Checkpoints(tmp_path / "whole")
     assert_same_bits(fit(4, checkpoints=whole), uninterrupted)
@@ -237,6 +244,46 @@ def test_a_resumed_training_repeats_the_uninterrupted_one(problem, fit, uninterr
     assert_same_bits(*(stored(problem, tmp_path / name) for name in ("parts", "whole")))
 
 
+def test_a_damaged_checkpoint_is_trained_again_to_the_same_bits(
+    fit, uninterrupted, tmp_path, capsys
+):
+    first = Checkpoints(tmp_path)
+    fit(3, checkpoints=first)
+    first.close()
+    for path in (tmp_path / "3").glob("**/d/*"):
+        path.write_bytes(path.read_bytes()[::-1])
+    log: list = []
+    second = Checkpoints(tmp_path)
+    assert_same_bits(fit(4, checkpoints=second, log=log.append), uninterrupted)
+    second.close()
+    assert [record["epoch"] for record in log] == [3, 4]
+    assert f"checkpoint {tmp_path / '3'} is damaged: " in capsys.readouterr().err
+
+
+def test_another_training_does_not_go_on_from_a_checkpoint(fit, problem, split, tmp_path):
+    """Masks of another sparsity would be replaced by those of the checkpoint, in silence."""
+    task, _, net, _ = problem
+    checkpoints = Checkpoints(tmp_path)
+    options = {"batch_size": BATCH, "epochs": 1, "checkpoints": checkpoints, "show": False}
+
+    def prune(sparsity, **more):
+        kept = masks.keep_fraction(net.params, {"dense1/kernel": sparsity})
+        phase = compress.pruned(optax.sgd(0.1), kept)
+        return train.fit(task, phase, net, split, **(options | more))
+
+    prune(0.5)
+    for sparsity, more, message in (
+        (0.75, {}, r"with mask \S*dense1/kernel = 0\.5 kept, CRC-32 \w+, not 0\.25 kept"),
+        (0.5, {"batch_size": 16}, "with batch_size = 32, not 16; give the same, or another folder"),
+        (0.5, {"seed": 1}, "with seed = 0, not 1"),
+        (0.5, {"name": "retrain"}, "with name = train, not retrain"),
+        (0.5, {"epochs": 0}, "epochs = 0, but checkpoint .* is after 1"),
+    ):
+        with pytest.raises(UserError, match=message):
+            prune(sparsity, **more)
+    checkpoints.close()
+
+
 SCRIPT = """
 import sys, numpy, optax
 from jaxsnn import models, train
@@ -249,6 +296,7 @@ train.fit(train.Task(Inputs((2,), 1)), optax.sgd(0.1), net, Split(images, labels
 """
 
 
+@pytest.mark.long
 def test_the_last_checkpoint_of_a_script_that_just_ends_is_there(tmp_path):
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True)
     checkpoints = Checkpoints(tmp_path)
@@ -256,6 +304,7 @@ def test_the_last_checkpoint_of_a_script_that_just_ends_is_there(tmp_path):
     checkpoints.close()
 
 
+@pytest.mark.long
 def test_a_state_changed_after_each_epoch_is_what_is_logged_saved_and_resumed(tmp_path):
     """The change adds the steps so far to the one weight, which is the loss: 0, 6, 6 + 12, ..."""
 
@@ -301,9 +350,8 @@ def exploding(step):
     return optax.sgd(lambda count: jnp.where(count == step, jnp.inf, 0.01))
 
 
-@pytest.mark.parametrize(
-    ("step", "what"), [(2 * STEPS + 2, "the loss"), (3 * STEPS - 1, "weight")]
-)
+@pytest.mark.long
+@pytest.mark.parametrize(("step", "what"), [(2 * STEPS + 2, "the loss"), (3 * STEPS - 1, "weight")])
 def test_a_divergence_keeps_the_last_good_checkpoint(tmp_path, step, what):
     optimizer = exploding(step)
     checkpoints = Checkpoints(tmp_path)
@@ -329,6 +377,7 @@ def test_a_divergence_without_checkpoints_says_that_nothing_was_saved():
 # --- The log and what is refused ------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_record_of_the_log(problem, split):
     log = []
     part = Split(split.images[:40], split.labels[:40])
@@ -382,6 +431,7 @@ def counted(readout, labels):
     return jnp.square(readout.mean(0)).mean() + 0 * labels.sum()
 
 
+@pytest.mark.long
 def test_equal_tasks_and_equal_networks_share_one_compiled_program(split):
     inputs, optimizer = Inputs((4, 4, 1), TIMESTEPS), optax.sgd(0.1)
     programs = loop._run_steps._cache_size()
