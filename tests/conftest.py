@@ -1,8 +1,10 @@
 """What all tests share, also in processes they start: two devices, no implicit rank promotion."""
 
+import gc
 import os
 import shutil
 import tempfile
+from collections import Counter
 from importlib.metadata import version
 
 import pytest
@@ -29,12 +31,34 @@ if OWNER:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
+# The first tier, `-m quick`: what takes less than a second, and of the cases of a test the first
+# ones. Whatever takes longer says so with a marker beside it.
+LONGER = {"long", "run", "slow"}
+CASES = 2
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Send the tests of a file to one worker: they share fixtures, and what JAX traced for them."""
+    """Mark the first tier; send the tests of a file to one worker.
+
+    They share fixtures, and what JAX traced for them.
+    """
+    cases: Counter[tuple[str, str]] = Counter()
     for item in items:
         if not any(item.iter_markers("xdist_group")):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
+        if LONGER.isdisjoint(mark.name for mark in item.iter_markers()):
+            test = str(item.path), getattr(item, "originalname", item.name)
+            cases[test] += 1
+            if cases[test] <= CASES:
+                item.add_marker(pytest.mark.quick)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is there by now out of garbage collections; tracing makes much garbage."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure() -> None:

@@ -86,6 +86,7 @@ def test_every_promised_function_and_class_has_an_example():
     assert not bare, f"without an example: {bare}"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", MODULES)
 def test_examples_in_docstrings_run(name):
     module = importlib.import_module(name)

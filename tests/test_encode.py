@@ -63,6 +63,7 @@ def test_draws_differ_between_steps_and_repeat_for_a_key():
     assert (spikes != encode.bernoulli(jax.random.key(1), values, 2)).any()
 
 
+@pytest.mark.long
 def test_signed_poisson_trace():
     """0 never fires, +1 and -1 always with their sign; the mean of -0.3 is -0.3 +- 0.005."""
     spikes = encode.signed_poisson(KEY, jnp.asarray([0.0, 1.0, -1.0, -0.3]), 100_000)

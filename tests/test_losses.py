@@ -118,6 +118,7 @@ def test_distances_of_attention_maps():
         assert float(losses.attention_distance(maps[0], maps[0], distance)) == 0.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("distance", ["l2", "mse"])
 @pytest.mark.parametrize("silent", ["student", "teacher", "both", "neither"])
 def test_attention_has_finite_gradients_where_maps_vanish_or_agree(distance, silent):
@@ -131,6 +132,7 @@ def test_attention_has_finite_gradients_where_maps_vanish_or_agree(distance, sil
         assert not jnp.any(gradient["conv1"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("distance", ["l2", "mse"])
 def test_the_gradient_of_attention_is_the_slope(distance):
     direction = jnp.asarray(np.random.default_rng(0).normal(size=A.shape), jnp.float32)
@@ -155,6 +157,7 @@ def test_distillation_is_a_divergence_at_a_temperature():
     assert float(losses.distillation(student, slow, 1.0)) == pytest.approx(float(at_1))
 
 
+@pytest.mark.long
 def test_the_gradient_of_distillation_is_the_gap_of_the_probabilities():
     student, teacher = jnp.asarray([[[1.0, 0, 2]]]), jnp.asarray([[[0.0, 3, 1]]])
     gradient = jax.grad(losses.distillation, argnums=(0, 1))(student, teacher, 2.0)
@@ -163,6 +166,7 @@ def test_the_gradient_of_distillation_is_the_gap_of_the_probabilities():
     assert not jnp.any(gradient[1])
 
 
+@pytest.mark.long
 def test_attention_guided_loss_is_the_sum_of_the_terms_that_are_on():
     teacher = READOUT[:, :, ::-1] * 3
     stages, teachers = {"conv1": A}, {"conv1": B, "conv2": B}

@@ -47,6 +47,7 @@ def test_parameters_are_a_plain_tree_with_outputs_last():
     assert net.order == ("conv1", "dense1", "dense2") and not network().has_norms
 
 
+@pytest.mark.long
 def test_an_array_is_taken_as_time_first_and_whole_numbers_as_spikes():
     net = network()
     out = net(X)
@@ -117,6 +118,7 @@ def test_a_network_can_be_donated():
     np.testing.assert_array_equal(doubled.params["dense1"]["bias"], 2 * kept["dense1"]["bias"])
 
 
+@pytest.mark.long
 def test_networks_of_one_architecture_share_one_compiled_program():
     traces = []
 
@@ -166,6 +168,7 @@ def brightness(size=40):
     return Split(images + (150 * labels).astype(np.uint8).reshape(-1, 1, 1, 1), labels)
 
 
+@pytest.mark.long
 def test_a_module_of_ones_own_trains_and_stays_as_it_was():
     module = Mine(nnx.Rngs(0))
     before = np.array(module.a.kernel[...])
@@ -238,6 +241,7 @@ FOREIGN = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", FOREIGN, ids=lambda make: make.__name__)
 def test_a_foreign_function_trains_and_is_quantized(make):
     draw = np.random.default_rng(0)

@@ -77,6 +77,7 @@ def by_steps(params, x):
     return readout, jax.tree.map(lambda s: s.sum(0), sums)
 
 
+@pytest.mark.long
 def test_folded_time_is_one_step_of_the_network_after_another():
     net, x = network(), spikes(4, 2, 4, 4, 2)
 
@@ -97,6 +98,7 @@ def test_folded_time_is_one_step_of_the_network_after_another():
     np.testing.assert_array_equal(out.activity.events["conv1/kernel"], x.sum(0))
 
 
+@pytest.mark.long
 def test_a_constant_input_is_the_same_one_repeated():
     net = network(readout="leaky")
     signal = direct(jax.random.uniform(jax.random.key(0), (2, 4, 4, 2)), 4)
@@ -119,6 +121,7 @@ REMAT = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", REMAT)
 def test_remat_changes_no_value_and_no_gradient(case):
     options, constant, size = REMAT[case]
@@ -133,12 +136,14 @@ def test_remat_changes_no_value_and_no_gradient(case):
     assert_close(again, (gradients, out))
 
 
+@pytest.mark.long
 def test_remat_of_all_steps_is_no_remat():
     net, x = network("5", (3,)), spikes(4, 2, 3)
     found = net(x, remat=4)
     jax.tree.map(np.testing.assert_array_equal, found, net(x, remat=None))
 
 
+@pytest.mark.long
 def test_dropout_is_the_same_in_all_chunks():
     net = network("D0.5-5", (30,), readout="current")
     run = partial(RUN, net, jnp.ones((4, 2, 30)), train=True)
@@ -172,6 +177,7 @@ def test_remat_and_batch_norm_meet_in_evaluation_only():
 # --- Norms, dtypes, trained and traced constants --------------------------------------------------
 
 
+@pytest.mark.long
 def test_norms_learn_in_training_and_rest_in_evaluation():
     net, x = network("3-5", (4,), norm=True), spikes(3, 2, 4)
     before = jax.tree.map(np.asarray, net.stats)
@@ -189,6 +195,7 @@ def test_norms_learn_in_training_and_rest_in_evaluation():
     np.testing.assert_allclose(potential, normed, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_short_synapses_change_values_little_and_types_not_at_all():
     net, short = network(), network(dtype=jnp.bfloat16)
     x = spikes(1, 2, 4, 4, 2)
@@ -202,6 +209,7 @@ def test_short_synapses_change_values_little_and_types_not_at_all():
     assert (rounded != exact).any()
 
 
+@pytest.mark.long
 def test_trained_constants_get_finite_gradients_and_stay_in_range():
     net = network("6-5", (3,), trained=("threshold", "decay"))
     x = spikes(4, 2, 3, rate=0.8)
@@ -249,6 +257,7 @@ def test_a_mapped_threshold_is_a_loop_over_thresholds():
     assert totals[0] > totals[1] > totals[2]
 
 
+@pytest.mark.long
 def test_networks_map_over_parameters():
     net, x = network("6-5", (3,)), spikes(4, 2, 3)
     twice = jax.tree.map(lambda w: jnp.stack([w, 2 * w]), net.params)
@@ -279,6 +288,7 @@ def test_permuting_hidden_channels_leaves_the_output():
     assert (other != expected.activity.potential["dense1"]).any()
 
 
+@pytest.mark.long
 def test_scaling_weights_and_thresholds_leaves_the_spikes():
     """By a power of two, so exactly."""
     net, x = network(), spikes(4, 2, 4, 4, 2)

@@ -111,6 +111,7 @@ def assert_same(found, expected):
         )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "h", [NORMALIZED, pytest.param(PLAIN, marks=pytest.mark.slow)], ids=["normalized", "plain"]
 )
@@ -131,6 +132,7 @@ def test_unroll_is_one_step_after_another(order, reset, strict, detach_reset, h,
     assert 0 < expected[1][0].mean() < 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reset", neurons.RESETS)
 @pytest.mark.parametrize("order", neurons.ORDERS)
 def test_scalar_constants_and_a_constant_current(order, reset):
@@ -175,6 +177,7 @@ def test_no_membrane_given_is_one_at_rest():
     jax.tree.map(np.testing.assert_array_equal, fresh, at_rest)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", neurons.ORDERS)
 def test_the_last_membrane_continues_where_the_first_run_ended(order):
     current = problem(6)[0]["current"]
@@ -225,6 +228,7 @@ def assert_slope(function, arguments, step=1e-6):
     np.testing.assert_allclose(slope, numeric, rtol=1e-7)
 
 
+@pytest.mark.long
 def test_integrator_gradients_are_finite_differences():
     with jax.enable_x64(True):
         random = np.random.default_rng(1)
@@ -238,6 +242,7 @@ def test_integrator_gradients_are_finite_differences():
         assert_slope(function, (current, decays))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", neurons.ORDERS)
 def test_gradients_away_from_the_threshold_are_finite_differences(order):
     """Where no surrogate reaches, the potentials are smooth, with their resets."""
@@ -266,6 +271,7 @@ def test_gradients_away_from_the_threshold_are_finite_differences(order):
         assert_slope(lambda a: sum(jnp.vdot(u**2, weights) for u in potentials(a)), arguments)
 
 
+@pytest.mark.long
 def test_gradients_in_double_precision_are_those_of_single_steps():
     with jax.enable_x64(True):
         arguments, weights = problem(6, feedback=True)
@@ -345,6 +351,7 @@ def test_feedback_needs_spikes_of_the_last_step():
         unroll(neuron, jnp.zeros((2, 1, 3)), feedback=jnp.zeros((3, 3)))
 
 
+@pytest.mark.long
 def test_constants_that_are_whole_numbers_have_a_gradient():
     neuron = LIF(1, 2, reset="soft", surrogate=surrogate.triangle())
     assert (type(neuron.decay), type(neuron.threshold)) == (float, float)

@@ -18,6 +18,7 @@ def trace(neuron, drive, steps):
     return spikes[:, 0, 0].astype(int).tolist(), potential[:, 0, 0]
 
 
+@pytest.mark.long
 def test_admm_traces():
     """Hard reset, decay 0.5, threshold 0.5: drive 0.3 fires at step 3, 0.4 at every second one."""
     neuron = LIF(0.5, 0.5)
@@ -58,6 +59,7 @@ def test_spike_thrift_traces_exact_in_binary():
         assert potential.tolist() == [0.625, 1.25, 0.875, 1.5, 1.125, 0.75]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", neurons.ORDERS)
 def test_spike_thrift_rates(order):
     """A drive of 0.25 gives 24 spikes in 100 steps; one of 2 or more never more than one a step."""

@@ -96,6 +96,7 @@ def test_the_rectangle_is_zero_exactly_on_its_edges(width):
     assert derivative(h, inside, 0.5).tolist() == [1 / width] * 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("threshold", [0.5, 1.0, 4.0])
 def test_linear_surrogate_of_rathi_and_of_spike_thrift(threshold):
     """Z = u/V - 1: 0.3 at 0, 0.15 at +-0.5, 0 from +-1 on; by u, that divided by V."""
@@ -141,6 +142,7 @@ def test_steps_since_the_last_spike_are_counted_from_before_the_present_one():
     assert found.T.tolist() == [[999, 1000, 1, 2, 1], [3, 1, 2, 3, 4]]
 
 
+@pytest.mark.long
 def test_fire_over_time_is_exact_and_divides_by_the_threshold():
     u, theta = jnp.asarray([0.4, 0.6, 0.7, 0.1]), jnp.asarray([0.5])
     spikes, since = surrogate.fire_over_time(u, theta, surrogate.stdb(), jnp.asarray(2.0))

@@ -13,6 +13,8 @@ from flax import nnx
 import jaxsnn
 from jaxsnn import compress, data, export, layers, methods, metrics, models, neurons, train
 
+pytestmark = pytest.mark.long
+
 SHORT = {"epochs": 1, "batch_size": 32, "show": False}
 
 

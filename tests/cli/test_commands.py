@@ -21,6 +21,8 @@ from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 
+pytestmark = pytest.mark.long
+
 INPUTS = Inputs((8, 8, 1), 3, "bernoulli")
 LAYOUT = "4C3-AP2-6B3-10"
 

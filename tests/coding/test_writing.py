@@ -76,6 +76,7 @@ def test_the_smallest_form_is_taken(form, leaf, num_bytes):
 
 
 # Few shapes, because each compiles; bits and masks do not.
+@pytest.mark.long
 @settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
@@ -170,6 +171,7 @@ def test_a_scale_for_each_channel_with_a_zero_takes_the_bits_of_its_codes():
         assert same_bits(coding.decode(form, parts, leaf.shape), leaf + np.float32(0))
 
 
+@pytest.mark.long
 def test_rescaled_weights_of_a_known_grid_tell_their_step():
     leaf, found = on_grid(rescaled(4), np.random.default_rng(0).normal(size=(30, 8)))
     form, parts = coding.encode(leaf, found)
@@ -179,6 +181,7 @@ def test_rescaled_weights_of_a_known_grid_tell_their_step():
     assert coding.stored_step("floats", {}, (3,)) is None
 
 
+@pytest.mark.long
 def test_weights_off_the_grid_that_is_told_are_written_as_they_are():
     leaf, found = on_grid(uniform_grid(3), np.random.default_rng(0).normal(size=(40, 5)))
     leaf = leaf.copy()

@@ -80,6 +80,7 @@ def test_codes_decode_to_the_projected_leaf_bit_for_bit_compiled_or_not(name, bi
     same_bits(by_hand, projected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("per", ["leaf", "channel"])
 def test_a_leaf_of_zeros_and_dead_channels_have_zero_codes(per):
     leaf = LEAF.at[..., 1].set(0)
@@ -91,6 +92,7 @@ def test_a_leaf_of_zeros_and_dead_channels_have_zero_codes(per):
         same_bits(nothing.step.encode(jnp.zeros_like(leaf)).decode(), jnp.zeros_like(leaf))
 
 
+@pytest.mark.long
 def test_weights_that_are_not_finite_stay_visible():
     leaf = LEAF.at[0, 0, 0, 0].set(jnp.nan)
     for name, (widths, _) in FAMILIES.items():
@@ -98,6 +100,7 @@ def test_weights_that_are_not_finite_stay_visible():
             assert not jnp.all(jnp.isfinite(make(name, widths[-1], "channel")(leaf))), name
 
 
+@pytest.mark.long
 def test_short_floats_find_codes_up_to_127_again():
     leaf = LEAF.astype(jnp.bfloat16)
     for projection in (grids.uniform_grid(8), rescaling.rescaled(7)):
@@ -106,6 +109,7 @@ def test_short_floats_find_codes_up_to_127_again():
         np.testing.assert_array_equal(found.step.encode(projected).codes, found.codes)
 
 
+@pytest.mark.long
 def test_codes_come_from_a_sweep_over_traced_bits():
     bits = jnp.asarray([2, 3, 6])
     swept = jax.jit(jax.vmap(lambda b: grids.uniform_grid(b, per="channel").quantize(LEAF)))(bits)
@@ -117,6 +121,7 @@ def test_codes_come_from_a_sweep_over_traced_bits():
         np.testing.assert_allclose(decoded[i], single.decode(), rtol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [pytest.param(x, marks=[pytest.mark.slow] * (i % 4 > 0)) for i, x in enumerate(FAMILIES)],
@@ -144,6 +149,7 @@ def test_gradients_pass_a_tree_that_holds_steps():
 CHANNELS = {name: FAMILIES[name] for name in ("binary", "ternary", "uniform", "pow2", "symmetric")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CHANNELS)
 def test_a_grid_for_each_channel_is_the_leaf_s_grid_on_each_channel_alone(name):
     bits = CHANNELS[name][0][-1] if name != "uniform" else 4
@@ -161,6 +167,7 @@ def test_a_grid_for_each_channel_is_the_leaf_s_grid_on_each_channel_alone(name):
     assert jnp.sum((found.decode() - leaf) ** 2) < jnp.sum((together - leaf) ** 2)
 
 
+@pytest.mark.long
 def test_each_code_is_the_nearest_level_at_the_scale_of_its_channel():
     found = grids.uniform_grid(3, per="channel").quantize(LEAF)
     levels = np.arange(-3, 4) * np.asarray(found.scale, np.float64)[..., None]

@@ -35,6 +35,7 @@ problems = st.tuples(
 )
 
 
+@pytest.mark.long
 @given(problems)
 @settings(deadline=None, max_examples=300)
 def test_parts_are_whole_fit_their_room_add_up_and_are_within_one_of_the_share(problem):
@@ -48,6 +49,7 @@ def test_parts_are_whole_fit_their_room_add_up_and_are_within_one_of_the_share(p
     assert np.all(np.abs(parts - wanted) < 1 + 2e-3)
 
 
+@pytest.mark.long
 @given(
     st.lists(st.integers(1 << 18, 1 << 27), min_size=LAYERS, max_size=LAYERS),
     st.lists(st.floats(0, 1, width=32), min_size=LAYERS, max_size=LAYERS),

@@ -41,6 +41,7 @@ def test_ready_scores_take_the_place_of_magnitudes():
     assert out["a"]["kernel"].tolist() == [[True, False], [False, True]]
 
 
+@pytest.mark.long
 def test_global_pruning_takes_from_the_leaf_with_the_smaller_weights():
     out = masks.keep_global(PARAMS, 0.5)
     assert counts(out)["conv1/kernel"] == 17 - 10
@@ -49,6 +50,7 @@ def test_global_pruning_takes_from_the_leaf_with_the_smaller_weights():
     np.testing.assert_allclose(masks.kept_share(out, PARAMS), 17 / 34)
 
 
+@pytest.mark.long
 def test_traced_sparsities_give_the_same_masks():
     single = masks.keep_fraction(PARAMS, {"*/kernel": 0.8}), masks.keep_global(PARAMS, 0.5)
     traced = jax.jit(
@@ -83,6 +85,7 @@ def test_mistakes_name_the_leaf(make, message):
         make()
 
 
+@pytest.mark.long
 def test_a_pruned_channel_loses_kernel_bias_scale_and_shift():
     kept = jnp.asarray([True, False, True])
     out = masks.expand_channels(PARAMS, {"conv1/*": kept, "norm1/*": kept})
@@ -109,6 +112,7 @@ def test_masks_of_nonzero_weights_have_their_density():
     np.testing.assert_allclose(masks.kept_share(out, PARAMS), 33 / 34)
 
 
+@pytest.mark.long
 def test_both_keeps_what_each_keeps():
     kept = jnp.asarray([True, False, True])
     channels = masks.expand_channels(PARAMS, {"conv1/*": kept})

@@ -66,6 +66,7 @@ def assert_same(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.long
 def test_quantized_is_latent_begun_visibly_and_snapped_at_last():
     optimizer = latent(optax.adam(0.1), RECIPE)
 
@@ -92,6 +93,7 @@ def test_quantized_is_latent_begun_visibly_and_snapped_at_last():
             assert jnp.max(jnp.abs(again.codes)) <= 3 and steps[name].bits == 3
 
 
+@pytest.mark.long
 def test_only_leaves_on_a_grid_get_a_step():
     recipe = {"a/kernel": grids.ternary_grid(), "*": pr.keep_largest(0.2)}
     this = phase.quantized(optax.sgd(0.1), recipe)
@@ -100,6 +102,7 @@ def test_only_leaves_on_a_grid_get_a_step():
     assert_same(finished.params, pr.project(PARAMS, recipe))
 
 
+@pytest.mark.long
 def test_the_rule_for_the_gradient_reaches_latent():
     quantizer = rescaling.rescaled(2)
     rule = rescaling.gradient_rule("inv_gamma", quantizer)
@@ -109,6 +112,7 @@ def test_the_rule_for_the_gradient_reaches_latent():
     assert jnp.any(with_rule["a"]["kernel"] != without["a"]["kernel"])
 
 
+@pytest.mark.long
 def test_pruned_is_a_chain_with_confine_begun_inside_the_masks():
     pruned, masks = pr.prune(PARAMS, {"*/kernel": pr.keep_largest(0.5)})
     optimizer = optax.chain(optax.adam(0.1), transforms.confine(masks))
@@ -122,6 +126,7 @@ def test_pruned_is_a_chain_with_confine_begun_inside_the_masks():
     assert steps == {} and jnp.count_nonzero(found["a"]["kernel"]) == 6
 
 
+@pytest.mark.long
 def test_pulled_is_a_chain_and_logs_its_residuals():
     recipe = {"*/kernel": pr.keep_largest(0.5)}
     _, masks = pr.prune(PARAMS, {"*/kernel": pr.keep_largest(0.2)})
@@ -146,6 +151,7 @@ def test_pulled_is_a_chain_and_logs_its_residuals():
     assert not seen
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("growth", [rewiring.by_momentum, rewiring.at_random])
 def test_rewired_moves_masks_after_each_epoch_but_the_last(growth):
     masks, key = starting.random_masks(jax.random.key(0), PARAMS, 0.5), jax.random.key(1)
@@ -188,6 +194,7 @@ def test_gradually_pruned_ends_at_its_sparsity_and_logs_densities():
     assert this.observe(params, state) == {"density/a/kernel": 0.5, "density/b/kernel": 0.5}
 
 
+@pytest.mark.long
 def test_phases_with_traced_numbers_are_swept():
     def lane(bits, sparsity):
         recipe = {"*/kernel": pr.compose(pr.keep_largest(sparsity), grids.uniform_grid(bits))}
@@ -200,6 +207,7 @@ def test_phases_with_traced_numbers_are_swept():
         jax.tree.map(lambda a, b, i=i: np.testing.assert_allclose(a[i], b, rtol=1e-5), swept, alone)
 
 
+@pytest.mark.long
 def test_the_state_may_come_from_a_wrapper_of_the_optimizer():
     this = phase.quantized(optax.sgd(0.1), {"*/kernel": grids.binary_grid()})
     optimizer = optax.MultiSteps(this.optimizer, 2)
@@ -222,6 +230,7 @@ class Net(NamedTuple):
         return self._replace(**parts)
 
 
+@pytest.mark.long
 def test_projecting_a_network_keeps_its_steps_in_order():
     net = pr.project(Net(PARAMS), {"*/kernel": grids.ternary_grid()})
     assert set(net.steps) == {"a/kernel", "b/kernel"}

@@ -126,6 +126,7 @@ def net():
     return models.build("4C3-AP2-5C3-10", (6, 6, 1), neuron, readout="current", use_bias=False)
 
 
+@pytest.mark.long
 def test_the_drive_is_the_mean_current_of_every_step_and_the_potential_that_of_the_neurons(net):
     x = encode.signed_poisson(jax.random.key(1), IMAGES[:4] / np.float32(127.5) - 1, T)
     out = net(x)
@@ -152,6 +153,7 @@ def statistic_of(net):
     return statistic
 
 
+@pytest.mark.long
 def test_widths_of_a_network_from_its_batches_on_one_device_or_two(net):
     statistic, found = statistic_of(net), []
     for devices in (1, 2):

@@ -143,6 +143,7 @@ def test_project_touches_the_matched_leaves_only():
     assert out["conv1"]["bias"] is PRUNE
 
 
+@pytest.mark.long
 def test_restrict_puts_the_mask_first():
     other = jnp.asarray([1, 0.8, -0.9, 0.1, -0.05])
     params = {"a": {"kernel": PRUNE}, "b": {"kernel": other}}

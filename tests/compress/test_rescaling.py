@@ -77,6 +77,7 @@ def test_the_vanilla_quantizer_of_the_same_filter(bits, codes, values):
     np.testing.assert_allclose(rs.vanilla(bits)(FILTER).ravel(), values, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_each_channel_has_its_own_gamma_unless_the_layer_has_one():
     leaf = jnp.asarray([[1.0, 1, 1, 1], [0, 0, 0, 8]]).T
     two_thirds = 2 / 3
@@ -107,6 +108,7 @@ def test_a_zero_becomes_the_smallest_positive_level():
         np.testing.assert_allclose(rs.vanilla(bits)(jnp.zeros(1)), 1 / (2**bits - 1), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_filter_of_zeros_stays_finite_and_short_floats_stay_short():
     leaf = jnp.asarray([[0, 1], [0, -3]], jnp.bfloat16)
     for quantizer in quantizers(4).values():
@@ -115,6 +117,7 @@ def test_a_filter_of_zeros_stays_finite_and_short_floats_stay_short():
     assert jnp.max(jnp.abs(rs.rescaled(4)(leaf)[:, 0])) <= 1e-8
 
 
+@pytest.mark.long
 def test_codes_in_use_follow_the_range_of_the_weights():
     weights = jnp.linspace(-0.14, 0.14, 4001)
     share = rs.utilisation(rs.vanilla(8).quantize(weights))
@@ -236,6 +239,7 @@ def test_codes_return_the_quantized_leaf_bit_for_bit(name, bits):
 # ---- masks ----
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gamma", STATISTICS)
 def test_what_is_not_kept_is_as_if_it_were_cut_out(gamma):
     inputs = np.asarray([True, False, True, True, False, True])

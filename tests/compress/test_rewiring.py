@@ -50,6 +50,7 @@ def one_layer(weights, mask, momentum):
 # ---- where masks start ----
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("density", [0.03, 0.1, 0.5, 1.0])
 def test_starting_masks_have_one_density_and_an_exact_total(density):
     drawn = starting.random_masks(KEY, PARAMS, density)
@@ -61,6 +62,7 @@ def test_starting_masks_have_one_density_and_an_exact_total(density):
     assert counts(starting.magnitude_masks(PARAMS, density)) == found
 
 
+@pytest.mark.long
 def test_random_masks_differ_by_key_and_magnitude_masks_keep_the_largest():
     a, b = (starting.random_masks(jax.random.key(i), PARAMS, 0.5) for i in range(2))
     assert jnp.any(a["conv2"]["kernel"] != b["conv2"]["kernel"])
@@ -69,6 +71,7 @@ def test_random_masks_differ_by_key_and_magnitude_masks_keep_the_largest():
     assert jnp.min(jnp.abs(kernel[kept])) > jnp.max(jnp.abs(kernel[~kept]))
 
 
+@pytest.mark.long
 def test_erk_counts_grow_as_the_sum_of_the_axes_and_full_layers_pass_theirs_on():
     # Axes 3+3+1+4, 3+3+4+8 and 8+3, of 40; 20 and 174 weights.
     found = counts(starting.random_masks(KEY, PARAMS, 20 / 348, layers="erk"))
@@ -77,6 +80,7 @@ def test_erk_counts_grow_as_the_sum_of_the_axes_and_full_layers_pass_theirs_on()
     assert found == {"conv1/kernel": 36, "conv2/kernel": 114, "dense1/kernel": 24}
 
 
+@pytest.mark.long
 def test_the_start_is_zero_outside_the_masks_and_keeps_the_variance():
     params = {"w": {"kernel": jax.random.normal(KEY, (100, 100)), "bias": jnp.ones(3)}}
     every_25th = jnp.arange(10_000).reshape(100, 100) % 25 == 0
@@ -123,6 +127,7 @@ def test_the_least_density_of_the_message_is_enough():
 # ---- one step ----
 
 
+@pytest.mark.long
 def test_steps_land_on_zero_outside_the_masks_and_momentum_is_dense():
     masks = starting.random_masks(KEY, PARAMS, 0.1)
     inner = optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1, momentum=0.9))
@@ -141,6 +146,7 @@ def test_steps_land_on_zero_outside_the_masks_and_momentum_is_dense():
     assert counts(state.confined.masks) == counts(masks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inner", [optax.adamw(0.1), optax.amsgrad(0.1)])
 def test_adam_s_momentum_is_divided_by_its_scale(inner):
     state, _ = trained(starting.random_masks(KEY, PARAMS, 0.1), inner=inner)
@@ -245,6 +251,7 @@ def life(key, density, rate):
     return [masks, *(jax.tree.map(lambda mask, i=i: mask[i], moved) for i in range(2))], params
 
 
+@pytest.mark.long
 @example(0, 35, 0.0)
 @example(0, 348, 0.5)
 @example(0, 15, 1.0)
@@ -264,6 +271,7 @@ def test_the_number_of_weights_is_constant_to_the_last_one(seed, weights, rate):
         jax.tree.map(np.testing.assert_array_equal, history[0], history[-1])
 
 
+@pytest.mark.long
 def test_densities_and_rates_can_be_swept():
     keys, densities = jax.random.split(KEY, 3), jnp.asarray([0.05, 0.3, 1.0])
     rates = jnp.asarray([0.1, 0.5, 0.9])
@@ -275,6 +283,7 @@ def test_densities_and_rates_can_be_swept():
     assert jnp.any(moved[0][0] != moved[1][0]) and jnp.any(moved[1][0] != moved[2][0])
 
 
+@pytest.mark.long
 def test_random_growth_keeps_the_counts_of_all_layers():
     state, params = trained(starting.random_masks(KEY, PARAMS, 0.1), inner=optax.sgd(0.1))
     before = counts(state.confined.masks)
@@ -294,6 +303,7 @@ def test_random_growth_keeps_the_counts_of_all_layers():
     assert jnp.any(grown(0) != grown(1))
 
 
+@pytest.mark.long
 def test_gradient_growth_takes_the_largest_gradients_of_each_layer():
     masks = starting.random_masks(KEY, PARAMS, 0.1)
     state, params = trained(masks, inner=optax.sgd(0.1), keep_gradient=True)
@@ -326,6 +336,7 @@ def test_the_masks_of_a_chain_can_be_found_and_a_growth_rule_is_a_function():
     assert jnp.all(state.confined.masks["dense1"]["kernel"][-1, -1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -130,6 +130,7 @@ def test_weights_of_the_readout_make_a_constant_current_its_own_mean_at_every_le
         np.testing.assert_allclose(weighted.mean(0), current[0], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_masked_network_has_the_loss_and_gradient_of_the_truncated_run():
     neuron = LIF(0.9, 0.3, order="fire_then_integrate")
     net = models.mlp((5, 6, 3), neuron, readout="current")
@@ -156,6 +157,7 @@ def test_a_masked_network_has_the_loss_and_gradient_of_the_truncated_run():
     assert compiled._cache_size() == 1 and np.abs(gradients[0] - gradients[1]).max() > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", neurons.ORDERS)
 def test_silenced_layers_have_the_sums_over_time_of_the_truncated_run(order):
     neuron = LIF(0.9, 0.5, reset="soft", order=order)

@@ -89,6 +89,7 @@ def test_singular_values_below_the_tolerance_do_not_count():
     assert singular.singular_scores(maps, 8, tolerance=0.1) == 3
 
 
+@pytest.mark.long
 def test_no_call_on_a_cpu_is_large_enough_for_the_pool_of_threads():
     # There two calls can wait for each other for ever; a test that hangs would say nothing.
     for shape in [(3, 32, 32, 5), (7, 8, 6, 11), (4, 2, 2, 500)]:
@@ -167,6 +168,7 @@ def test_what_cannot_be_kept_is_named(values, ratios, message):
 # --- Stability ------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_stability_is_the_mean_cosine_of_all_pairs():
     # Angles of 90, 45 and 45 degrees.
     batches = jnp.asarray([[2.0, 0], [0, 1], [3, 3]])

@@ -44,6 +44,7 @@ def test_every_image_moves_on_its_own_and_all_moves_occur():
     assert len(counts) == 9 and min(counts) > 6 and max(counts) < 61
 
 
+@pytest.mark.long
 def test_every_second_image_is_mirrored():
     result = augment.crop_and_flip(jax.random.key(1), IMAGES, pad=1)
     pairs = zip(np.array(IMAGES), np.array(result), strict=True)
@@ -74,6 +75,7 @@ def test_the_type_and_shape_are_kept(dtype):
     assert result.dtype == dtype and result.shape == images.shape
 
 
+@pytest.mark.long
 def test_it_runs_in_a_compiled_scan():
     def step(total, key):
         return total + augment.crop_and_flip(key, IMAGES, 1).sum(), None
@@ -88,6 +90,7 @@ def test_a_negative_shift_is_an_error():
         augment.shift(jax.random.key(0), IMAGES, -1)
 
 
+@pytest.mark.long
 def test_a_hole_is_black_and_square_where_it_fits():
     images = jnp.ones((600, 8, 10, 2), jnp.uint8)
     holes = np.array(augment.cutout(jax.random.key(0), images, size=4)) == 0
@@ -102,10 +105,12 @@ def test_a_hole_is_black_and_square_where_it_fits():
     assert abs(whole - 5 / 8) < 5 * np.sqrt(5 / 8 * 3 / 8 / 600)
 
 
+@pytest.mark.long
 def test_no_hole_changes_nothing():
     np.testing.assert_array_equal(augment.cutout(jax.random.key(0), IMAGES, size=0), IMAGES)
 
 
+@pytest.mark.long
 def test_frames_of_a_recording_are_mirrored_and_rolled_together():
     frames = jnp.arange(60 * 2 * 5 * 6 * 2, dtype=jnp.int32).reshape(60, 2, 5, 6, 2)
     result = np.array(jax.jit(augment.flip_and_roll, static_argnums=2)(
@@ -131,6 +136,7 @@ def test_frames_of_a_recording_are_mirrored_and_rolled_together():
     assert 11 < sum(mirror for _, _, mirror in found) < 49  # 30, five standard deviations of 3.9
 
 
+@pytest.mark.long
 def test_augmentations_are_found_by_name():
     key, images = jax.random.key(0), jnp.arange(2 * 8 * 8 * 3).reshape(2, 8, 8, 3)
     images = images.astype(jnp.uint8)
@@ -142,6 +148,7 @@ def test_augmentations_are_found_by_name():
     np.testing.assert_array_equal(rolled, augment.flip_and_roll(key, frames))
 
 
+@pytest.mark.long
 def test_autoaugment_comes_after_the_crop_and_before_the_hole(monkeypatch):
     monkeypatch.setattr(augment, "augment_by_policy", lambda key, images: images + 5)
     images = jnp.full((6, 20, 20, 3), 94, jnp.uint8)

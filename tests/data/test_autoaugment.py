@@ -78,6 +78,7 @@ CASES = [
 ]
 
 
+@pytest.mark.long
 def test_each_operation_is_pillows():
     images = some_images(len(CASES))
     for name, amount in CASES:
@@ -155,6 +156,7 @@ def outcomes(image):
                 yield number, pillow(*second, half)
 
 
+@pytest.mark.long
 def test_every_result_is_one_that_the_policy_can_make():
     images = some_images(40)
     results = np.asarray(AUTOAUGMENT(jax.random.key(3), images)).astype(int)
@@ -171,6 +173,7 @@ def test_every_result_is_one_that_the_policy_can_make():
     assert len(found) > 8  # which of 25 pairs 40 draws show beyond doubt
 
 
+@pytest.mark.long
 def test_as_many_images_stay_unchanged_as_the_probabilities_say():
     images = np.random.default_rng(0).integers(40, 200, (40, HEIGHT, WIDTH, 3), dtype=np.uint8)
     keys = jax.random.split(jax.random.key(0), 75)

@@ -123,6 +123,7 @@ def test_the_last_tenth_of_every_class_is_the_test_split(dvs):
     assert "train: 180 images instead of 9,000" in found.notes
 
 
+@pytest.mark.long
 def test_frames_are_kept_until_a_file_or_an_option_changes(dvs, monkeypatch):
     first = data.load("dvs_cifar10", dvs)
     assert first.train.images.shape[1:] == (10, 48, 48, 2)

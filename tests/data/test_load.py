@@ -193,6 +193,7 @@ def test_numbers_out_of_range_are_named(option, value):
     assert option in one_line("digits", **{option: value})
 
 
+@pytest.mark.long
 def test_importing_is_light():
     heavy = ["sklearn", "tensorflow_datasets", "PIL", "tensorflow", "tonic"]
     code = f"import sys, jaxsnn.data; print([m for m in {heavy} if m in sys.modules])"

@@ -212,6 +212,7 @@ def test_figures_go_to_a_table_too(tmp_path):
     assert [row["penalty"] for row in rows] == ["", "0.125"]
 
 
+@pytest.mark.long
 def test_figures_go_to_tensorboard_too(tmp_path):
     pytest.importorskip("tensorboardX")
     run = start(tmp_path, log="tensorboard")

@@ -62,6 +62,7 @@ def assert_same(net, into, shape=SHAPE):
     return folded
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("into", ["kernel", "neuron"])
 @pytest.mark.parametrize(
     ("layout", "options"), [(VGG, {"use_bias": True}), (RESNET, {"use_bias": "readout"})]
@@ -70,6 +71,7 @@ def test_folded_networks_spike_alike(layout, options, into):
     assert_same(network(layout, **options), into)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("reset", RESETS)
 @pytest.mark.parametrize("order", ORDERS)
 def test_every_neuron_may_be_divided(reset, order):
@@ -77,11 +79,13 @@ def test_every_neuron_may_be_divided(reset, order):
     assert_same(network("5C3-5B3-3", neuron, readout="current"), "neuron")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("into", ["kernel", "neuron"])
 def test_recurrent_layers_are_folded(into):
     assert_same(network("9R-8R-3", shape=(6,)), into, shape=(6,))
 
 
+@pytest.mark.long
 def test_kernels_keep_their_integers_up_to_sign():
     net, rng = network(RESNET), np.random.default_rng(0)
     leaves = tree.named_leaves(net.params)
@@ -96,6 +100,7 @@ def test_kernels_keep_their_integers_up_to_sign():
         assert (signs == -1).any() and (signs == 0).any()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("grid", "into"), [(compress.rescaled(4), "neuron"), (compress.uniform_grid(4), "kernel")]
 )
@@ -142,12 +147,14 @@ def test_a_channel_by_hand():
     np.testing.assert_allclose(np.stack([thresholds[0], thresholds[1][0]]), [0.6, 0.3], rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_factor_next_to_nothing_counts_as_zero():
     scale = jnp.asarray([1.0, 1e-30, -1e-38, 0.5])
     folded = assert_same(with_leaves(network("4C3-3"), {"conv1/norm/scale": scale}), "neuron")
     assert all(jnp.isfinite(folded.params["conv1"][leaf]).all() for leaf in ("bias", "kernel"))
 
 
+@pytest.mark.long
 def test_trained_thresholds_are_constants_after_it():
     net = network("4C3-5-3", trained=("threshold", "decay"))
     held = {"conv1/neurons/threshold": jnp.asarray(-1.0)}  # held at the smallest
@@ -175,6 +182,7 @@ class Mine(nnx.Module):
         return self.out(self.a(signal, tape), tape)
 
 
+@pytest.mark.long
 def test_another_topology_is_folded_into_its_kernels_alone():
     net = Network.of(Mine())
     net = with_leaves(net, {"a/norm/var": jnp.full(6, 0.1), "a/norm/mean": jnp.full(6, 0.2)})

@@ -18,6 +18,7 @@ def net():
     return models.build("3C3-4B3S2P-3", (4, 4, 1), LIF(0.5, 0.3), **options)
 
 
+@pytest.mark.long
 def test_a_file_describes_and_restores_it(net, tmp_path):
     text = json.loads(json.dumps(describe(net.module)))
     assert text[1]["kind"] == "projected_residual" and describe(rebuild(text)) == text

@@ -76,6 +76,7 @@ def assert_shrunk_is_silenced(net, keep, *, exact=True, x=None):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "neuron", [SOFT, LIF(0.5, 0.3, reset="hard"), LIF(0.75, 0.4, reset="soft_undecayed")]
 )
@@ -105,6 +106,7 @@ def test_behind_a_flattening_the_channels_of_every_pixel_go():
     )
 
 
+@pytest.mark.long
 def test_norms_are_shrunk_with_their_statistics():
     net = network("4C3-6C3-MP2-7-3", norm=True, use_bias="readout")
     keep = {"conv1": [1, 2], "conv2": [0, 1, 5], "dense1": [0, 1, 3, 4]}
@@ -128,6 +130,7 @@ RESNET_KEEP = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", [False, True])
 def test_shortcuts_follow_their_channels(norm):
     net = network(RESNET, norm=norm, use_bias=not norm)
@@ -141,6 +144,7 @@ def test_shortcuts_follow_their_channels(norm):
     assert small.block3.sources == (0, -1, 2, -1)
 
 
+@pytest.mark.long
 def test_shrinking_twice_is_shrinking_once():
     net = network(RESNET, norm=True)
     once = shrink(net, RESNET_KEEP)
@@ -157,12 +161,14 @@ def test_shrinking_twice_is_shrinking_once():
     np.testing.assert_array_equal(logits(once)[0], logits(twice)[0])
 
 
+@pytest.mark.long
 def test_whole_blocks_keep_their_plain_shortcut():
     net = network(RESNET)
     same = shrink(net, {"block2/conv1": [0, 1], "block1/conv2": range(5)}).module
     assert same.block1.sources is None and same.block2.sources is None
 
 
+@pytest.mark.long
 def test_padded_shortcuts_join_by_position():
     whole = network("2C3-3B3-3", shape=(1, 1, 1))
     keep = {"conv1": [1], "block1/conv2": [0, 2]}
@@ -177,6 +183,7 @@ def test_padded_shortcuts_join_by_position():
     jax.tree.map(np.testing.assert_array_equal, padded.params, followed.params)
 
 
+@pytest.mark.long
 def test_recurrent_layers_forget_the_channels_on_both_sides():
     net = network("6R-5R-3", LIF(0.5, 0.4, reset="soft"), (4,))
     keep = {"dense1": [0, 1, 2, 3, 5], "dense2": [1, 4]}
@@ -185,6 +192,7 @@ def test_recurrent_layers_forget_the_channels_on_both_sides():
     np.testing.assert_array_equal(small, net.params["dense2"]["recurrent"][1::3, 1::3])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("trained", [(), ("threshold", "decay")])
 def test_constants_of_channels_are_shrunk_and_scalars_stay(trained):
     net = network("4C3-6C3-3", trained=trained)
@@ -229,6 +237,7 @@ def test_the_given_network_stays_as_it_is():
     np.testing.assert_array_equal(logits(shrink(net, {}))[0], logits(net)[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("grid", [compress.rescaled(4), compress.uniform_grid(4)])
 def test_steps_of_known_grids_are_cut_with_their_channels(grid):
     net = network(CONV)
@@ -263,6 +272,7 @@ class Mine(nnx.Module):
         return self.out(self.b(hidden, tape) + hidden, tape)
 
 
+@pytest.mark.long
 def test_another_topology_is_silenced_but_not_shrunk():
     net = lively(Network.of(Mine()))
     with pytest.raises(UserError, match="through a Chain of layers, found the topology of Mine"):

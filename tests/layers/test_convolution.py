@@ -159,6 +159,7 @@ def test_same_padding_is_pytorchs_and_keeps_ceil_of_n_over_stride():
         assert shape.shape[1:3] == (-(-n // stride),) * 2
 
 
+@pytest.mark.long
 def test_short_floats_stay_short():
     images, kernel = (x.astype(jnp.bfloat16) for x in problem(3))
     gradients = jax.grad(lambda *a: convolve(*a).astype(jnp.float32).sum(), (0, 1))(images, kernel)

@@ -46,6 +46,7 @@ def test_constants_are_parameters_only_if_trained():
     assert trained.constants().threshold.tolist() == [1, 2]
 
 
+@pytest.mark.long
 def test_trained_constants_are_held_in_their_range():
     neurons = Neurons(LIF(0.5, 1.0, reset="soft", surrogate=triangle()), ("decay", "threshold"))
     neurons.decay[...] = jnp.asarray(1.5)
@@ -56,6 +57,7 @@ def test_trained_constants_are_held_in_their_range():
     assert jnp.isfinite(run_neurons(neurons, jnp.ones((3, 1, 2))).value).all()
 
 
+@pytest.mark.long
 def test_an_integrator_reads_out_currents_or_potentials():
     current = jnp.full((4, 1, 2), 0.5)
     signal = Signal(current, 4)
@@ -111,6 +113,7 @@ def timed(order, detached=True):
     return LIF(0.75, 0.5, reset="soft", order=order, detach_reset=detached, surrogate=stdb())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["integrate_then_fire", "fire_then_integrate"])
 def test_stdb_gradients_know_when_the_neuron_last_fired_also_across_chunks(order):
     """Sum of weighted spikes: d/dx[s] = sum_t weight[t] h[t] / v decay^(t - s) for s up to t."""

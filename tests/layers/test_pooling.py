@@ -78,6 +78,7 @@ def test_a_maximum_hands_on_what_is_no_number_and_knows_two_kinds_of_ties():
         layers.MaxPool(2, "last")
 
 
+@pytest.mark.long
 def test_behind_an_average_pooling_arrivals_are_the_steps_with_an_input():
     chain = named(layers.Chain({
         "pool1": layers.AveragePool(2), "flatten1": layers.Flatten(),
@@ -93,6 +94,7 @@ def test_behind_an_average_pooling_arrivals_are_the_steps_with_an_input():
     assert plain.activity.arrivals == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("window", [2, 3])
 def test_events_are_whole_numbers_of_spikes_before_pooling(window):
     dense = layers.Dense(4, 2, neurons=Neurons(LIF()), rngs=nnx.Rngs(0))
@@ -146,6 +148,7 @@ def test_groups_of_consecutive_neurons_vote():
     assert run(layers.Vote(4), x).value.tolist() == [[[1, 0.5, 0, 0.5]]]
 
 
+@pytest.mark.long
 def test_dropout_is_held_over_time_and_differs_between_samples():
     ones = jnp.ones((6, 4, 50))
     out = run(layers.Dropout(0.75), ones, Tape(train=True, key=KEY)).value

@@ -36,6 +36,7 @@ def by_hand(conv1, conv2, signal, shortcut):
     return Neurons(NEURON)(Signal(current, len(current)), Tape(), "alone").value
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("constant", [True, False])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_a_residual_block_adds_its_input_to_the_current_of_its_second_convolution(constant, stride):
@@ -50,6 +51,7 @@ def test_a_residual_block_adds_its_input_to_the_current_of_its_second_convolutio
     assert set(record.activity.events) == {"block1/conv1/kernel", "block1/conv2/kernel"}
 
 
+@pytest.mark.long
 def test_sources_and_weights_say_which_channels_the_shortcut_adds():
     assert layers.residual.by_position(2, 5) == (-1, 0, 1, -1, -1)
     x, sources = Signal(spikes(3, 1, 4, 4, 2), 3), (1, -1, 0, 1)
@@ -67,6 +69,7 @@ def test_sources_and_weights_say_which_channels_the_shortcut_adds():
         layers.Residual(conv(3, 3), conv(3, 2))
 
 
+@pytest.mark.long
 def test_the_projection_of_the_input_is_added_to_the_current_of_the_second_convolution():
     conv1, conv2 = conv(2, 5, stride=2), conv(5, 1)
     projection = conv(2, 1, layers.Integrator(), size=1, stride=2, use_bias=False)

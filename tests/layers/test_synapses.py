@@ -57,6 +57,7 @@ def test_a_synapse_of_no_kind_cannot_weigh():
         run(layer, spikes(1, 1, 2))
 
 
+@pytest.mark.long
 def test_short_synapses_keep_potentials_in_float32():
     neurons = Neurons(LIF(0.5, 0.5))
     layer = layers.Dense(16, 4, neurons=neurons, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
@@ -93,6 +94,7 @@ def recurrent():
     return layer
 
 
+@pytest.mark.long
 def test_a_recurrent_layer_is_the_written_loop():
     layer, x, record = recurrent(), spikes(9, 2, 5), Tape()
     out = run(layer, x, record)
@@ -108,6 +110,7 @@ def test_a_recurrent_layer_is_the_written_loop():
     assert (heard == fired[:-1].sum(0)).all()
 
 
+@pytest.mark.long
 def test_a_continued_recurrent_layer_hears_the_last_spikes_before():
     layer, x = recurrent(), spikes(9, 2, 5)
     whole, first, second = Tape(), Tape(), None

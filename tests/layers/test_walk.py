@@ -75,6 +75,7 @@ def test_an_own_topology_has_its_own_facts():
     assert flow.feeds["heads/1/kernel"].shape == (3,)
 
 
+@pytest.mark.long
 def test_the_activity_of_a_pass_knows_its_time_and_its_analog_kernels():
     net = models.build("2C3-AP2-4", SHAPE)
     image = direct(jnp.ones((2, *SHAPE)), 5)
@@ -85,6 +86,7 @@ def test_the_activity_of_a_pass_knows_its_time_and_its_analog_kernels():
     np.testing.assert_array_equal(activity.events["conv1/kernel"], 5 * image.value)
 
 
+@pytest.mark.long
 def test_a_layer_that_runs_twice_is_refused():
     class Twice(nnx.Module):
         def __init__(self, rngs):

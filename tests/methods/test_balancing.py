@@ -79,6 +79,7 @@ def test_a_threshold_is_the_largest_current():
     assert balance(ann, snn, ones, 4) == {"dense1": 2.5}
 
 
+@pytest.mark.long
 def test_earlier_layers_spike_at_their_own_thresholds():
     ann, snn = pair("6-5-3", (8,))
     images = pixels(16, 8)
@@ -105,6 +106,7 @@ def test_earlier_layers_spike_at_their_own_thresholds():
     assert found["dense2"] == pytest.approx(largest, rel=1e-5)
 
 
+@pytest.mark.long
 def test_the_record_of_a_residual_sum_holds_the_shortcut():
     ann, snn = pair("2C3-2B3-3", (4, 4, 1))
     watched = Network.of(layers.watch(snn.module)).replace(params=larger(ann).params)
@@ -120,6 +122,7 @@ def test_the_record_of_a_residual_sum_holds_the_shortcut():
         watched(x, remat=3)
 
 
+@pytest.mark.long
 def test_a_silent_layer_is_named():
     ann, snn = pair("6-5-3", (8,))
     images = np.full((4, 8), 200, np.uint8)
@@ -133,6 +136,7 @@ def test_a_silent_layer_is_named():
 # --- Rates and activations ------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["fire_then_integrate", "integrate_then_fire"])
 def test_rates_come_near_to_activations(order):
     """Rate times threshold is ReLU(W x) up to v / T in layer 1, O(sum |w| / T) behind it."""
@@ -156,6 +160,7 @@ def test_rates_come_near_to_activations(order):
     assert balancing.score_unit(scaled, inputs) == pytest.approx(unit * 0.7**2)
 
 
+@pytest.mark.long
 def test_the_first_neurons_of_a_block_are_not_in_the_unit_of_the_scores():
     ann, snn = pair("2C3-2B3-3B3S2P-3", (4, 4, 1))
     found = {"conv1": 2.0, "block1/conv1": 5.0, "block1/conv2": 3.0, "block2/conv1": 7.0}
@@ -182,6 +187,7 @@ def test_a_residual_network_comes_near_to_its_ann_with_all_thresholds_estimated(
     assert 5 * error(converted) < 0.05 < error(converted.replace(params=ann.params))
 
 
+@pytest.mark.long
 def test_an_ann_for_digits_keeps_its_accuracy_as_a_spiking_network():
     data = load("digits")
     ann, snn = pair("48-D0.1-32-10", (8, 8, 1), "integrate_then_fire")
@@ -259,6 +265,7 @@ def test_what_cannot_be_converted_is_named():
         balancing.convert(ann, snn, {}, decay=1.1)
 
 
+@pytest.mark.long
 def test_too_few_timesteps_for_the_delay_name_the_first_layer_that_stays_silent():
     names = ("conv1", "conv2", "conv3")
     message = "layer 'conv2' cannot spike within 2 timesteps: in the order 'fire_then_integrate' "

@@ -31,6 +31,7 @@ def test_the_ramp_lies_within_the_training(begin, end, every, num_steps):
     assert last <= max(round(end * num_steps), first + 1)
 
 
+@pytest.mark.long
 def test_the_masks_narrow_and_each_layer_keeps_what_admm_keeps(problem):
     options = gradual.Options(sparsity=0.8, epochs=3, every=2, batch_size=30)
     log = []

@@ -16,6 +16,8 @@ from jaxsnn.methods.result import Trained, Trainer
 from jaxsnn.models.variants import spiking_of
 from jaxsnn.options import replaced
 
+pytestmark = pytest.mark.long
+
 HYBRID = conversion.Options(
     batch_size=50, order="integrate_then_fire", calibration_images=40, calibration_timesteps=4
 )

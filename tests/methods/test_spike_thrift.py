@@ -14,6 +14,8 @@ from jaxsnn.methods import conversion, spike_thrift
 from jaxsnn.methods.result import Trainer
 from jaxsnn.methods.spike_thrift import WAYS, Options
 
+pytestmark = pytest.mark.long
+
 CONVERTED = dict(models.CONVERTED)
 OPTIONS = Options(density=0.4, alpha=0.75, beta=20.0)
 KEPT = 125  # 0.4 of the 312 weights, rounded

@@ -92,6 +92,7 @@ class Pooled(nnx.Module):
         return self.out(layers.Flatten()(self.pool(spikes, tape), tape), tape)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("pool", "inputs"), [(layers.AveragePool(3), 36), (None, 4)], ids=["3x3", "all pixels"]
 )

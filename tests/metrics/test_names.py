@@ -15,6 +15,7 @@ def test_every_promised_name_is_there():
         metrics.nothing  # noqa: B018
 
 
+@pytest.mark.long
 def test_what_trains_does_not_load_what_measures():
     program = (
         "import sys, jaxsnn.metrics; assert 'jax' not in sys.modules\n"

@@ -90,6 +90,7 @@ def test_rates_are_those_of_what_feeds_a_kernel():
         published.feeding_rates(flow, counts_of({"a": spikes["a"]}, events, 4))
 
 
+@pytest.mark.long
 def test_a_projection_hears_what_its_block_does_and_a_sum_both_its_parts():
     class Mine(nnx.Module):
         def __init__(self):
@@ -162,6 +163,7 @@ def halved(net):
     return net.replace(params=tree.map_named(halve, net.params))
 
 
+@pytest.mark.long
 def test_the_energy_of_a_spiking_network_is_the_sum_by_hand():
     net = halved(models.build("4C3-AP2-5C3-AP2-3", SHAPE, seed=0, readout="current"))
     task = train.Task(Inputs(SHAPE, timesteps=4))

@@ -58,6 +58,7 @@ def two_layers(timesteps=4, cached=("fc1/kernel",)):
     return net.replace(params=params), counting.accumulate(counting.no_counts(seen), seen)
 
 
+@pytest.mark.long
 def test_a_report_counts_per_sample():
     net, counts = two_layers(cached=())
     found = train.Evaluation(0.75, 0.1, jnp.asarray([0.5, 0.5, 0.75, 0.75]), counts)
@@ -90,6 +91,7 @@ def test_a_constant_input_is_multiplied_once():
     assert once.accuracy is None and once.accuracy_over_time is None
 
 
+@pytest.mark.long
 def test_real_input_that_nobody_called_analog_is_multiplied_at_every_step():
     net, counts = two_layers(cached=())
     seen = Activity(
@@ -101,6 +103,7 @@ def test_real_input_that_nobody_called_analog_is_multiplied_at_every_step():
     assert metrics.Report.of("a", net, unnamed).synops == 0
 
 
+@pytest.mark.long
 def test_a_report_names_what_is_wrong():
     net, counts = two_layers()
     with pytest.raises(UserError, match="report of 'a': no sample was counted"):
@@ -112,6 +115,7 @@ def test_a_report_names_what_is_wrong():
         metrics.Report.of("a", net, counts, extra={"bits": 3})
 
 
+@pytest.mark.long
 def test_a_row_is_json_and_reads_back():
     report = metrics.Report.of("dense", *two_layers(), extra={"published_energy_pj": 1.5})
     row = json.loads(json.dumps(report.to_row()))
@@ -125,6 +129,7 @@ def test_a_row_is_json_and_reads_back():
         metrics.Report.from_row({"accuracy": 1.0})
 
 
+@pytest.mark.long
 def test_a_report_and_the_density_agree_with_recurrent_weights():
     net = models.build("6R-3", (64,), seed=0)
     dense = {"kernel": jnp.zeros((64, 6)), "recurrent": jnp.ones((6, 6)), "bias": jnp.ones(6)}
@@ -155,6 +160,7 @@ def test_density_of_the_released_mnist_network():  # admm.md, oracle 10
     assert metrics.density(params, where="*/bias") == 1.0
 
 
+@pytest.mark.long
 def test_a_leaf_on_a_known_grid_has_the_bits_of_the_grid():
     net, counts = two_layers()
     recipe = {"out/kernel": compress.uniform_grid(4)}
@@ -237,6 +243,7 @@ def test_of_a_foreign_function_the_weights_are_measured_and_no_operations():
     assert metrics.Report.from_row(report.to_row()) == report
 
 
+@pytest.mark.long
 def test_a_comparison_is_a_table_with_ratios_to_the_first():
     net = models.build("4C3-AP2-3", (8, 8, 1), seed=0)
     half, _ = compress.prune(net, {"conv1/kernel": compress.keep_largest(0.5)})
@@ -254,6 +261,7 @@ def test_a_comparison_is_a_table_with_ratios_to_the_first():
         metrics.compare(task, SPLIT)
 
 
+@pytest.mark.long
 def test_an_event_input_costs_additions_and_a_constant_one_multiplications_once():
     net = models.build("4C3-AP2-3", (8, 8, 1), seed=0)
     signal = Signal(jnp.ones((5, 2, 8, 8, 1)), 5)

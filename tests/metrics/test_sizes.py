@@ -75,6 +75,7 @@ def test_the_dense_networks_have_their_published_numbers_of_parameters():
     assert round(sizes.count(outline("vgg16", 10).params, "*/kernel") / 1e6, 3) == 14.716
 
 
+@pytest.mark.long
 def test_the_connections_left_are_the_published_share():
     # Table 6, to the last digit but one: of all kernels in VGG-16, of the quantized in ResNet-20.
     dense, small = outline("vgg16", 10), outline("vgg16", 10, "B")

@@ -59,6 +59,7 @@ def test_a_module_of_ones_own_becomes_an_ann_too():
 # --- Other widths ---------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_resized_network_is_the_one_that_its_layout_would_build():
     net = models.build("4C3-AP2-D0.2-6C5S2V-12-10", (16, 16, 2), norm=True, use_bias="readout")
     thin = resized(net, {"conv1": 3, "conv2": 5, "dense1": 7}, Inputs((16, 16, 2), 4))
@@ -110,6 +111,7 @@ def same_spikes(one, other):
     return before, after
 
 
+@pytest.mark.long
 def test_weights_and_thresholds_rescaled_together_give_the_same_spikes():
     snn = busy("3C3-AP2-6-4")
     rescaled = rescale(snn, {"conv1": 4.0, "dense1": 0.5, "dense2": 8.0})
@@ -118,6 +120,7 @@ def test_weights_and_thresholds_rescaled_together_give_the_same_spikes():
     assert rescaled.program == snn.program
 
 
+@pytest.mark.long
 def test_quantized_weights_become_whole_numbers_with_the_same_spikes():
     snn, grid = busy("3C3-AP2-6-4", use_bias=False), symmetric_uniform(5)
     quantized = snn.replace(params=jax.tree.map(grid, snn.params))
@@ -132,6 +135,7 @@ def test_quantized_weights_become_whole_numbers_with_the_same_spikes():
     same_spikes(quantized, whole)
 
 
+@pytest.mark.long
 def test_a_block_is_rescaled_with_the_factor_of_its_shortcut():
     rngs = nnx.Rngs(0)
     convs = [
@@ -145,6 +149,7 @@ def test_a_block_is_rescaled_with_the_factor_of_its_shortcut():
     np.testing.assert_array_equal(rescaled(x).readout, net(x).readout)
 
 
+@pytest.mark.long
 def test_a_projection_is_rescaled_with_its_block():
     net = models.build("2C3-3B3S2P-4", (6, 6, 1), balancing.neuron(), **CONVERTED)
     rescaled = rescale(net, {"block1/conv2": 2.0})

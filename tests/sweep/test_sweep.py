@@ -79,6 +79,7 @@ def swept(tmp_path_factory):
     return go(axes=sweep.AXES, lanes="vmap", directory=folder), folder
 
 
+@pytest.mark.long
 def test_every_lane_is_its_single_run_step_by_step(swept):
     single = jax.jit(training(lane, TASK, epochs=EPOCHS, batch_size=BATCH))
     data = jax.tree.map(jnp.asarray, {"start": NET, "splits": DATA})
@@ -102,6 +103,7 @@ def test_every_lane_is_its_single_run_step_by_step(swept):
     assert len(set(swept[0].metrics["loss"].tolist())) == len(POINTS)
 
 
+@pytest.mark.long
 def test_a_lane_is_the_training_with_python_numbers(swept):
     point, found = POINTS[5], swept[0].lane(5)[2]["epochs"]["loss"]
     log = []
@@ -114,6 +116,7 @@ def test_a_lane_is_the_training_with_python_numbers(swept):
     assert found[-1] < 0.95 * found[0]
 
 
+@pytest.mark.long
 def test_lanes_in_turn_and_in_chunks_are_the_mapped_ones(swept):
     turns = go(lanes="loop", devices=1, chunk=3)
     assert (turns.mode, turns.chunk) == ("loop", 3)
@@ -140,6 +143,7 @@ def test_four_devices_give_the_same_results(swept, tmp_path):
             np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_rows_are_written_for_everybody(swept):
     result, folder = swept
     lines = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
@@ -152,6 +156,7 @@ def test_rows_are_written_for_everybody(swept):
     ].tolist()
 
 
+@pytest.mark.long
 def test_a_finished_sweep_is_read_back_and_compiles_nothing(swept, monkeypatch):
     monkeypatch.setattr(chunks, "build_program", None)
     again = go(directory=swept[1])
@@ -159,6 +164,7 @@ def test_a_finished_sweep_is_read_back_and_compiles_nothing(swept, monkeypatch):
     assert again.rows == swept[0].rows and again.chunk is None
 
 
+@pytest.mark.long
 def test_another_run_or_grid_in_the_folder_is_refused(swept):
     with pytest.raises(UserError, match="another grid"):
         go(grid=POINTS[:3], directory=swept[1])
@@ -249,6 +255,7 @@ def wide(point, data):
     return {}, {"sum": jnp.cumsum(jnp.sort(data * point["x"]))[-1]}
 
 
+@pytest.mark.long
 def test_lanes_are_chunked_by_what_the_program_needs(capsys):
     data, grid = jnp.arange(10_000.0), {"x": [float(i) for i in range(8)]}
     whole = go(wide, grid, data, lanes="vmap", devices=1)

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxsnn import coding, tree
 from jaxsnn.compress import rescaled, uniform_grid
 from jaxsnn.export import load, save
 from jaxsnn.network import Network
 from tools import decode_numpy
+
+pytestmark = pytest.mark.long
 
 SOURCE = Path(decode_numpy.__file__)
 

@@ -67,6 +67,7 @@ def test_batches_are_shuffled_images_none_twice_prepared_as_in_training():
     assert len(set(np.round(np.asarray(draws)[:, 0], 3))) == 3
 
 
+@pytest.mark.long
 def test_the_mean_is_over_batches_and_the_seed_decides_them():
     found, again, other = calibration(), calibration(), calibration(seed=1)
     np.testing.assert_allclose(found.mean, found.batches.mean(0), rtol=1e-6)
@@ -127,6 +128,7 @@ def test_samples_are_refused_as_statistics_are():
 # --- A convolutional network with norms -----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_scores_of_a_network_are_those_of_its_batches_alone_on_one_device_or_two():
     net = models.build("4C3-MP2-3", (6, 6, 1), LIF(0.5, 0.5), norm=True, seed=0)
     norm = {"mean": jnp.full(4, 0.1), "var": jnp.full(4, 0.2)}

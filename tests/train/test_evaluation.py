@@ -37,6 +37,7 @@ def whole(exact, split):
     return net(task.prepare(jax.random.key(0), jnp.asarray(split.images), False))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("batch_size", [29, 100])
 def test_an_evaluation_counts_every_sample_once(exact, whole, split, batch_size):
     found = train.evaluate(*exact, split, batch_size=batch_size)
@@ -54,6 +55,7 @@ def test_an_evaluation_counts_every_sample_once(exact, whole, split, batch_size)
     assert spikes_in.sum() > 0
 
 
+@pytest.mark.long
 def test_the_loss_of_an_evaluation_is_the_mean_over_samples(exact, whole, split):
     part = Split(split.images[:58], split.labels[:58])
     expected = losses.mean_squared_error(whole.readout[:, :58], jnp.asarray(part.labels))
@@ -78,6 +80,7 @@ def test_inside_a_compiled_program_it_measures_the_same(exact, split):
     jax.tree.map(np.testing.assert_array_equal, counts, found.counts)
 
 
+@pytest.mark.long
 def test_an_evaluation_with_random_input_depends_on_its_seed_alone(split):
     images = split.images[:, 0] * 60
     net = models.build("8-4", (4, 4, 1), LIF(0.5, 0.3), seed=0)

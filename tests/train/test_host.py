@@ -30,6 +30,7 @@ def output_of(program):
     return done.stdout.strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "call, devices", [("", "1"), ("host.tune(1)", "1"), ("host.tune(); host.tune()", "2")]
 )
@@ -40,6 +41,7 @@ def test_the_cpu_becomes_devices_only_if_asked(call, devices):
     assert output_of(program + "print(jax.local_device_count())") == devices
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the C library's allocator is tuned on Linux")
 def test_freed_memory_is_not_mapped_again():
     plain, tuned = (

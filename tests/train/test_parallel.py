@@ -48,6 +48,7 @@ def two_steps(split, **how):
 CUTS = [{"devices": 2}, {"micro_batches": 4}, {"devices": 2, "micro_batches": 2}]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("direct", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_cut_batch_trains_as_the_whole_one(split, direct, cut):
@@ -57,11 +58,13 @@ def test_a_cut_batch_trains_as_the_whole_one(split, direct, cut):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), parts, whole)
 
 
+@pytest.mark.long
 def test_batch_normalisation_averages_over_all_devices(split):
     whole, parts = (two_steps(split, norm=True, **how) for how in ({}, {"devices": 2}))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5), parts, whole)
 
 
+@pytest.mark.long
 def test_devices_and_chunks_of_time_go_together(split):
     whole = two_steps(split, layout="6-4")
     parts = two_steps(split, layout="6-4", devices=2, remat=1)
@@ -82,6 +85,7 @@ def fit(split):
     return run
 
 
+@pytest.mark.long
 def test_what_two_devices_trained_lies_on_one_and_can_be_resumed(fit, tmp_path):
     whole = fit(2, 2)
     assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))
@@ -92,6 +96,7 @@ def test_what_two_devices_trained_lies_on_one_and_can_be_resumed(fit, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, resumed, whole)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("devices", [1, 2])
 def test_evaluation_counts_every_sample_once_on_any_number_of_devices(split, devices):
     net, task = task_of(direct=True, devices=devices)

@@ -199,6 +199,7 @@ def test_a_contender_that_fails_is_one_clear_line(tmp_path):
         )
 
 
+@pytest.mark.long
 def test_a_peer_that_fails_is_left_out_and_ours_may_not():
     broken = contenders.Contender("no_such_step", package="somewhere")
     warnings = []
@@ -295,6 +296,7 @@ CASES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name, flavour", CASES)
 def test_our_loss_in_each_flavour_is_that_of_its_recurrence(name, flavour):
     problem = read(TINY[name])
@@ -326,6 +328,7 @@ def test_the_data_set_is_the_batch_repeated():
     assert jnp.array_equal(images[:4], images[4:]) and jnp.array_equal(labels[:4], labels[4:])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("peer", [name for name, who in contenders.PEERS.items() if who.flavour])
 @pytest.mark.parametrize("name", ["convolutional", "recurrent"])
 def test_a_peer_computes_our_network(name, peer, tmp_path):
@@ -402,6 +405,7 @@ def test_our_rows_are_measured_and_written(tmp_path, monkeypatch):
     assert (tmp_path / "new" / "bench.png").stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_the_lanes_of_a_sweep_learn_what_single_networks_learn():
     problem = read(replace(RECURRENT, layout="8-3", timesteps=3), lanes=2)
     many, stacked = jaxsnn_sweep.make_step(problem, {"vmap": "", "plain": ""})

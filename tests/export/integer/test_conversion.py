@@ -101,6 +101,7 @@ def agreement(found, expected):
     return min(np.mean(found.spikes[name] == s) for name, s in expected.activity.spikes.items())
 
 
+@pytest.mark.long
 def test_qp_snn_runs_on_integers():
     net, pixels = small_qp_snn()
     expected = net(direct(jnp.asarray(pixels / np.float32(255)), STEPS))
@@ -117,6 +118,7 @@ def test_qp_snn_runs_on_integers():
     )
 
 
+@pytest.mark.long
 def test_the_first_layer_may_stay_in_floats():
     net, pixels = small_qp_snn()
     whole = fold_norms(net, "neuron")
@@ -151,6 +153,7 @@ def test_the_program_has_no_floats():
     assert "xi32>" in program and "f32" not in program and "f64" not in program
 
 
+@pytest.mark.long
 def test_a_constant_input_is_the_same_at_every_step():
     net = network(CONV, LIF(0.5, 0.5), dyadic(4), readout="leaky")
     integers = to_integer(net, IntegerGrid(0.25, 0, 3), STEPS)
@@ -160,6 +163,7 @@ def test_a_constant_input_is_the_same_at_every_step():
     jax.tree.map(np.testing.assert_array_equal, once, often)
 
 
+@pytest.mark.long
 def test_muted_and_empty_channels_are_exact_too():
     thresholds = jnp.asarray([0.5, 3e38, 0.5, 0.5])
     net = network("4C3-3", LIF(1.0, thresholds), dyadic(4), readout="current")

@@ -50,6 +50,7 @@ def test_dyadic_networks_are_spike_exact(bits, reset, order, decay, seed, strict
     assert_same_spikes(found, net(x.astype(np.float32)), integers)
 
 
+@pytest.mark.long
 @settings(max_examples=6, deadline=None, derandomize=True)
 @given(**CASES, leak=st.sampled_from(["multiply", "power_of_two"]), width=st.sampled_from([26, 32]))
 def test_any_network_is_bit_exact_with_int64(bits, reset, order, decay, seed, leak, width):
@@ -67,6 +68,7 @@ def test_any_network_is_bit_exact_with_int64(bits, reset, order, decay, seed, le
     assert_bit_exact(integers, rng.integers(0, 256, (STEPS, BATCH, *SHAPE)))
 
 
+@pytest.mark.long
 def test_recurrent_and_voting_networks_are_exact():
     net = network("9R-6-V3", LIF(0.5, 0.5), dyadic(3), (7,))
     integers = to_integer(net, SPIKES, STEPS)
@@ -77,6 +79,7 @@ def test_recurrent_and_voting_networks_are_exact():
     assert_same_spikes(found, net(x.astype(np.float32)), integers)
 
 
+@pytest.mark.long
 def test_residual_networks_are_exact():
     module = network("4C3-6B3S2-5-3", LIF(0.5, 0.5), dyadic(4), readout="current").module
     block = module.block1
@@ -109,6 +112,7 @@ def test_a_neuron_by_hand():
     assert run_integer(integers, x).spikes["dense1"].tolist() == [[1]]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -148,6 +152,7 @@ def test_what_is_rounded_is_said_and_is_different(options, parts):
     assert (np.asarray(found.spikes["dense1"]) != np.asarray(expected)).any()
 
 
+@pytest.mark.long
 def test_decimal_scales_leave_the_rounding_to_float32():
     draw = dyadic(4)
     net = network(CONV, LIF(0.5, 0.5), lambda n, s: np.zeros(s) if n.endswith("bias")

@@ -41,6 +41,7 @@ def test_there_and_back_gives_identical_logits(tmp_path_factory, layout, decay, 
     assert again.order == net.order
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target", ["norse", "sinabs"])
 def test_there_and_back_for_those_that_need_other_weights(target):
     layout, neuron, options = CASES[target]["leaky"]
@@ -51,6 +52,7 @@ def test_there_and_back_for_those_that_need_other_weights(target):
     np.testing.assert_array_equal(run(from_nir(graph), x), run(net, x))
 
 
+@pytest.mark.long
 def test_a_vote_becomes_weights():
     net = network("6-V2", shape=(4,), gain=3.0)
     x = spikes_in(5, (4,))
@@ -58,6 +60,7 @@ def test_a_vote_becomes_weights():
     np.testing.assert_allclose(run(again, x), run(net, x), rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_pruned_block_keeps_its_channel_map_and_weights():
     module = network("4C3-6B3-3", shape=(6, 6, 2), gain=3.0).module
     weight = jnp.array([1.0, 0.5, 1.0, 2.0, 1.0, 1.0])
