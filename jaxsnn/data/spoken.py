@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxsnn import foreign
+from jaxsnn import foreign, hdf5
 from jaxsnn.data import events
 from jaxsnn.data.base import check_labels
 from jaxsnn.data.event_table import EventSet
@@ -42,6 +42,8 @@ def read_split(path: Path, source: EventSet, framing: Framing) -> Unread:
         UserError: if it is no such file; later, if a recording is damaged.
     """
     h5py = import_module("h5py")
+    with foreign.reading(path, WHAT):
+        hdf5.check_heaps(path)
     with foreign.reading(path, WHAT), h5py.File(path, "r") as file:
         labels = _labels(path, _dataset(h5py, path, file, "labels"))
         _lists(h5py, path, file, len(labels))

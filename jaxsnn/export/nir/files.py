@@ -5,7 +5,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from jaxsnn import foreign
+from jaxsnn import foreign, hdf5
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
@@ -54,6 +54,7 @@ def read_nir(path: str | Path) -> Graph:
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected a NIR file")
     with foreign.reading(path, "a NIR file"):
+        hdf5.check_heaps(path)
         with h5py.File(path, "r") as file:
             stated = _stated_bytes(h5py, file, set())
         most = foreign.most_unpacked(path.stat().st_size, RATIO)
