@@ -14,6 +14,7 @@ PAGES = sorted((ROOT / "docs").rglob("*.md"))
 LONG = {
     "docs/scaling.md",
     "docs/tutorials/channels.md",
+    "docs/tutorials/events.md",
     "docs/tutorials/export.md",
     "docs/tutorials/first-network.md",
     "docs/tutorials/quantize.md",
@@ -47,6 +48,7 @@ def pages_with_code() -> list:
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", pages_with_code())
 def test_the_python_blocks_of_a_page_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
