@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 foreign memory
-tree arrays files fields archive
+tree arrays files fields archive hdf5
 options
 coding surrogate encode native
 inputs neurons compress
@@ -29,12 +29,12 @@ program
 network
 models losses
 metrics.sizes metrics.operations metrics.columns
-metrics.counts metrics.facts metrics.report metrics.published
+metrics.counts metrics.facts metrics.warnings metrics.report metrics.published
 train
 metrics
 export
 methods sweep
-report
+compile report
 cli
 __main__
 """
@@ -89,6 +89,7 @@ def imported_modules(module: str) -> set[str]:
     return found - {module}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", [name for name in FILES if name])
 def test_a_file_imports_only_from_lower_floors(module):
     own = floor_of(module)
@@ -134,6 +135,7 @@ def test_import_jaxsnn_loads_no_plotting_data_or_torch():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.long
 def test_a_submodule_loads_when_it_is_touched():
     code = "import jaxsnn; print(jaxsnn.train.fit.__name__, jaxsnn.Network.__name__, dir(jaxsnn))"
     done = subprocess.run(

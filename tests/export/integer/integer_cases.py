@@ -83,9 +83,9 @@ def reference(network, x):
                 rows = [
                     [
                         x_t[:, i : i + stage.size, j : j + stage.size]
-                        for j in range(0, w, stage.size)
+                        for j in range(0, w - stage.size + 1, stage.size)
                     ]
-                    for i in range(0, h, stage.size)
+                    for i in range(0, h - stage.size + 1, stage.size)
                 ]
                 pool = np.sum if stage.kind == "sum" else np.max
                 x_t = np.stack([np.stack([pool(p, (1, 2)) for p in row], 1) for row in rows], 1)

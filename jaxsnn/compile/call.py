@@ -1,0 +1,183 @@
+"""Compile a network with the compiler at hand, and call it on arrays."""
+
+import ctypes
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxsnn.compile.plan import Plan, make_plan
+from jaxsnn.compile.source import Source, assemble, sample_size, sample_type
+from jaxsnn.errors import UserError
+from jaxsnn.export.integer import IntegerNetwork, to_integer
+from jaxsnn.inputs import Inputs
+from jaxsnn.native.builder import build as build_library
+from jaxsnn.native.builder import find_compiler
+from jaxsnn.network import Network
+
+__all__ = ["Compiled", "build", "to_c"]
+
+TARGETS = ("cpu", "mcu")
+FLAGS = ("-std=c99", "-O3", "-march=native", "-fno-math-errno")
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A network as a function of machine code.
+
+    Attributes:
+      source: the C that it was made of.
+      path: of the shared library.
+      plan: what was compiled.
+    """
+
+    source: Source
+    path: Path
+    plan: Plan
+    _library: Any = field(repr=False)
+
+    def __call__(self, samples: Any, *, batched: bool = True) -> Any:
+        """Return the scores of samples, int32 `[N, classes]`.
+
+        Args:
+          samples: whole numbers in the input's range: `[N, *shape]` of a constant input, `[N, T,
+            *shape]` of one that changes. Arrays of NumPy or JAX, inside of `jax.jit` too.
+          batched: many samples at once; or else one after the other.
+
+        Raises:
+          UserError: for samples of another shape, no whole numbers, or out of range.
+        """
+        if isinstance(samples, jax.core.Tracer):
+            count = samples.shape[0]
+            shape = jax.ShapeDtypeStruct((count, self.plan.classes), jnp.int32)
+            return jax.pure_callback(lambda x: self(x, batched=batched), shape, samples)
+        values = checked(np.asarray(samples), self.plan)
+        scores = np.zeros((len(values), self.plan.classes), np.int32)
+        name = self.source.name
+        if batched:
+            getattr(self._library, f"{name}_predict_batch")(
+                _pointer(values), _pointer(scores), ctypes.c_int32(len(values))
+            )
+        else:
+            predict = getattr(self._library, f"{name}_predict")
+            for value, score in zip(values, scores, strict=True):
+                predict(_pointer(value), _pointer(score))
+        return scores
+
+
+def checked(samples: np.ndarray, plan: Plan) -> np.ndarray:
+    """Return samples as the C code takes them, `[N, values]`.
+
+    Raises:
+      UserError: for another shape, no whole numbers, or values out of range.
+    """
+    size, entry = sample_size(plan), plan.input
+    if samples.ndim < 2 or int(np.prod(samples.shape[1:])) != size:
+        raise UserError(
+            f"samples must be [N, ...] with {size} values each, found the shape {samples.shape}"
+        )
+    if not np.issubdtype(samples.dtype, np.integer):
+        raise UserError(f"samples must be whole numbers, found {samples.dtype}")
+    if samples.size and not entry.low <= samples.min() <= samples.max() <= entry.high:
+        raise UserError(
+            f"samples must be of {entry.low} to {entry.high}, found {samples.min()} to "
+            f"{samples.max()}"
+        )
+    dtype = np.dtype(sample_type(plan).removesuffix("_t"))
+    return np.ascontiguousarray(samples.reshape(len(samples), size), dtype)
+
+
+def _pointer(array: np.ndarray) -> Any:
+    return array.ctypes.data_as(ctypes.c_void_p)
+
+
+def to_c(
+    net: Network | IntegerNetwork,
+    inputs: Inputs,
+    *,
+    name: str = "network",
+    target: str = "cpu",
+    notes: Mapping[str, str] | None = None,
+) -> Source:
+    """Return a network as one C file and its header.
+
+    Args:
+      net: a network that `export.to_integer` converts, or what it made.
+      inputs: of the task: shape, encoding and steps of time.
+      name: prefix of the functions, a C identifier.
+      target: "cpu"; or "mcu", without the code for many samples at once.
+      notes: provenance, printed on top of the file.
+
+    Raises:
+      UserError: for a network without integers or C, by its layer; another name or target.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> from jaxsnn.inputs import Inputs
+      >>> source = to_c(models.build("6-3", (4,)), Inputs((4,), timesteps=2))
+      >>> "void network_predict(const uint8_t sample[" in source.header
+      True
+    """
+    return assemble(plan_of(net, inputs), _name(name), dict(notes or {}), target=_target(target))
+
+
+def build(
+    net: Network | IntegerNetwork,
+    inputs: Inputs,
+    *,
+    name: str = "network",
+    compiler: str | None = None,
+    flags: tuple[str, ...] = FLAGS,
+) -> Compiled:
+    """Compile a network with the compiler at hand, and return it as a function.
+
+    Args:
+      net: as of `to_c`.
+      inputs: as of `to_c`.
+      name: as of `to_c`.
+      compiler: path of a C compiler; left out, $CC or the first at hand.
+      flags: of the compiler.
+
+    Raises:
+      UserError: as `to_c`, and if there is no compiler or it fails.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxsnn import models
+      >>> from jaxsnn.inputs import Inputs
+      >>> compiled = build(models.build("6-3", (4,)), Inputs((4,), timesteps=2))
+      >>> compiled(np.zeros((5, 4), np.uint8)).shape
+      (5, 3)
+    """
+    plan = plan_of(net, inputs)
+    source = assemble(plan, _name(name), {}, target="cpu")
+    path = build_library(source.code, flags, compiler=compiler or find_compiler())
+    return Compiled(source, path, plan, ctypes.CDLL(str(path)))
+
+
+def plan_of(net: Network | IntegerNetwork, inputs: Inputs) -> Plan:
+    """Return the plan of a network for a task's inputs.
+
+    Raises:
+      UserError: for a network without integers or C.
+    """
+    if not isinstance(inputs, Inputs):
+        raise UserError(f"inputs must be an Inputs, found {type(inputs).__name__}")
+    integers = net if isinstance(net, IntegerNetwork) else to_integer(net, inputs)
+    return make_plan(integers, inputs.shape, constant=inputs.encoding == "direct")
+
+
+def _name(name: str) -> str:
+    if not (name.isidentifier() and name.isascii()):
+        raise UserError(f"name {name!r} is no C identifier: letters, digits and _ alone")
+    return name
+
+
+def _target(target: str) -> str:
+    if target not in TARGETS:
+        raise UserError(f"target {target!r} is unknown; choose {' or '.join(TARGETS)}")
+    return target

@@ -1,0 +1,265 @@
+"""A network as one C file with its header: both engines, the input, and the entry points."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+
+from jaxsnn.compile import events, lanes
+from jaxsnn.compile.plan import Plan
+
+__all__ = ["Source", "assemble"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text of a network in C.
+
+    Attributes:
+      name: prefix of what it defines.
+      code: of the `.c` file.
+      header: of the `.h` file.
+    """
+
+    name: str
+    code: str
+    header: str
+
+
+def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) -> Source:
+    """Return the C file of a plan.
+
+    Args:
+      plan: the network.
+      name: prefix of the functions, a C identifier.
+      notes: what the comment on top says: provenance, one line each.
+      target: "cpu", both engines; "mcu", one sample at a time alone.
+    """
+    guard = name.upper()
+    prototypes = _prototypes(plan, name, target)
+    top = _comment(name, notes, plan)
+    include = "#include <stdint.h>\n"
+    header = f"{top}#ifndef {guard}_H\n#define {guard}_H\n\n{include}\n{prototypes}\n#endif\n"
+    one = events.emit(plan)
+    parts = [top, "#include <stdint.h>\n#include <string.h>\n\n", prototypes, _common(plan, name)]
+    parts += [_resource("events.c"), one.functions, _predict(plan, name, one)]
+    if target == "cpu":
+        many = lanes.emit(plan)
+        types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
+        parts += [types, _resource("lanes.c"), "\n", _load(plan), many.functions]
+        parts.append(_predict_batch(plan, name, many))
+    return Source(name, "\n".join(parts), header)
+
+
+def _resource(name: str) -> str:
+    return (resources.files("jaxsnn.compile") / name).read_text(encoding="utf-8")
+
+
+def _comment(name: str, notes: Mapping[str, str], plan: Plan) -> str:
+    lines = [f"{name}: a spiking network of integers."]
+    lines += [f"{key}: {value}" for key, value in notes.items()]
+    shape = " x ".join(map(str, plan.input.shape))
+    lines += [f"Input {shape}, {plan.timesteps} steps of time, {plan.classes} scores."]
+    text = "\n   ".join(line.replace("*/", "* /") for line in lines)
+    return f"/* {text} */\n\n"
+
+
+def sample_type(plan: Plan) -> str:
+    """Return the C type of a sample's values."""
+    low, high = plan.input.low, plan.input.high
+    for bits in (8, 16):
+        if low >= 0 and high < 2**bits:
+            return f"uint{bits}_t"
+        if low >= -(2 ** (bits - 1)) and high < 2 ** (bits - 1):
+            return f"int{bits}_t"
+    return "int32_t"
+
+
+def sample_size(plan: Plan) -> int:
+    """Return the number of values of a sample, over all steps if they differ."""
+    return plan.input.size * (1 if plan.input.constant else plan.timesteps)
+
+
+def counts_size(plan: Plan) -> int:
+    """Return the number of neurons that spike."""
+    return sum(a * b * c for a, b, c in (layer.shape for layer in plan.counted))
+
+
+def _prototypes(plan: Plan, name: str, target: str) -> str:
+    upper, type_ = name.upper(), sample_type(plan)
+    order = "row by row, channels last" + ("" if plan.input.constant else ", step after step")
+    batch = f"""
+/* The same for many samples, one after the other; with OpenMP on several threads. */
+void {name}_predict_batch(const {type_} *samples, int32_t *scores, int32_t count);
+"""
+    traced = f"""\
+void {name}_trace_batch(
+    const {type_} *samples, int32_t *scores, int32_t *counts, int32_t count);"""
+    return f"""\
+#define {upper}_SAMPLE {sample_size(plan)} /* values of a sample, {order} */
+#define {upper}_CLASSES {plan.classes}
+#define {upper}_NEURONS {counts_size(plan)} /* that spike */
+
+/* Write the scores of one sample: the sum over time of what the last layer gives.
+   Values beyond {plan.input.low}..{plan.input.high} count as the nearest of these. */
+void {name}_predict(const {type_} sample[{upper}_SAMPLE], int32_t scores[{upper}_CLASSES]);
+{batch if target == "cpu" else ""}
+#ifdef {upper}_TRACE
+/* Instead of them: the same, with the spikes of each neuron, summed over time, layer by layer. */
+void {name}_trace(const {type_} *sample, int32_t *scores, int32_t *counts);
+{traced if target == "cpu" else ""}
+#endif
+"""
+
+
+def _common(plan: Plan, name: str) -> str:
+    units = plan.classes * plan.voters
+    return f"""
+#ifdef {name.upper()}_TRACE
+#define TRACE(...) __VA_ARGS__
+#else
+#define TRACE(...)
+#endif
+typedef {sample_type(plan)} SAMPLE;
+#define UNITS {units} /* neurons of the last layer */
+#define COUNTS {counts_size(plan)}
+#define CLASSES {plan.classes}
+#define SAMPLE_SIZE {sample_size(plan)}
+
+static inline int32_t clip(int32_t value) {{
+  if (value < {plan.input.low}) return {plan.input.low};
+  return value > {plan.input.high} ? {plan.input.high} : value;
+}}
+
+static inline void vote(const int32_t *units, int32_t *scores) {{
+  for (int c = 0; c < CLASSES; c++) {{
+    scores[c] = 0;
+    for (int v = 0; v < UNITS / CLASSES; v++) scores[c] += units[c * (UNITS / CLASSES) + v];
+  }}
+}}
+"""
+
+
+def _predict(plan: Plan, name: str, one: events.Events) -> str:
+    return f"""\
+static void run_one(const SAMPLE *sample, int32_t *scores TRACE(, int32_t *counts)) {{
+  static int32_t units[UNITS];
+{one.calls}
+  vote(units, scores);
+}}
+
+#ifdef {name.upper()}_TRACE
+void {name}_trace(const SAMPLE *sample, int32_t *scores, int32_t *counts) {{
+  memset(counts, 0, COUNTS * sizeof(int32_t));
+  run_one(sample, scores, counts);
+}}
+#else
+void {name}_predict(const SAMPLE *sample, int32_t *scores) {{ run_one(sample, scores); }}
+#endif
+"""
+
+
+def _load(plan: Plan) -> str:
+    """Return the function that turns samples into planes."""
+    source = plan.input
+    rows, columns, channels = source.shape
+    time = 1 if source.constant else plan.timesteps
+    planes, low = source.planes, source.low
+    out_row = source.padded[1] * channels * planes
+    begin = source.border[0] * (out_row + channels * planes)
+    return f"""\
+/* {time} steps of {rows} x {columns} x {channels} values, each as {planes} planes */
+static void load(const SAMPLE *sample, int samples, V *out) {{
+  clear(out, {lanes.memory_of(source, plan)}, {planes}, {-low});
+  for (int t = 0; t < {time}; t++)
+    for (int y = 0; y < {rows}; y++)
+      for (int i = 0; i < {columns * channels}; i++) {{
+        const SAMPLE *from = sample + (t * {rows} + y) * {columns * channels} + i;
+        uint64_t words[{planes}][WORDS];
+        memset(words, 0, sizeof words);
+        for (int s = 0; s < samples; s += 8) transpose(from, s, samples - s, words);
+        V *to = out + t * {lanes.stride_of(source)} + {begin} + y * {out_row} + i * {planes};
+        for (int p = 0; p < {planes}; p++) memcpy(to + p, words[p], sizeof(V));
+      }}
+}}
+""".replace("static void load", _transpose(planes, low) + "\nstatic void load", 1)
+
+
+def _transpose(planes: int, low: int) -> str:
+    if planes > 8:
+        return f"""\
+/* the planes of the same value of eight samples */
+static inline void transpose(const SAMPLE *from, int s, int left, uint64_t (*words)[WORDS]) {{
+  for (int k = 0; k < 8 && k < left; k++) {{
+    const uint32_t value = (uint32_t)(clip(from[(s + k) * SAMPLE_SIZE]) - ({low}));
+    for (int p = 0; p < {planes}; p++)
+      words[p][s / 64] |= (uint64_t)((value >> p) & 1) << ((s + k) % 64);
+  }}
+}}
+"""
+    return f"""\
+/* the planes of the same value of eight samples: a matrix of 8 x 8 bits, turned over */
+static inline void transpose(const SAMPLE *from, int s, int left, uint64_t (*words)[WORDS]) {{
+  uint64_t x = 0, y;
+  for (int k = 0; k < 8 && k < left; k++)
+    x |= (uint64_t)(uint8_t)(clip(from[(s + k) * SAMPLE_SIZE]) - ({low})) << (8 * k);
+  y = (x ^ (x >> 7)) & UINT64_C(0x00AA00AA00AA00AA), x ^= y ^ (y << 7);
+  y = (x ^ (x >> 14)) & UINT64_C(0x0000CCCC0000CCCC), x ^= y ^ (y << 14);
+  y = (x ^ (x >> 28)) & UINT64_C(0x00000000F0F0F0F0), x ^= y ^ (y << 28);
+  for (int p = 0; p < {planes}; p++)
+    words[p][s / 64] |= ((x >> (8 * p)) & 0xFF) << (s % 64);
+}}
+"""
+
+
+def _predict_batch(plan: Plan, name: str, many: lanes.Lanes) -> str:
+    upper = name.upper()
+    return f"""\
+#ifdef _OPENMP
+#include <omp.h>
+#ifndef THREADS
+#define THREADS 16 /* at most; each has working memory of its own */
+#endif
+#define THIS_THREAD omp_get_thread_num()
+static int threads(void) {{
+  return omp_get_max_threads() < THREADS ? omp_get_max_threads() : THREADS;
+}}
+#else
+#define THREADS 1
+#define THIS_THREAD 0
+#endif
+
+/* {many.arena} words: {many.arena * 8} bytes for each 64 samples */
+static V memory[THREADS][{many.arena}];
+static int32_t outputs[THREADS][LANES * UNITS];
+
+static void run_many(const SAMPLE *sample, int samples, V *arena, int32_t *scores
+    TRACE(, int32_t *counts)) {{
+  load(sample, samples, arena);
+{many.calls}
+}}
+
+static void run_batch(const SAMPLE *samples, int32_t *scores, int32_t count
+    TRACE(, int32_t *counts)) {{
+#ifdef _OPENMP
+#pragma omp parallel for schedule(dynamic) num_threads(threads())
+#endif
+  for (int32_t first = 0; first < count; first += LANES) {{
+    const int used = count - first < LANES ? (int)(count - first) : LANES;
+    int32_t *units = outputs[THIS_THREAD];
+    run_many(samples + (size_t)first * SAMPLE_SIZE, used, memory[THIS_THREAD], units
+        TRACE(, counts + (size_t)first * COUNTS));
+    for (int s = 0; s < used; s++) vote(units + s * UNITS, scores + (size_t)(first + s) * CLASSES);
+  }}
+}}
+
+#ifdef {upper}_TRACE
+void {name}_trace_batch(const SAMPLE *samples, int32_t *scores, int32_t *counts, int32_t count) {{
+  memset(counts, 0, (size_t)count * COUNTS * sizeof(int32_t));
+  run_batch(samples, scores, count, counts);
+}}
+#else
+void {name}_predict_batch(const SAMPLE *samples, int32_t *scores, int32_t count) {{
+  run_batch(samples, scores, count);
+}}
+#endif
+"""
