@@ -244,6 +244,7 @@ def test_a_resumed_training_repeats_the_uninterrupted_one(problem, fit, uninterr
     assert_same_bits(*(stored(problem, tmp_path / name) for name in ("parts", "whole")))
 
 
+@pytest.mark.long
 def test_a_damaged_checkpoint_is_trained_again_to_the_same_bits(
     fit, uninterrupted, tmp_path, capsys
 ):
@@ -260,6 +261,7 @@ def test_a_damaged_checkpoint_is_trained_again_to_the_same_bits(
     assert f"checkpoint {tmp_path / '3'} is damaged: " in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_another_training_does_not_go_on_from_a_checkpoint(fit, problem, split, tmp_path):
     """Masks of another sparsity would be replaced by those of the checkpoint, in silence."""
     task, _, net, _ = problem
