@@ -80,7 +80,7 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     """Return the records of the epochs of a run so far; a torn last line is none.
 
     Raises:
-      UserError: naming the line that is no record.
+      UserError: naming the line that is no record, or one of an epoch that another is of.
     """
     path, what = directory / LOG, "a run's log"
     if not path.exists():
@@ -90,6 +90,11 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     found = [_record(place, line) for place, line in zip(places, lines, strict=True)]
     with contextlib.suppress(UserError):  # a line without its end may lack more
         found.append(_record("", torn))
+    seen: set[tuple[str, int]] = set()
+    for place, record in zip([*places, f"--resume: {path}"], found, strict=False):
+        if (epoch := (record["phase"], record["epoch"])) in seen:
+            raise UserError(f"{place}: phase {epoch[0]!r}, epoch {epoch[1]} stands there twice")
+        seen.add(epoch)
     return found
 
 

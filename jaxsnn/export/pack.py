@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxsnn import coding, fields, foreign
+from jaxsnn import coding, fields, foreign, memory
 from jaxsnn.arrays import Array
 from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.errors import UserError
@@ -187,6 +187,7 @@ def leaves(
             f"{path}: its leaves take {stated:,} bytes, and a file of {contents.num_bytes:,} may "
             f"unpack to {most:,}; if it is to be trusted, make the network and load(path, like=net)"
         )
+    memory.check(f"a network with the leaves of {path}", stated, "load it where there is more")
     named = {name: array for name, array in tensors.items() if name not in header["leaves"]}
     named |= {name: np.array(x, np.float32) for name, x in header["numbers"].items()}
     for name, leaf in header["leaves"].items():

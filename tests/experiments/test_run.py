@@ -145,7 +145,7 @@ GOOD = '{"phase": "dense", "epoch": 1, "seconds": 0.5, "loss": 2}'
 @pytest.mark.parametrize(
     "text",
     ['{"pha\n', "[]\n", '{"phase": "dense"}\n', GOOD.replace("1,", '"1",') + "\n",
-     GOOD.replace("0.5", "null") + "\n", "\n"],
+     GOOD.replace("0.5", "null") + "\n", "\n", GOOD.replace("2}", "3}") + "\n"],
 )  # fmt: skip
 def test_resuming_a_broken_log_is_one_line_that_names_the_line(tmp_path, text):
     start(tmp_path)
