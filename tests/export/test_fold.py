@@ -100,26 +100,29 @@ def test_kernels_keep_their_integers_up_to_sign():
         assert (signs == -1).any() and (signs == 0).any()
 
 
+def decoded_of(net):
+    """Return name -> the leaf that codes and scales give."""
+    return {name: found.decode() for name, found in net.quantized.items()}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(
     ("grid", "into"), [(compress.rescaled(4), "neuron"), (compress.uniform_grid(4), "kernel")]
 )
 def test_known_grids_stay_known_and_exact(into, grid):
     net = network(RESNET)
-    leaves = tree.named_leaves(net.params)
-    names = [name for name in leaves if name.endswith("/kernel")]
-    steps = {name: compress.quantize(grid, leaves[name]).step for name in names}
-    net = net.replace(params=compress.project(net.params, {"*/kernel": grid}), steps=steps)
+    net = jax.jit(lambda net: compress.project(net, {"*/kernel": grid}))(net)
+    names = {name for name in tree.named_leaves(net.params) if name.endswith("/kernel")}
     folded = fold_norms(net, into)
-    assert folded.steps.keys() == steps.keys()
-    for name, found in folded.quantized.items():
-        kernel = tree.named_leaves(folded.params)[name]
-        np.testing.assert_array_equal(found.decode() + 0.0, kernel + 0.0)
-        before, kept = (
-            np.asarray(net.quantized[name].codes),
-            kernel.any((0, 1, 2)[: kernel.ndim - 1]),
-        )
-        np.testing.assert_array_equal(abs(found.codes)[..., kept], abs(before)[..., kept])
+    assert folded.steps.keys() == net.steps.keys() == names
+    before = jax.jit(lambda net: net.quantized)(net)
+    found, decoded = jax.jit(lambda net: (net.quantized, decoded_of(net)))(folded)
+    for name in names:
+        kernel = np.asarray(tree.named_leaves(folded.params)[name])
+        np.testing.assert_array_equal(np.asarray(decoded[name]) + 0.0, kernel + 0.0)
+        kept = kernel.any((0, 1, 2)[: kernel.ndim - 1])
+        codes = (abs(np.asarray(each[name].codes))[..., kept] for each in (found, before))
+        np.testing.assert_array_equal(*codes)
     exact = fold_norms(net.replace(steps={}), into)
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), folded.params, exact.params

@@ -241,14 +241,12 @@ def test_the_given_network_stays_as_it_is():
 @pytest.mark.parametrize("grid", [compress.rescaled(4), compress.uniform_grid(4)])
 def test_steps_of_known_grids_are_cut_with_their_channels(grid):
     net = network(CONV)
-    leaves = tree.named_leaves(net.params)
-    names = [name for name in leaves if name.endswith("kernel")]
-    steps = {name: compress.quantize(grid, leaves[name]).step for name in names}
-    net = net.replace(params=compress.project(net.params, {"*/kernel": grid}), steps=steps)
+    net = jax.jit(lambda net: compress.project(net, {"*/kernel": grid}))(net)
+    steps = net.steps
     keep = {"conv1": [0, 3], "conv2": [1, 2, 5], "dense1": [0, 6]}
     small, mute = shrink(net, keep), silence(net, keep)
     assert small.steps.keys() == mute.steps.keys() == steps.keys()
-    for name, found in small.quantized.items():
+    for name, found in jax.jit(lambda net: net.quantized)(small).items():
         leaf = tree.named_leaves(small.params)[name]
         np.testing.assert_array_equal(found.decode(), leaf)
         scale = mute.steps[name].scale
