@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from jaxsnn.errors import UserError
-from jaxsnn.metrics import columns, facts
+from jaxsnn.metrics import columns, facts, warnings
 from jaxsnn.metrics.counts import Counts
 from jaxsnn.network import Network
 
@@ -193,6 +193,15 @@ class Report:
             **network,
         )
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Name the layers that are all but gone or silent, one line each.
+
+        >>> Report("small", layers=(LayerReport("conv1", density=0.5, rate=0.0),)).warnings
+        ('small: conv1 is silent, 0 spikes a neuron and step',)
+        """
+        return tuple(warnings.of_rows([self.to_row()]))
+
     def to_row(self) -> Row:
         """Return the row of `results.json`: the fields, then the extra facts; tuples as lists.
 
@@ -259,9 +268,15 @@ class Comparison:
         """Return the rows of `results.json`."""
         return [each.to_row() for each in self.rows]
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Name the layers that a network has lost and the first one has not, one line each."""
+        return tuple(warnings.of_rows(self.to_rows()))
+
     def __str__(self) -> str:
-        """Return the table as plain text, ratios to the first network below each number."""
-        return columns.plain_table(self.to_rows())
+        """Return the table as plain text, ratios to the first network below, and the warnings."""
+        lines = [f"warning: {line}" for line in self.warnings]
+        return "\n".join([columns.plain_table(self.to_rows()), *lines])
 
 
 def _check(name: str, net: Network, counts: Counts) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
+from jaxsnn.metrics import warnings
 from jaxsnn.metrics.columns import COLUMNS, LAYER_COLUMNS, number, ratio
 from jaxsnn.metrics.report import Row
 from jaxsnn.report.results import read_results, to_json
@@ -88,6 +89,7 @@ def write_html(
         "sum up in the tables of layers; the file has running statistics and a header besides. "
         "Spikes, SynOps (additions of a non-zero weight) and energy (45 nm, float32: 4.6 pJ for a "
         "multiplication, 0.9 pJ for an addition) are those of one sample over all time steps.</p>",
+        *(f"<p>Warning: {_escape(line)}.</p>" for line in warnings.of_rows(rows)),
         *(["<h2>Plots</h2>", *pictures] if pictures or notes else []),
         *(f"<p class=meta>{_escape(note)}</p>" for note in notes),
         "<h2>Layers</h2>",

@@ -20,6 +20,7 @@ import numpy as np
 from jaxsnn import fields, foreign
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
+from jaxsnn.metrics import warnings
 from jaxsnn.metrics.columns import LAYER_COLUMNS, network_table
 from jaxsnn.metrics.report import Report, Row
 
@@ -168,7 +169,7 @@ def read_results(run_dir: str | Path) -> dict[str, Any]:
       >>> read_results("no such run")
       Traceback (most recent call last):
       ...
-      jaxsnn.errors.UserError: cannot read no such run/results.json: ...
+      jaxsnn.errors.UserError: ...
     """
     path = Path(run_dir) / "results.json"
     found = foreign.read_json(path, "the results of a run")
@@ -211,7 +212,10 @@ def print_table(
     """
     from rich.console import Console
 
-    (console or Console()).print(network_table(as_rows(rows)))
+    console = console or Console()
+    console.print(network_table(as_rows(rows)))
+    for line in warnings.of_rows(as_rows(rows)):
+        console.print(f"warning: {line}", highlight=False, soft_wrap=True)
 
 
 def _release(package: str) -> str:

@@ -24,6 +24,7 @@ from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
+from jaxsnn.metrics import warnings
 from jaxsnn.metrics.counts import spike_rate
 from jaxsnn.network import Network
 from jaxsnn.train import demand, parallel, progress
@@ -311,7 +312,7 @@ def fit(
         demand.check_evaluation(task, net, batch_size)
     state = init(net, phase, phase_key(seed, name))
     watch = Watch.over(name, checkpoints, state.net.params, split[1])
-    done = 0
+    done, counts = 0, None
     if checkpoints is not None:
         facts = {"name": name, "seed": seed, "batch_size": batch_size, "samples": len(split[1])}
         done, state = checkpoints.resume(state, epochs, facts)
@@ -325,7 +326,7 @@ def fit(
             record = {"phase": name, "epoch": epoch + 1, **_means(sums, batch_size)}
             if validation is not None:
                 found = evaluate(task, state.net, validation, batch_size=batch_size)
-                record["validation_accuracy"] = found.accuracy
+                record["validation_accuracy"], counts = found.accuracy, found.counts
             if phase.observe is not None:
                 seen = phase.observe(state.net.params, state.opt_state)
                 record |= {key: float(value) for key, value in seen.items()}
@@ -335,9 +336,13 @@ def fit(
                 log(record)
             if checkpoints is not None:
                 checkpoints.save(epoch + 1, state)
-    if checkpoints is not None:
-        checkpoints.wait()
-    return end_phase(phase, parallel.gather(state, task.devices))
+        if checkpoints is not None:
+            checkpoints.wait()
+        trained = end_phase(phase, parallel.gather(state, task.devices))
+        if show:
+            for line in warnings.after_training(net, trained, counts):
+                bar.warn(line)
+    return trained
 
 
 def _epoch(

@@ -64,6 +64,10 @@ class Bar:
             line = f"{text}  {record['seconds']:.1f} s"
             self.console.print(line, highlight=False, soft_wrap=True)
 
+    def warn(self, text: str) -> None:
+        """Print a line that should not be missed."""
+        self.console.print(f"{self.phase:<18} warning: {text}", highlight=False, soft_wrap=True)
+
 
 class Silence:
     """Take the place of a `Bar` where nothing is to be shown."""
@@ -83,6 +87,10 @@ class Silence:
     def finish_epoch(self, record: Mapping[str, Any]) -> None:
         """Print nothing."""
         del record
+
+    def warn(self, text: str) -> None:
+        """Print nothing."""
+        del text
 
 
 def _short(figures: Mapping[str, Any]) -> str:
