@@ -22,8 +22,9 @@ PAGES = {module.__name__ for module in MODULES if hasattr(module, "Options")}
 PROMISED = promised()
 MOST_PROMISED = 160  # modules aside; a promise is a burden: demote a name before raising this
 
-# A set is loaded from its name, a network from its file: `data.load`, `export.load`.
-TWICE = {"load"}
+# A set is loaded from its name, a network from its file; a network is built from its layout, a
+# library of machine code from its source: `data.load`, `export.load`, `models.build`.
+TWICE = {"build", "load"}
 
 
 def is_from(module, member):

@@ -2,7 +2,7 @@
 
 from jaxsnn.coding.finding import columns, distinct
 from jaxsnn.coding.forms import MAX_VALUES, PARTS
-from jaxsnn.coding.levels import Grid, OnGrid
+from jaxsnn.coding.levels import LeafGrid, OnGrid
 from jaxsnn.coding.reading import decode, stored_step
 from jaxsnn.coding.writing import Cost, bits, cost, encode, known_or_found, num_bytes
 
@@ -10,7 +10,7 @@ __all__ = [
     "MAX_VALUES",
     "PARTS",
     "Cost",
-    "Grid",
+    "LeafGrid",
     "OnGrid",
     "bits",
     "columns",

@@ -12,7 +12,7 @@ import numpy as np
 from jaxsnn.coding.finding import Columns, columns, distinct
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_WIDTH, code_bits
 
-__all__ = ["Grid", "OnGrid", "Span", "find_grid", "grid_of", "move", "on_grid"]
+__all__ = ["LeafGrid", "OnGrid", "Span", "find_grid", "grid_of", "move", "on_grid"]
 
 
 class OnGrid(Protocol):
@@ -93,7 +93,7 @@ def _exponents(levels: np.ndarray) -> np.ndarray:
     return signed
 
 
-class Grid(NamedTuple):
+class LeafGrid(NamedTuple):
     """A leaf on a grid."""
 
     scale: np.ndarray  # float32 [S]
@@ -124,7 +124,7 @@ class Grid(NamedTuple):
         )
 
 
-def grid_of(weights: np.ndarray, known: OnGrid | None = None) -> Grid | None:
+def grid_of(weights: np.ndarray, known: OnGrid | None = None) -> LeafGrid | None:
     """Return the grid of a leaf: the known one if its weights are on it, or one that is found.
 
     Args:
@@ -134,7 +134,7 @@ def grid_of(weights: np.ndarray, known: OnGrid | None = None) -> Grid | None:
     return _known_grid(weights, known) or find_grid(weights)
 
 
-def _known_grid(weights: np.ndarray, known: OnGrid | None) -> Grid | None:
+def _known_grid(weights: np.ndarray, known: OnGrid | None) -> LeafGrid | None:
     """Return the known grid of a leaf if grid codes return its weights bit for bit."""
     if known is None or weights.size == 0 or np.any(np.asarray(known.offset)):
         return None
@@ -147,7 +147,9 @@ def _known_grid(weights: np.ndarray, known: OnGrid | None) -> Grid | None:
     flat = codes.ravel().astype(np.int64)
     spans = Span.of(flat), Span.of(flat[weights.ravel() != 0])
     bits = min(int(known.bits), FLOAT_BITS)
-    return Grid(scale.ravel(), unit.reshape(1).astype(np.float32), bits, flat, *spans, known=True)
+    return LeafGrid(
+        scale.ravel(), unit.reshape(1).astype(np.float32), bits, flat, *spans, known=True
+    )
 
 
 def on_grid(levels: np.ndarray, scale: np.ndarray, unit: Any) -> np.ndarray:
@@ -179,7 +181,7 @@ class _Fit(NamedTuple):
         return count * span.width / 8 + 4 * self.scale.size + table
 
 
-def find_grid(weights: np.ndarray) -> Grid | None:
+def find_grid(weights: np.ndarray) -> LeafGrid | None:
     """Find the coarsest grid that float weights stand on, whoever made them.
 
     There are as many scales as makes fewer bytes: one, or one for each channel. The levels are
@@ -266,7 +268,7 @@ def _signed(levels: np.ndarray, zeros: bool) -> np.ndarray:
     return np.concatenate([-there, there, [0] * zeros]).astype(np.int64)
 
 
-def _whole(rows: np.ndarray, fit: _Fit) -> Grid | None:
+def _whole(rows: np.ndarray, fit: _Fit) -> LeafGrid | None:
     """Return the grid of a leaf `[m, O]` from that of its magnitudes, once it is checked."""
     steps = fit.scale.astype(np.float64) * np.float64(fit.unit)
     safe = np.where(steps == 0, 1.0, steps).astype(np.float32)
@@ -289,4 +291,4 @@ def _whole(rows: np.ndarray, fit: _Fit) -> Grid | None:
     # Of -1, 0, 1 nobody can tell whether zeros were pruned; -3, -1, 1, 3 have no place for them.
     if others.width > 1 and np.all(there % 2):
         bits = fit.width or others.width
-    return Grid(fit.scale, fit.unit.reshape(1), bits, flat, whole, others, False, table)
+    return LeafGrid(fit.scale, fit.unit.reshape(1), bits, flat, whole, others, False, table)

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxsnn.coding import bitstream
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, PARTS, SAMPLE, VALUES, code_bits
-from jaxsnn.coding.levels import Grid, OnGrid, Span, grid_of
+from jaxsnn.coding.levels import LeafGrid, OnGrid, Span, grid_of
 
 __all__ = ["Cost", "bits", "cost", "encode", "known_or_found", "num_bytes"]
 
@@ -69,7 +69,7 @@ def num_bytes(leaf: Any, known: OnGrid | None = None) -> int:
     return cost(leaf, known).num_bytes
 
 
-def known_or_found(leaf: Any, known: OnGrid | None = None) -> Grid | None:
+def known_or_found(leaf: Any, known: OnGrid | None = None) -> LeafGrid | None:
     """Return the grid that a leaf is quantized to: the known one, or one found in its numbers.
 
     One that is found counts where codes of it, or of a codebook, take fewer bytes than floats do.
@@ -126,7 +126,7 @@ def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.nd
     return form, parts
 
 
-def _parts_of_grid(form: str, grid: Grid, stored: np.ndarray) -> dict[str, np.ndarray]:
+def _parts_of_grid(form: str, grid: LeafGrid, stored: np.ndarray) -> dict[str, np.ndarray]:
     """Return the parts of a form with codes of a grid, for the weights that are stored."""
     levels = grid.levels[stored]
     if "gamma" in PARTS[form]:
@@ -153,7 +153,7 @@ def _weights(leaf: Any) -> np.ndarray:
     return np.asarray(leaf, np.float32) + np.float32(0)
 
 
-def _smallest(weights: np.ndarray, grid: Grid | None) -> tuple[str, int]:
+def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, int]:
     """Return the name of the smallest form, of equal ones the first, and its bytes.
 
     A known grid is kept: of such a leaf the forms are those that say its step.
@@ -181,7 +181,9 @@ def _smallest(weights: np.ndarray, grid: Grid | None) -> tuple[str, int]:
     return form, sizes[form]
 
 
-def _grid_sizes(weights: np.ndarray, grid: Grid, stored: np.ndarray, span: Span) -> dict[str, int]:
+def _grid_sizes(
+    weights: np.ndarray, grid: LeafGrid, stored: np.ndarray, span: Span
+) -> dict[str, int]:
     """Return the bytes of the forms that are codes of a grid, for the weights that are stored."""
     sizes, scales, count = {}, grid.scale.size, int(np.count_nonzero(stored))
     if grid.fits:

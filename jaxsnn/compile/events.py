@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsnn.compile.digits import constants, narrowest_type, table
-from jaxsnn.compile.plan import Plan, Pool, Signal, Weigh
+from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
 
-__all__ = ["Events", "emit"]
+__all__ = ["Engine", "emit"]
 
 
 @dataclass(frozen=True)
-class Events:
+class Engine:
     """The C of the engine for one sample: tables, state and functions, and how to call them."""
 
     functions: str
@@ -24,7 +24,7 @@ class Events:
     table_bytes: int  # of constants
 
 
-def emit(plan: Plan) -> Events:
+def emit(plan: Plan) -> Engine:
     """Return the C of a plan."""
     lines = [_buffers(plan)]
     calls: list[str] = []
@@ -54,7 +54,7 @@ def emit(plan: Plan) -> Events:
     body += ["  " + line for line in ([] if plan.input.constant else [load]) + calls]
     body.append("}")
     text = "\n".join(lines)
-    return Events(text, "\n".join("  " + line for line in body), _state(plan), _tables(plan))
+    return Engine(text, "\n".join("  " + line for line in body), _state(plan), _tables(plan))
 
 
 def _arguments(step: Weigh, plan: Plan) -> str:
@@ -64,7 +64,7 @@ def _arguments(step: Weigh, plan: Plan) -> str:
     return f"{units} TRACE({',' if units else ''} counts)"
 
 
-def _type(signal: Signal) -> str:
+def _type(signal: Wire) -> str:
     return narrowest_type([signal.low, signal.high], signed=signal.low < 0)
 
 
@@ -195,7 +195,7 @@ static void {name}_gather(void) {{
     )
 
 
-def _reach(step: Weigh, source: Signal) -> str:
+def _reach(step: Weigh, source: Wire) -> str:
     """Return what an input's value does: add its weights where they reach."""
     name, size, stride = f"one_{step.identifier}", step.kernel.shape[0], step.stride
     rows, columns, outputs = step.shape

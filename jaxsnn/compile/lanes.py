@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsnn.compile.digits import Gather, constants, gather, narrowest_type, table
-from jaxsnn.compile.plan import Plan, Pool, Signal, Weigh
+from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
 
 __all__ = ["Lanes", "emit"]
 
@@ -52,13 +52,13 @@ def emit(plan: Plan) -> Lanes:
     return Lanes(offset_type, run_type, "\n".join(functions), "\n".join(calls), arena)
 
 
-def memory_of(signal: Signal, plan: Plan) -> int:
+def memory_of(signal: Wire, plan: Plan) -> int:
     """Return the words of a signal at all steps of time."""
     steps = 1 if signal.constant else plan.timesteps
     return math.prod(signal.padded) * signal.shape[2] * signal.planes * steps
 
 
-def stride_of(signal: Signal) -> int:
+def stride_of(signal: Wire) -> int:
     """Return the words from a step of time to the next; 0 if all are the same."""
     words = math.prod(signal.padded) * signal.shape[2] * signal.planes
     return 0 if signal.constant else words

@@ -18,13 +18,13 @@ from jaxsnn.export.integer import IntegerNetwork
 from jaxsnn.export.integer.inputs import IntegerGrid
 from jaxsnn.export.integer.network import Joined, Weighted, Weightless
 
-__all__ = ["Neurons", "Plan", "Pool", "Shortcut", "Signal", "Weigh", "make_plan"]
+__all__ = ["Constants", "Plan", "Pool", "Shortcut", "Weigh", "Wire", "make_plan"]
 
 Border = tuple[int, int]  # before and behind, of rows and of columns alike
 
 
 @dataclass(frozen=True)
-class Signal:
+class Wire:
     """An array between two steps: rows, columns, channels, and the range of its values."""
 
     shape: tuple[int, int, int]
@@ -51,7 +51,7 @@ class Signal:
 
 
 @dataclass(frozen=True)
-class Neurons:
+class Constants:
     """The constants of neurons, int64 `[O]` each, as in `export.integer.network`."""
 
     level: np.ndarray
@@ -88,7 +88,7 @@ class Weigh:
     bias: np.ndarray  # [O]
     recurrent: np.ndarray | None  # [O, O]
     shortcut: Shortcut | None
-    neurons: Neurons
+    neurons: Constants
 
     @property
     def identifier(self) -> str:
@@ -111,14 +111,14 @@ class Pool:
 class Plan:
     """A whole network: signals, the steps in order, and how the last signal becomes scores."""
 
-    signals: tuple[Signal, ...]
+    signals: tuple[Wire, ...]
     steps: tuple[Weigh | Pool, ...]
     timesteps: int
     classes: int
     voters: int  # neurons of the last layer that are added up for a class
 
     @property
-    def input(self) -> Signal:
+    def input(self) -> Wire:
         """The first signal."""
         return self.signals[0]
 
@@ -182,7 +182,7 @@ def make_plan(network: IntegerNetwork, shape: tuple[int, ...], *, constant: bool
 class _Builder:
     """The signals and steps so far; each step adds a signal."""
 
-    signals: list[Signal]
+    signals: list[Wire]
     steps: list[Weigh | Pool]
     bits: dict[str, int]  # layer -> of a potential
 
@@ -205,7 +205,7 @@ class _Builder:
             (side + sum(border) - size) // layer.stride + 1 for side in (rows, columns)
         )
         n = layer.neurons
-        neurons = Neurons(
+        neurons = Constants(
             level=_whole(n.level),
             theta=_whole(n.theta),
             keep=_whole(n.keep),
@@ -223,14 +223,14 @@ class _Builder:
                 _whole(layer.bias), recurrent, shortcut, neurons,
             )
         )  # fmt: skip
-        self.signals.append(Signal(shape, 0, 1, constant=False))
+        self.signals.append(Wire(shape, 0, 1, constant=False))
 
     def pool(self, kind: str, size: int) -> None:
         source = self.signals[-1]
         rows, columns, channels = source.shape
         count = size**2 if kind == "sum" else 1
         shape = (rows // size, columns // size, channels)
-        pooled = Signal(shape, source.low * count, source.high * count, source.constant)
+        pooled = Wire(shape, source.low * count, source.high * count, source.constant)
         self.steps.append(Pool(kind, len(self.signals) - 1, len(self.signals), shape, size))
         self.signals.append(pooled)
 
@@ -240,9 +240,9 @@ class _Builder:
         self.signals[-1] = replace(last, shape=(1, 1, last.size))
 
 
-def _signal(shape: tuple[int, ...], grid: IntegerGrid, constant: bool) -> Signal:
+def _signal(shape: tuple[int, ...], grid: IntegerGrid, constant: bool) -> Wire:
     rows, columns, channels = shape
-    return Signal((rows, columns, channels), min(grid.low, 0), grid.high, constant)
+    return Wire((rows, columns, channels), min(grid.low, 0), grid.high, constant)
 
 
 def _whole(array: Any) -> np.ndarray:

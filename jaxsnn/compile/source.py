@@ -139,7 +139,7 @@ static inline void vote(const int32_t *units, int32_t *scores) {{
 """
 
 
-def _predict(plan: Plan, name: str, one: events.Events) -> str:
+def _predict(plan: Plan, name: str, one: events.Engine) -> str:
     return f"""\
 static void run_one(const SAMPLE *sample, int32_t *scores TRACE(, int32_t *counts)) {{
   static int32_t units[UNITS];
