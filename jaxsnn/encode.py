@@ -123,6 +123,9 @@ def bernoulli(key: Array, values: Array, timesteps: int) -> Array:
 
     Returns:
       `[T, B, ...]`, 0 or 1.
+
+    Raises:
+      UserError: for values that are no floats, or a number of steps out of range.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
     values = _fractions(values)
@@ -131,7 +134,9 @@ def bernoulli(key: Array, values: Array, timesteps: int) -> Array:
 
 
 def signed_poisson(key: Array, values: Array, timesteps: int) -> Array:
-    """Return signed spikes `sign(values) 1[U(0, 1) <= |values|]`, drawn afresh at every step.
+    """Return signed spikes, drawn afresh at every step: rate coding with a sign.
+
+        sign(values) 1[U(0, 1) <= |values|]
 
     Never a spike at 0, always one at +1 and -1; the mean is `values`. Rathi et al. (2020),
     Chowdhury et al. (2104.12528), Spike-Thrift.
@@ -146,6 +151,9 @@ def signed_poisson(key: Array, values: Array, timesteps: int) -> Array:
 
     Returns:
       `[T, B, ...]`, -1, 0 or 1.
+
+    Raises:
+      UserError: for values that are no floats, or a number of steps out of range.
     """
     values = _fractions(values)
     return jnp.sign(values)[None] * bernoulli(key, jnp.abs(values), timesteps)
@@ -165,6 +173,9 @@ def latency(values: Array, timesteps: int) -> Array:
 
     Returns:
       `[T, B, ...]`, 0 or 1.
+
+    Raises:
+      UserError: for values that are no floats, or a number of steps out of range.
     """
     check_whole("timesteps", timesteps, 1, 1 << 20)
     values = _fractions(values)

@@ -114,9 +114,10 @@ def cross_entropy(readout: Array, labels: Array) -> Array:
 
 
 def summed_cross_entropy(readout: Array, labels: Array) -> Array:
-    """Return the softmax cross-entropy of the read-out's sum over time, its mean over the batch.
+    """Return the softmax cross-entropy of the read-out's sum over time.
 
-    The loss of Rathi et al. 2020 for converted networks, whose scores a step are small.
+    Its mean over the batch. The loss of Rathi et al. 2020 for converted networks, whose scores a
+    step are small.
 
     >>> readout = jnp.asarray([[[1.0, 0.0]]] * 4)
     >>> round(float(summed_cross_entropy(readout, jnp.asarray([0]))), 3)  # log(1 + exp(-4))
@@ -152,7 +153,7 @@ def readout_loss(name: str) -> Callable[[Array, Array], Array]:
 
 
 def spike_count(activity: Activity, *, exclude: Collection[str] = ()) -> Array:
-    """Return the mean firing rate, spikes per neuron and step: the activity regularizer.
+    """Return the mean firing rate, spikes per neuron and step: a regularizer.
 
         R = 1 / (B T sum_l N_l) * sum over batch, time, layers and neurons of o
 
@@ -264,7 +265,9 @@ def attention_transfer(
 
 
 def distillation(readout: Array, teacher_readout: Array, temperature: Number = 4.0) -> Array:
-    """Return `rho^2 KL(softmax(z_u / rho) || softmax(z_c / rho))`, its mean over the batch.
+    """Return how far the scores are from a teacher's, mean over the batch.
+
+        rho^2 KL(softmax(z_u / rho) || softmax(z_c / rho))
 
     With the factor the gradient keeps its size whatever the temperature.
 

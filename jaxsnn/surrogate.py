@@ -128,7 +128,9 @@ def atan(alpha: float = 2.0) -> Surrogate:
 
 
 def fast_sigmoid(slope: float = 25.0) -> Surrogate:
-    """Return `h(z) = 1 / (1 + slope |z|)^2`: peak 1 (Zenke and Ganguli, "SuperSpike", 2018).
+    """Return `h(z) = 1 / (1 + slope |z|)^2`: peak 1.
+
+    Zenke and Ganguli, "SuperSpike" (2018).
 
     >>> fast_sigmoid(1.0)(jnp.asarray([0.0, 1.0])).tolist()
     [1.0, 0.25]
@@ -140,7 +142,9 @@ def fast_sigmoid(slope: float = 25.0) -> Surrogate:
 
 
 def sigmoid(slope: float = 4.0) -> Surrogate:
-    """Return `h(z) = slope s (1 - s)`, `s = 1/(1 + e^(-slope z))`: the logistic's derivative.
+    """Return the logistic's derivative, `h(z) = slope s (1 - s)`.
+
+        s = 1 / (1 + e^(-slope z))
 
     >>> sigmoid(4.0)(jnp.asarray([0.0])).tolist()
     [1.0]
@@ -182,7 +186,7 @@ def stdb(peak: float = 0.3, rate: float = 0.01) -> Surrogate:
 
 
 def custom(derivative: Derivative, *, normalized: bool = False) -> Surrogate:
-    """Return the surrogate with `h = derivative`, any elementwise function of the distance.
+    """Return the surrogate whose `h` is any elementwise function of the distance.
 
     Give a module-level function, not a lambda made anew at each call, so that equal surrogates
     compare equal and nothing is compiled twice.
@@ -198,7 +202,7 @@ def custom(derivative: Derivative, *, normalized: bool = False) -> Surrogate:
 
 
 def fire(potential: Array, threshold: Array, surrogate: Surrogate, *, strict: bool = True) -> Array:
-    """Return the spikes, 0 or 1 in the dtype of `potential`, with the surrogate's derivative.
+    """Return the spikes of a potential, with the surrogate's derivative.
 
     >>> theta = jnp.asarray(1.0)
     >>> fire(jnp.asarray([0.5, 1.5]), theta, triangle()).tolist()
@@ -211,6 +215,9 @@ def fire(potential: Array, threshold: Array, surrogate: Surrogate, *, strict: bo
       threshold: `theta` > 0, broadcastable to `potential`.
       surrogate: the derivative's stand-in.
       strict: spike where `u > theta`; otherwise where `u >= theta`.
+
+    Returns:
+      0 or 1, in the shape and the dtype of `potential`.
     """
     spikes: Array = _fire(surrogate, strict, potential, threshold)
     return spikes

@@ -27,7 +27,7 @@ def pass_through(gradient: Array, free: Array) -> Array:
 
 
 def pass_within(bound: Number) -> GradientRule:
-    """Make the rule that stops the gradient of entries whose free copy lies beyond `+-bound`.
+    """Return the rule that stops gradients where the free copy is beyond `+-bound`.
 
     >>> pass_within(1.0)(jnp.asarray([0.5, 0.5]), jnp.asarray([0.3, 2.0])).tolist()
     [0.5, 0.0]

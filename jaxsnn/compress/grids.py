@@ -278,7 +278,7 @@ class _SymmetricUniform:
 def symmetric_uniform(
     bits: Number, *, quantile: Number | None = None, per: Per = "leaf"
 ) -> Projection:
-    """Round to `2**b - 1` symmetric levels whose largest is the largest weight, in one shot.
+    """Round to `2**b - 1` symmetric levels whose largest is the largest weight.
 
         q = 2**(b-1) - 1      s = max|W| / q      W -> s * clip(round(W / s), -q, q)
 

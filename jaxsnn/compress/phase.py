@@ -124,7 +124,7 @@ def quantized(
     straight_through: GradientRule | None = None,
     keep_free: bool = False,
 ) -> Phase:
-    """Train quantized weights through free copies: quantization-aware training (`latent`).
+    """Train quantized weights through free copies (`latent`).
 
     >>> from jaxsnn.compress import uniform_grid
     >>> params = {"w": jnp.asarray([0.3, -0.1, 0.02])}
@@ -204,9 +204,10 @@ def pulled(
     mode: Literal["squared", "norm"] = "squared",
     masks: Any = None,
 ) -> Phase:
-    """Pull weights softly towards their sets (`pull`, ADMM); a hard step comes afterwards.
+    """Pull weights softly towards their sets (`pull`, ADMM).
 
-    The log gets `primal/LEAF` and `dual/LEAF`, the residuals, and `penalty`.
+    A hard step comes afterwards: `project` or `prune`. The log gets `primal/LEAF` and `dual/LEAF`,
+    the residuals, and `penalty`.
 
     >>> from jaxsnn.compress import keep_largest
     >>> phase = pulled(optax.adam(1e-3), {"w": keep_largest(0.5)}, 0.01, every=100)
@@ -253,7 +254,7 @@ def rewired(
     keep_gradient: bool = False,
     key: Array | None = None,
 ) -> Phase:
-    """Train sparse from the first step on, with masks that move after each epoch (`rewire`).
+    """Train sparse from the first step on, with masks that move (`rewire`).
 
     The share of weights that is replaced falls along `rewiring.prune_rate`. After the last epoch
     nothing moves any more: what would grow then would stay zero. The log gets `prune_rate` and
@@ -318,7 +319,7 @@ def gradually_pruned(
     every: int,
     initial: Number = 0.0,
 ) -> Phase:
-    """Prune while training, along a cubic ramp of sparsity (`gradual.prune_gradually`).
+    """Prune while training, along a cubic ramp of sparsity (`prune_gradually`).
 
     The log gets `density/LEAF`.
 

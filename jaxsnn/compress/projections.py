@@ -85,7 +85,7 @@ def resolve(recipe: Recipe, params: Any) -> dict[str, Projection]:
 
 
 def project(weights: Weights, recipe: Recipe) -> Weights:
-    """Return the weights with every leaf that the recipe matches projected onto its set.
+    """Project every leaf that the recipe matches onto its set.
 
     >>> project({"w": jnp.asarray([3.0, -1.0])}, {"w": keep_largest(0.5)})["w"].tolist()
     [3.0, 0.0]
@@ -283,7 +283,7 @@ class _NOfM:
 
 
 def n_of_m(n: int, m: int) -> Projection:
-    """Keep the `n` largest of every `m` consecutive inputs of each output (N:M sparsity).
+    """Keep the `n` largest of every `m` inputs of each output (N:M sparsity).
 
     Groups run along the input axis, the last but one: `[I, O]` of a dense kernel,
     `[kh, kw, I, O]` of a convolution. Ties go to the lower index.
@@ -373,6 +373,12 @@ def compose(*projections: Projection) -> Projection:
     >>> both = compose(keep_largest(0.5), binary_grid(keep_zeros=True))
     >>> both(jnp.asarray([1.0, -3.0, 2.0, 0.5])).tolist()
     [0.0, -2.5, 2.5, 0.0]
+
+    Args:
+      *projections: the first acts first; a grid comes last.
+
+    Returns:
+      A projection that does one after the other.
 
     Raises:
       UserError: if there is no projection.

@@ -146,7 +146,7 @@ class Quantizer:
 
 
 def vanilla(bits: Number) -> Quantizer:
-    """Round to `2**b` levels in [-1, 1], whatever the weights: the baseline (Eq. 4 to 6).
+    """Round to `2**b` levels in [-1, 1], whatever the weights (Eq. 4 to 6).
 
         W -> 2 k / s - 1        k = round(s / 2 (clip(W, -1, 1) + 1))        s = 2**b - 1
 
@@ -202,7 +202,7 @@ RuleName = Literal["mask", "inv_gamma", "identity"]
 
 
 def gradient_rule(name: RuleName, quantizer: Quantizer) -> GradientRule:
-    """Choose how a gradient passes a quantizer, for `latent(..., straight_through=rule)`.
+    """Choose how a gradient passes a quantizer: the `straight_through` of `latent`.
 
         identity     dL/dW = dL/dQ
         inv_gamma    dL/dW = dL/dQ / gamma                 the authors' code; with Adam

@@ -76,7 +76,7 @@ def pull(
     *,
     mode: Literal["squared", "norm"] = "squared",
 ) -> optax.GradientTransformationExtraArgs:
-    """Pull weights softly towards a set: the alternating direction method of multipliers.
+    """Pull weights softly towards a set, by the method of multipliers (ADMM).
 
     To minimise `f(W)` subject to `W in S`, keep a copy `Z in S` and a scaled dual `U`, and repeat
 

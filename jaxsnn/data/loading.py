@@ -30,7 +30,7 @@ def names() -> tuple[str, ...]:
 
 
 def event_options(name: str, **options: Any) -> dict[str, Any]:
-    """Return the options if they are for this set: all of them for event sets, none for others.
+    """Return the options if they are for this set: all for event sets, else none.
 
     So a program with one list of options for all sets can hand them to `load`:
 

@@ -40,7 +40,7 @@ NEGLIGIBLE = 1e-20  # a smaller |g| counts as 0: what it passes on is below the 
 
 
 def fold_norms(net: Network, into: str = "kernel") -> Network:
-    """Return a network without norms that computes what this one does with running statistics.
+    """Return a network without norms that computes what this one does.
 
     A kernel on a grid, known or found in its numbers, stays on one: in "neuron" on its own, in
     "kernel" on a grid with a scale for each channel, to which the folded kernel is rounded (in the

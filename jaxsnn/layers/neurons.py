@@ -121,7 +121,7 @@ def _fire_timed(
 
 
 def watch(network: Module) -> Module:
-    """Return a copy of a network whose neurons record each step: their input current, their spikes.
+    """Return a copy of a network whose neurons record every step.
 
     `Activity.current` then holds the current, `[T, B, ...]`, which thresholds are read off, and
     `Activity.trains` the spikes. Train and export the network itself, not this copy.

@@ -156,10 +156,16 @@ class Vote(Layer):
 
 
 def mean_pixels(signal: Signal) -> Signal:
-    """Return the mean over all pixels, `[T, B, C]` from `[T, B, H, W, C]` (global pooling).
+    """Return the mean over all pixels (global pooling).
 
     >>> mean_pixels(Signal(jnp.ones((4, 1, 8, 8, 3)), timesteps=4)).shape
     (3,)
+
+    Args:
+      signal: `[T, B, H, W, C]`.
+
+    Returns:
+      `[T, B, C]`.
     """
     height, width, _ = signal.shape
     pooled = signal.fold(lambda x: x.mean((1, 2)))

@@ -22,7 +22,9 @@ def mlp(
     seed: int = 0,
     **options: Any,
 ) -> Network:
-    """Build dense layers of the given sizes, inputs first (STBP's MNIST net: 784-512-10, T = 8).
+    """Build dense layers of the given sizes, inputs first.
+
+    STBP's MNIST net is 784-512-10, T = 8.
 
     >>> import jax
     >>> net = jax.eval_shape(lambda: mlp((784, 512, 10)))  # shapes alone
@@ -46,7 +48,7 @@ def mnist_conv(
     seed: int = 0,
     **options: Any,
 ) -> Network:
-    """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10: 211,488 weights on 28 x 28.
+    """Build the ADMM paper's MNIST net, 32C3-AP2-32C3-AP2-128-10.
 
     >>> import jax
     >>> net = jax.eval_shape(mnist_conv)  # shapes alone
@@ -74,7 +76,7 @@ def stbp_cifar(
     seed: int = 0,
     **options: Any,
 ) -> Network:
-    """Build the STBP authors' CIFAR-10 net: 5 convolutions, 3 dense layers, voting, dropout.
+    """Build the STBP authors' CIFAR-10 net, with voting and dropout.
 
     128C3-256C3-AP2-512C3-AP2-1024C3-512C3-1024-512-(voters x classes), T = 5 in their code.
 
@@ -111,7 +113,7 @@ def admm_cifar(
     seed: int = 0,
     **options: Any,
 ) -> Network:
-    """Build the 7-convolution, 2-dense net on which the ADMM results for CIFAR-10 are restated.
+    """Build the net on which the ADMM results for CIFAR-10 are restated.
 
     128C3-256C3S2-256C3-512C3S2-512C3-1024C3-2048C3S2-1024-512-vote, T = 8: 62,150,016 weights
     at width 1 (known second hand, from a pruning code that names the paper).

@@ -26,7 +26,7 @@ def shd_recurrent(
     readout: str = "leaky",
     **options: Any,
 ) -> Network:
-    """Build 700-128R-128R-20: fully recurrent layers and a leaky read-out, 141,824 weights.
+    """Build 700-128R-128R-20, 141,824 weights: recurrent layers, a leaky read-out.
 
     Each hidden neuron hears the last spikes of its whole layer. Cramer et al. have one such layer
     of 128 neurons with a synaptic filter, Bittar and Garner two or three, without it and without

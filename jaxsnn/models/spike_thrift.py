@@ -54,13 +54,13 @@ WIDE = (4096, 4096)  # hidden dense layers of the VGGs, with dropout of a half b
 
 
 def spike_thrift_network(name: str, fc: Head = "single") -> Published | None:
-    """Return the network of Spike-Thrift with this name (vgg16, vgg11, resnet12), or None.
+    """Return the network of Spike-Thrift with this name, or None.
 
     >>> spike_thrift_network("vgg11", fc="wide").channels[-2:]
     (4096, 4096)
 
     Args:
-      name: of the network.
+      name: of the network, "vgg16", "vgg11" or "resnet12".
       fc: "single" for a read-out right behind the convolutions, "wide" for two dense layers of
         4096 neurons between them.
 

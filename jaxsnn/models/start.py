@@ -17,7 +17,7 @@ __all__ = ["fan_out_start", "firing_start", "he_start"]
 
 
 def he_start(key: Array, params: Any) -> Any:
-    """Return weights under which rectified activations keep their size from layer to layer.
+    """Return weights under which rectified activations keep their size.
 
         W ~ Normal(0, 2 / fan_in)
 

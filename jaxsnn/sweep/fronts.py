@@ -11,7 +11,7 @@ __all__ = ["hypervolume", "pareto"]
 
 
 def pareto(cost: Any, value: Any) -> np.ndarray:
-    """Return which points no other beats: none is as cheap and better, or as good and cheaper.
+    """Return the points that no other beats: the Pareto front.
 
     Point `i` is beaten if for some `j`, `cost_j <= cost_i` and `value_j >= value_i`, one of them
     strictly. Of equal points all stay, and none that is not finite.

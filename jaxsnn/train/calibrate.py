@@ -124,7 +124,7 @@ def each_batch(
     devices: int = 1,
     seed: int = 0,
 ) -> Iterator[Tree]:
-    """Yield what a statistic finds for each sample of random training images, batch after batch.
+    """Yield what a statistic finds for each sample, batch after batch.
 
     One compiled program for all batches, and the memory of one: nothing is kept. Images are not
     augmented.
