@@ -5,6 +5,7 @@ hyperparameter) can be traced.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -19,6 +20,7 @@ __all__ = [
     "at_least_float32",
     "check_range",
     "check_whole",
+    "confined",
     "is_traced",
     "keep_count",
     "opaque",
@@ -226,3 +228,36 @@ def _straight_through_derivative(
     forward_value, _ = primals
     _, x_tangent = tangents
     return forward_value, x_tangent
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def confined(x: Array, low: float, high: float) -> Array:
+    """Clip to `[low, high]`, with a gradient that leads back from outside.
+
+    Forward half: `min(max(x, low), high)`. Backward half: 1, but 0 where a step against the
+    gradient would lead further out. So a number that has left the range is not stuck there, as it
+    is with the derivative of clipping, and one on its end is free to return.
+
+    >>> jax.grad(lambda x: 3 * confined(x, 0.0, 1.0))(1.5).tolist()
+    3.0
+    >>> jax.grad(lambda x: -3 * confined(x, 0.0, 1.0))(1.5).tolist()
+    0.0
+
+    Args:
+      x: `[...]`.
+      low: lower end.
+      high: upper end.
+    """
+    return jnp.clip(x, low, high)
+
+
+def _confined_forward(x: Array, low: float, high: float) -> tuple[Array, Array]:
+    return confined(x, low, high), x
+
+
+def _confined_backward(low: float, high: float, x: Array, cotangent: Array) -> tuple[Array]:
+    leaves = ((x > high) & (cotangent < 0)) | ((x < low) & (cotangent > 0))
+    return (jnp.where(leaves, jnp.zeros_like(cotangent), cotangent),)
+
+
+confined.defvjp(_confined_forward, _confined_backward)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
@@ -173,6 +174,15 @@ class Network:
         if "params" in parts and "steps" not in parts:
             parts["steps"] = {}
         return replace(self, **parts)
+
+    def in_range(self) -> "Network":
+        """Return the network with trained constants of neurons clipped into their ranges."""
+        ranges = self.program.ranges if isinstance(self.program, ModuleProgram) else {}
+        if not ranges:
+            return self
+        leaves = tree.named_leaves(self.params)
+        clipped = {name: jnp.clip(leaves[name], *ends) for name, ends in ranges.items()}
+        return replace(self, params=tree.substitute(self.params, clipped))
 
     @property
     def quantized(self) -> dict[str, Quantized]:

@@ -17,6 +17,7 @@ from jaxsnn.compress import schedules
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Activity, Tape, walk
+from jaxsnn.layers.neurons import TRAINED, Neurons
 from jaxsnn.layers.walk import Flow
 
 __all__ = ["Output"]
@@ -85,6 +86,17 @@ class ModuleProgram:
     def has_norms(self) -> bool:
         """Return whether batch normalisation is in it."""
         return any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_modules(self.abstract))
+
+    @cached_property
+    def ranges(self) -> Mapping[str, tuple[float, float]]:
+        """Return leaf name -> the range of a neuron constant that is trained."""
+        found = nnx.iter_modules(self.abstract)
+        neurons = {path: node for path, node in found if isinstance(node, Neurons)}
+        return {
+            "/".join(map(str, [*path, name])): TRAINED[name]
+            for path, node in neurons.items()
+            for name in node.trained
+        }
 
     def fill(self, params: Tree, stats: Tree) -> nnx.Module:
         """Return the module with these arrays in it.

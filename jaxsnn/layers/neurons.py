@@ -1,5 +1,6 @@
 """What turns an input current into the output of a layer: spikes, activations or a read-out."""
 
+import math
 from dataclasses import replace
 from typing import TypeVar
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
+from jaxsnn.arrays import confined
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.tape import Tape
@@ -17,6 +19,7 @@ from jaxsnn.surrogate import NEVER, fire_over_time, triangle
 __all__ = ["Constant", "Firing", "Integrator", "Neurons", "Rectified", "watch"]
 
 SMALLEST_THRESHOLD = 1e-3  # a trained threshold is held above it, so that a neuron stays defined
+TRAINED = {"decay": (0.0, 1.0), "threshold": (SMALLEST_THRESHOLD, math.inf)}
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -35,7 +38,8 @@ class Neurons(nnx.Module):
     Args:
       neuron: the constants and options.
       trained: names of the constants that are parameters, of "decay" and "threshold". Trained ones
-        are clipped into their range, decay to [0, 1] and threshold to at least 0.001.
+        are held in their range, decay in [0, 1] and threshold at 0.001 or more: `train.fit` clips
+        them after each step, and one that another loop leads outside finds back (`confined`).
 
     Raises:
       UserError: if the surrogate is a timed one (`stdb`) and the reset is not detached.
@@ -58,9 +62,9 @@ class Neurons(nnx.Module):
         """Return the neuron with its present constants."""
         decay, threshold = self.decay[...], self.threshold[...]
         if "decay" in self.trained:
-            decay = jnp.clip(decay, 0.0, 1.0)
+            decay = confined(decay, *TRAINED["decay"])
         if "threshold" in self.trained:
-            threshold = jnp.maximum(threshold, SMALLEST_THRESHOLD)
+            threshold = confined(threshold, *TRAINED["threshold"])
         return replace(self.options, decay=decay, threshold=threshold)
 
     def __call__(

@@ -142,7 +142,7 @@ def train_step(
     net = state.net
     (gradient, means), stats = parallel.over_devices(shard, task.devices, net, x, labels, keys)
     updates, opt_state = optimizer.update(gradient, state.opt_state, net.params)
-    net = net.replace(params=optax.apply_updates(net.params, updates), stats=stats)
+    net = net.replace(params=optax.apply_updates(net.params, updates), stats=stats).in_range()
     correct = means.correct * (task.micro_batches * task.devices)
     after = TrainState(net, opt_state, state.key, state.step + 1)
     return after, means._replace(correct=correct, steps=jnp.int32(1))

@@ -13,9 +13,9 @@ from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
 from jaxsnn.layers.layer import named
-from jaxsnn.layers.neurons import SMALLEST_THRESHOLD
+from jaxsnn.layers.neurons import SMALLEST_THRESHOLD, TRAINED
 from jaxsnn.neurons import LIF, unroll
-from jaxsnn.surrogate import stdb, triangle
+from jaxsnn.surrogate import atan, stdb, triangle
 
 
 def spikes(*shape, seed=0, rate=0.4):
@@ -55,6 +55,30 @@ def test_trained_constants_are_held_in_their_range():
     assert constants.decay == 1.0 and constants.threshold == np.float32(SMALLEST_THRESHOLD)
     assert constants.reset == "soft" and constants.surrogate == triangle()
     assert jnp.isfinite(run_neurons(neurons, jnp.ones((3, 1, 2))).value).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "inward"),
+    [("decay", 1.05, 1), ("decay", -0.05, -1), ("threshold", -0.05, -1)],
+)
+def test_a_trained_constant_outside_its_range_is_led_back_and_not_further_out(name, value, inward):
+    """The gradient is that at the end of the range, if a step against it leads inwards."""
+    current = jnp.asarray(np.random.default_rng(0).normal(size=(6, 3, 4)), jnp.float32)
+
+    def slope(value, sign):
+        def loss(value):
+            neurons = Neurons(LIF(0.5, 0.5, detach_reset=True, surrogate=atan()), (name,))
+            getattr(neurons, name)[...] = value
+            return sign * run_neurons(neurons, current).value.sum()
+
+        return float(jax.grad(loss)(jnp.float32(value)))
+
+    low, high = TRAINED[name]
+    end = slope(high if value > high else low, 1.0)
+    assert end != 0
+    back = 1.0 if end * inward > 0 else -1.0
+    assert slope(value, back) == pytest.approx(back * end, rel=1e-5)
+    assert slope(value, -back) == 0
 
 
 @pytest.mark.long

@@ -79,3 +79,13 @@ def test_chance_is_the_most_frequent_class_and_three_deviations():
     expected = 0.6 + 3 * (0.6 * 0.4 / 100) ** 0.5
     assert divergence.chance(labels) == pytest.approx(expected)
     assert float(jax.jit(divergence.chance)(labels)) == pytest.approx(expected)
+
+
+@pytest.mark.run
+def test_trained_constants_do_not_leave_their_range():
+    net = models.build("8-3", (12,), LIF(0.9, 0.3), trained=("decay", "threshold"))
+    trained = train.fit(TASK, optax.sgd(300.0), net, SPLIT, epochs=1, batch_size=10, show=False)
+    constants = [layer["neurons"] for layer in trained.params.values()]
+    assert all(0 <= each["decay"] <= 1 and each["threshold"] >= 0.001 for each in constants)
+    ends = [each["decay"] in (0, 1) or each["threshold"] == np.float32(0.001) for each in constants]
+    assert any(ends)
