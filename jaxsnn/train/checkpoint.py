@@ -83,18 +83,21 @@ class Checkpoints:
           state: any tree of arrays.
 
         Raises:
-          UserError: if it, or the one before, cannot be written; those before stay.
+          UserError: if it, or the one before, cannot be written, or its number is too small; those
+            before stay.
         """
         leaves = {k: np.asarray(leaf, order="C") for k, leaf in tree.named_leaves(state).items()}
         content = np.concatenate([_bytes(leaf) for leaf in leaves.values()])
         about = {"leaves": [_about(*item) for item in leaves.items()], "facts": self._facts}
         text = json.dumps(about)
         with self._writing():
-            self._manager.save(
+            is_saved = self._manager.save(
                 epoch,
                 args=ocp.args.StandardSave({"state": content}),
                 custom_metadata={"about": text, "crc32": zlib.crc32(text.encode())},
             )
+        if not is_saved:
+            raise UserError(f"{self.directory} has a checkpoint of epoch {epoch} or later already")
 
     def latest(self) -> int | None:
         """Return the epoch of the newest checkpoint that is whole, or None; all of it is read."""

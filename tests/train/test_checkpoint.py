@@ -91,6 +91,9 @@ def test_the_newest_are_kept_and_each_can_be_restored(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["3", "4"]
     assert_same(checkpoints.restore(state()), state(4))
     assert_same(checkpoints.restore(state(), 3), state(3))
+    for epoch in (2, 4):
+        with pytest.raises(UserError, match=f"of epoch {epoch} or later already"):
+            checkpoints.save(epoch, state())
     checkpoints.close()
 
 
