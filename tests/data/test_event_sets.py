@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jaxsnn import data
+from jaxsnn import data, memory
 from jaxsnn.data import event_sets, events
 from jaxsnn.data.events import Framing
 from jaxsnn.errors import UserError
@@ -300,3 +300,10 @@ def test_real_nmnist_shows_digits():
     means = np.stack([pictures[:half][labels[:half] == digit].mean(0) for digit in range(10)])
     distances = ((pictures[half:, None] - means) ** 2).sum(-1)
     assert (distances.argmin(1) == labels[half:]).mean() > 0.5
+
+
+def test_frames_that_fit_in_no_memory_are_refused_before_they_are_made(nmnist, monkeypatch):
+    monkeypatch.setattr(memory, "host_bytes", lambda: 2.0**29)
+    message = told("nmnist", nmnist, timesteps=10_000)
+    assert "36 samples of 10,000 x 34 x 34 x 2: at least 793.8 MiB" in message
+    assert "take a smaller limit, size or number of time steps" in message
