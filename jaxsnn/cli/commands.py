@@ -1,4 +1,4 @@
-"""The four commands, each a dataclass of its options with a method that runs it."""
+"""The commands, each a dataclass of its options with a method that runs it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from tyro import conf
 
 from jaxsnn import data
 from jaxsnn.cli import facts, tables
+from jaxsnn.cli.compiling import Compile, accuracy_in_c
 from jaxsnn.errors import UserError
 from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_nir
 
@@ -53,6 +54,8 @@ class Evaluate:
     """Folder of the data files; $JAXSNN_DATA if left out, and then tensorflow-datasets."""
     batch_size: int = 100
     """Samples at a time; random encodings draw by batch."""
+    engine: Literal["jax", "c"] = "jax"
+    """c: the integer network as machine code of the C compiler at hand; gives accuracy alone."""
     json: Flag = False
     """Print JSON, for programs."""
 
@@ -60,6 +63,15 @@ class Evaluate:
         """Print accuracy and spikes."""
         model = load(self.file)
         found = _data_for(model, self.file, self.dataset, self.data_dir)
+        if self.engine == "c":
+            accuracy = accuracy_in_c(self.file, model, found.test)
+            lines = {"dataset": found.name, "samples": len(found.test.labels), "engine": "c"}
+            if self.json:
+                tables.print_json(lines | {"accuracy": accuracy})
+            else:
+                share = f"{100 * accuracy:.2f} % of {lines['samples']:,} test samples, in C"
+                tables.print_facts({"accuracy": share})
+            return
         result = _evaluation(model, found, self.batch_size) | {"file": str(self.file)}
         if self.json:
             tables.print_json(result)
@@ -155,7 +167,7 @@ class Compare:
     second: conf.Positional[Path]
     """Another one."""
     dataset: str | None = None
-    """Data set on whose test samples both run; without it, their scores are not compared."""
+    """Data set on whose test samples both run; the one that both files name, if left out."""
     data_dir: str | None = None
     """Folder of the data files; $JAXSNN_DATA if left out, and then tensorflow-datasets."""
     batch_size: int = 100
@@ -164,12 +176,19 @@ class Compare:
     """Print JSON, for programs."""
 
     def run(self) -> None:
-        """Print both, and their scores on the same test samples if a data set is named."""
+        """Print both, and their scores on the same test samples of a named data set."""
         (a, one), (b, two) = facts.of_file(self.first), facts.of_file(self.second)
-        scores = None
-        if self.dataset is not None:
+        stated = {side["metadata"].get("dataset") for side in (a, b)}
+        dataset = self.dataset or (stated.pop() if len(stated) == 1 else None)
+        scores, reason = None, "name a data set by --dataset"
+        if dataset is not None:
             models = ((self.first, one), (self.second, two))
-            scores = _difference(models, self.dataset, self.data_dir, self.batch_size)
+            try:
+                scores = _difference(models, dataset, self.data_dir, self.batch_size)
+            except UserError as error:
+                if self.dataset is not None:
+                    raise
+                reason = str(error)  # nobody asked for it: its files may be elsewhere
         if self.json:
             tables.print_json({"first": a, "second": b, "scores": scores})
             return
@@ -183,7 +202,7 @@ class Compare:
         }
         lines["ratio of files"] = f"{ratio:.4g}"
         if scores is None:
-            lines["scores"] = "not compared: name a data set by --dataset"
+            lines["scores"] = f"not compared: {reason}"
         else:
             lines["scores"] = (
                 f"at most {scores['largest_difference']:.4g} apart, "
@@ -200,6 +219,7 @@ Command = (
     Annotated[Inspect, conf.subcommand("inspect")]
     | Annotated[Evaluate, conf.subcommand("eval")]
     | Annotated[Export, conf.subcommand("export")]
+    | Annotated[Compile, conf.subcommand("compile")]
     | Annotated[Compare, conf.subcommand("compare")]
 )
 
