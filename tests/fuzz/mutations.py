@@ -141,7 +141,8 @@ def damaged_array(draw: random.Random, arrays: dict) -> dict:
     elif action == "type":
         found[name] = array.astype(draw.choice("f4 f8 i4 u1 i8 ? f2".split()))
     elif action == "shape":
-        shapes = (array[None], array[:1], array[:0], array.ravel(), np.zeros(()), array[..., None])
+        some = np.atleast_1d(array)
+        shapes = (array[None], some[:1], some[:0], array.ravel(), np.zeros(()), array[..., None])
         found[name] = draw.choice(shapes)
     elif action == "value" and array.size:
         flat = array.reshape(-1)

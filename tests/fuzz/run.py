@@ -2,8 +2,8 @@
 
     python -m tests.fuzz.run --mutations 20000 --seed 0
 
-prints a table by format and outcome; the exit code is 1 if there was a failure. Each format is read
-in a process of its own, with a bound on its memory and on the time of each reading. The number of a
+prints a table by format and outcome; the exit code is 1 if there was a failure. Files are read in a
+process of its own, with a bound on its memory and on the time of each reading. The number of a
 failure repeats it: `--only FORMAT --number N`.
 
 | outcome  | what the reader did                                                                  |
@@ -198,34 +198,47 @@ def cases(name: str, numbers: Sequence[int], seed: int) -> Iterator[Case]:
             yield files.attempt(number, seed)
 
 
-def worker(name: str, first: int, count: int, seed: int) -> None:
-    """Print a line of JSON for each damage."""
-    for number, case in zip(
-        range(first, count), cases(name, range(first, count), seed), strict=True
-    ):
-        faulthandler.dump_traceback_later(PATIENCE, exit=True)  # where no signal helps
-        print(json.dumps(case), flush=True)
-        del number
+def worker(parts: dict[str, tuple[int, int]], seed: int) -> None:
+    """Print a line of JSON for each damage of each part, format -> first and last number."""
+    for name, (first, last) in parts.items():
+        for case in cases(name, range(first, last), seed):
+            faulthandler.dump_traceback_later(PATIENCE, exit=True)  # where no signal helps
+            print(json.dumps([name, *case]), flush=True)
 
 
-def in_processes(name: str, count: int, seed: int) -> list[Case]:
-    """Return what comes of damages 0 to count - 1, each a failure if its process dies."""
-    found: list[Case] = []
+def in_processes(counts: dict[str, int], seed: int) -> Iterator[tuple[str, list[Case]]]:
+    """Yield each format with what comes of its damages 0 to count - 1, read in other processes.
+
+    Where a process dies, that damage is a failure, and another process goes on behind it.
+    """
     environment = os.environ | {"JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    while len(found) < count:
-        command = [sys.executable, "-m", "tests.fuzz.run", "--worker", name, "--seed", str(seed)]
-        command += ["--number", str(len(found)), "--mutations", str(count)]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
-        )
-        lines = [line for line in done.stdout.splitlines() if line.startswith("[")]
-        found += [Case(*json.loads(line)) for line in lines]
-        if done.returncode and len(found) < count:
-            words = f"exit code {done.returncode}: {done.stderr[-2000:]}"
-            found.append(Case(len(found), "", "failures", words))
-            if not lines:
-                break
-    return found
+    found: dict[str, list[Case]] = {name: [] for name in counts}
+    waiting = list(counts)
+    while waiting:
+        parts = {name: (len(found[name]), counts[name]) for name in waiting}
+        command = [sys.executable, "-m", "tests.fuzz.run", "--worker", json.dumps(parts)]
+        with (
+            tempfile.TemporaryFile("w+") as words,
+            subprocess.Popen(
+                [*command, "--seed", str(seed)],
+                **{"cwd": ROOT, "env": environment, "stdout": subprocess.PIPE, "stderr": words},
+                text=True,
+            ) as process,
+        ):
+            for line in process.stdout or ():
+                name, *case = json.loads(line)
+                found[name].append(Case(*case))
+                if len(found[name]) == counts[name]:
+                    waiting.remove(name)
+                    yield name, found[name]
+            if process.wait() and waiting:
+                words.seek(0)
+                told = f"exit code {process.returncode}: {words.read()[-2000:]}"
+                name = waiting[0]
+                found[name].append(Case(len(found[name]), "", "failures", told))
+                if len(found[name]) == counts[name]:
+                    waiting.remove(name)
+                    yield name, found[name]
 
 
 def table(results: dict[str, list[Case]]) -> str:
@@ -258,10 +271,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=FORMATS, action="append")
     parser.add_argument("--number", type=int)
-    parser.add_argument("--worker", choices=FORMATS, help=argparse.SUPPRESS)
+    parser.add_argument("--worker", type=json.loads, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.worker:
-        worker(given.worker, given.number, given.mutations, given.seed)
+        worker(given.worker, given.seed)
         return
     names = given.only or list(FORMATS)
     if given.number is not None:
@@ -269,10 +282,10 @@ def main() -> None:
             print(*case, sep="\n")
         return
     results = {}
-    for name, count in shares(given.mutations, names).items():
-        results[name] = in_processes(name, count, given.seed)
-        print(_line(name, results[name]), file=sys.stderr, flush=True)
-        for case in [case for case in results[name] if case.outcome == "failures"][:20]:
+    for name, found in in_processes(shares(given.mutations, names), given.seed):
+        results[name] = found
+        print(_line(name, found), file=sys.stderr, flush=True)
+        for case in [case for case in found if case.outcome == "failures"][:20]:
             print(f"  {case.number} {case.kind}: {case.words.strip()[-600:]}", file=sys.stderr)
     print(table(results))
     if any(case.outcome == "failures" for found in results.values() for case in found):

@@ -27,12 +27,12 @@ def test_a_damaged_file_is_refused_in_one_line_or_read_as_it_was(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FORMATS)
-def test_many_damaged_files_in_a_process_of_their_own(name, pytestconfig):
-    mutations = pytestconfig.getoption("--mutations", MANY)
-    seed = pytestconfig.getoption("--fuzz-seed", 0)
-    cases = run.in_processes(name, run.shares(mutations, list(FORMATS))[name], seed)
-    assert not failures(cases)
+def test_many_damaged_files_in_a_process_of_their_own(pytestconfig):
+    counts = run.shares(pytestconfig.getoption("--mutations", MANY), list(FORMATS))
+    results = dict(run.in_processes(counts, pytestconfig.getoption("--fuzz-seed", 0)))
+    print(run.table(results))
+    assert {name: len(cases) for name, cases in results.items()} == counts
+    assert not {name: found for name, cases in results.items() if (found := failures(cases))}
 
 
 @pytest.mark.parametrize("kind", DAMAGES)
