@@ -46,6 +46,7 @@ from experiments.bench.problems import USUAL, WORKLOADS, WorkloadName
 from experiments.bench.rounds import Effort
 from experiments.bench.studies.registry import STUDIES
 from experiments.bench.tables import WIDTH, describe, draw, show
+from jaxsnn import native
 from jaxsnn.cli import arguments
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
@@ -54,6 +55,7 @@ PeerName = Literal[
     "installed",
     "torch",
     "torch-tuned",
+    "torch-bf16",
     "snntorch",
     "spikingjelly",
     "norse",
@@ -62,7 +64,14 @@ PeerName = Literal[
     "snnax",
 ]
 StudyName = Literal[
-    "time-memory", "sweep", "lanes", "shrunk", "quickstart", "qp-snn", "spike-thrift"
+    "time-memory",
+    "sweep",
+    "lanes",
+    "shrunk",
+    "quickstart",
+    "qp-snn",
+    "spike-thrift",
+    "convolutions",
 ]
 
 
@@ -76,7 +85,7 @@ class Config:
     """What is computed; with nothing after it, none."""
     studies: tuple[StudyName, ...] = ()
     """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
-    shrunk network, the quickstart, QP-SNN, Spike-Thrift."""
+    shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0
@@ -174,7 +183,12 @@ def write(config: Config, folder: Path, results: dict[str, Any]) -> None:
         "command": "python -m experiments.bench " + shlex.join(sys.argv[1:]),
         "config": {name: str(value) for name, value in asdict(config).items()},
         "versions": {"python": platform.python_version(), "ours": ours, "peers": peers},
-        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "instructions": instructions(),
+            "native": native.describe(),
+        },
         **results,
     }
     write_atomic(folder / "bench.json", json.dumps(record, indent=1) + "\n")
@@ -190,6 +204,16 @@ def processor() -> str:
         return platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def instructions() -> list[str]:
+    """Return the vector instructions of the processor that matter here, where they can be read."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
 
 
 def main() -> None:

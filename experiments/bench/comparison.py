@@ -8,6 +8,7 @@ from experiments.bench.problems import Workload, delays_count, make_problem
 from experiments.bench.rounds import Effort, measure_all
 from experiments.bench.tables import Row, summarize
 from jaxsnn.errors import UserError
+from jaxsnn.native import convolutions as onednn
 
 MAIN = "jaxsnn"  # the row that everybody is compared to, in the flavour "subtract"
 
@@ -19,12 +20,15 @@ def our_rows(workload: Workload, *, plain: bool) -> dict[str, Contender]:
     - "jaxsnn step": one compiled step, of training;
     - "jaxsnn evaluate", "jaxsnn call": evaluation with all its counts; one call of the network;
     - "jaxsnn direct": a direct-coded image is handed over once, so that its layer is computed once;
+    - "jaxsnn xla": without oneDNN under the convolutions, where it is at hand;
     - "jaxsnn plain": without the settings of the whole process.
     """
     main, *others = ("epoch", "step") if workload.train else ("predict", "evaluate", "call")
     rows = {MAIN: main} | {f"{MAIN} {other}": other for other in others}
     if workload.rate is None:
         rows["jaxsnn direct"] = f"{main} direct"
+    if onednn.missing() is None:
+        rows["jaxsnn xla"] = f"{main} xla"
     if plain:
         rows["jaxsnn plain"] = f"{main} plain"
     return {name: Contender("jaxsnn_step", variant) for name, variant in rows.items()}
@@ -36,16 +40,19 @@ def line_up(
     """Return all rows in the order of measurement, and whom each is compared to.
 
     A flavour other than "subtract" has a row of ours of its own, "jaxsnn/FLAVOUR", just before
-    the first peer that needs it.
+    the first peer that needs it; so has another type of the products, "jaxsnn DTYPE".
     """
     rows = our_rows(workload, plain=plain)
     references: dict[str, str | None] = dict.fromkeys(rows, MAIN)
     for name, peer in peers.items():
         flavour = peer.flavour_on(delays_count(workload))
         reference = MAIN if flavour == "subtract" else f"{MAIN}/{flavour}"
+        options = f"flavour={flavour}"
+        if peer.dtype:
+            reference, options = f"{MAIN} {peer.dtype}", f"dtype={peer.dtype}"
         if flavour is not None and reference not in rows:
             main = rows[MAIN]
-            rows[reference] = replace(main, variant=f"{main.variant} flavour={flavour}")
+            rows[reference] = replace(main, variant=f"{main.variant} {options}", dtype=peer.dtype)
             references[reference] = reference
         rows[name] = peer
         references[name] = None if flavour is None else reference
@@ -73,4 +80,5 @@ def compare(
     rows, references = line_up(workload, peers, plain=plain)
     problem = make_problem(workload, seed, dtype)
     entries = {row: (contender, problem) for row, contender in rows.items()}
-    return summarize(measure_all(name, entries, effort), references, limit)
+    short = {row for row, contender in rows.items() if contender.dtype == "bfloat16"}
+    return summarize(measure_all(name, entries, effort), references, limit, short)

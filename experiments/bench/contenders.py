@@ -57,6 +57,7 @@ class Contender:
       jax: whether it runs with the interpreter for JAX peers instead of the one for torch.
       flavour: key of `FLAVOURS`; None if no neuron of ours computes the same.
       prompt: the flavour where a delay of a step a layer would count, if that is another.
+      dtype: of its products, if it is not the workload's.
       preload: library to load before the process's own, such as another allocator.
       note: printed below the table.
     """
@@ -67,6 +68,7 @@ class Contender:
     jax: bool = False
     flavour: str | None = "subtract"
     prompt: str = ""
+    dtype: str = ""
     preload: str = ""
     note: str = ""
 
@@ -88,6 +90,14 @@ PEERS = {
         package="torch",
         preload="tcmalloc_minimal",
         note="by hand: NHWC, backward pass written out, fused Adam, tcmalloc",
+    ),
+    "torch-bf16": Contender(
+        "torch_step",
+        "tuned bf16",
+        package="torch",
+        dtype="bfloat16",
+        preload="tcmalloc_minimal",
+        note="as torch-tuned, its products in bfloat16 by autocast",
     ),
     "snntorch": Contender("snntorch_step", package="snntorch"),
     "spikingjelly": Contender(

@@ -1,8 +1,9 @@
-"""The command `jaxsnn`: look into packed networks, evaluate, translate and compare them.
+"""The command `jaxsnn`: look into packed networks, evaluate, translate, compile, compare them.
 
     jaxsnn inspect FILE
     jaxsnn eval FILE --dataset mnist --data-dir DIR
     jaxsnn export FILE --to nir --target snntorch --out net.nir
+    jaxsnn compile FILE --out net.c
     jaxsnn compare A B
     jaxsnn --version
 

@@ -102,6 +102,7 @@ def to_c(
     name: str = "network",
     target: str = "cpu",
     notes: Mapping[str, str] | None = None,
+    allow_rounding: bool = False,
 ) -> Source:
     """Return a network as one C file and its header.
 
@@ -111,18 +112,23 @@ def to_c(
       name: prefix of the functions, a C identifier.
       target: "cpu"; or "mcu", without the code for many samples at once.
       notes: provenance, printed on top of the file.
+      allow_rounding: take a network whose integers are not its own numbers (`to_integer`).
 
     Raises:
-      UserError: for a network without integers or C, by its layer; another name or target.
+      UserError: for a network without integers or C, by its layer; one that would be rounded;
+        another name or target.
 
     Example:
       >>> from jaxsnn import models
       >>> from jaxsnn.inputs import Inputs
-      >>> source = to_c(models.build("6-3", (4,)), Inputs((4,), timesteps=2))
+      >>> source = to_c(
+      ...     models.build("6-3", (4,)), Inputs((4,), timesteps=2), allow_rounding=True
+      ... )
       >>> "void network_predict(const uint8_t sample[" in source.header
       True
     """
-    return assemble(plan_of(net, inputs), _name(name), dict(notes or {}), target=_target(target))
+    plan = plan_of(net, inputs, allow_rounding=allow_rounding)
+    return assemble(plan, _name(name), dict(notes or {}), target=_target(target))
 
 
 def build(
@@ -132,6 +138,7 @@ def build(
     name: str = "network",
     compiler: str | None = None,
     flags: tuple[str, ...] = FLAGS,
+    allow_rounding: bool = False,
 ) -> Compiled:
     """Compile a network with the compiler at hand, and return it as a function.
 
@@ -141,6 +148,7 @@ def build(
       name: as of `to_c`.
       compiler: path of a C compiler; left out, $CC or the first at hand.
       flags: of the compiler.
+      allow_rounding: as of `to_c`.
 
     Raises:
       UserError: as `to_c`, and if there is no compiler or it fails.
@@ -149,26 +157,43 @@ def build(
       >>> import numpy as np
       >>> from jaxsnn import models
       >>> from jaxsnn.inputs import Inputs
-      >>> compiled = build(models.build("6-3", (4,)), Inputs((4,), timesteps=2))
+      >>> compiled = build(
+      ...     models.build("6-3", (4,)), Inputs((4,), timesteps=2), allow_rounding=True
+      ... )
       >>> compiled(np.zeros((5, 4), np.uint8)).shape
       (5, 3)
     """
-    plan = plan_of(net, inputs)
+    plan = plan_of(net, inputs, allow_rounding=allow_rounding)
     source = assemble(plan, _name(name), {}, target="cpu")
     path = build_library(source.code, flags, compiler=compiler or find_compiler())
     return Compiled(source, path, plan, ctypes.CDLL(str(path)))
 
 
-def plan_of(net: Network | IntegerNetwork, inputs: Inputs) -> Plan:
+def plan_of(net: Network | IntegerNetwork, inputs: Inputs, *, allow_rounding: bool = False) -> Plan:
     """Return the plan of a network for a task's inputs.
 
     Raises:
-      UserError: for a network without integers or C.
+      UserError: for a network without integers or C, and one that would be rounded.
     """
     if not isinstance(inputs, Inputs):
         raise UserError(f"inputs must be an Inputs, found {type(inputs).__name__}")
     integers = net if isinstance(net, IntegerNetwork) else to_integer(net, inputs)
+    if not isinstance(net, IntegerNetwork) and not allow_rounding:
+        _refuse_rounding(integers)
     return make_plan(integers, inputs.shape, constant=inputs.encoding == "direct")
+
+
+def _refuse_rounding(integers: IntegerNetwork) -> None:
+    rounded = [layer for layer in integers.report if layer.verdict == "rounded"]
+    if rounded:
+        found = "; ".join(
+            f"{layer.layer}: " + ", ".join(f"{part} by {off:.2g}" for part, off in layer.rounded)
+            for layer in rounded
+        )
+        raise UserError(
+            f"the integers of this network are not its own numbers ({found}): quantize these, or "
+            "allow rounding"
+        )
 
 
 def _name(name: str) -> str:

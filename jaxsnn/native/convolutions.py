@@ -17,7 +17,15 @@ from jax import Array
 from jaxsnn.errors import UserError
 from jaxsnn.native import onednn
 
-__all__ = ["available", "convolve", "describe", "gradient_of_images", "gradient_of_kernel", "off"]
+__all__ = [
+    "available",
+    "convolve",
+    "describe",
+    "gradient_of_images",
+    "gradient_of_kernel",
+    "missing",
+    "off",
+]
 
 Borders = tuple[tuple[int, int], ...]  # zeros before and behind, of rows and of columns
 
@@ -40,7 +48,7 @@ def available(dtype: jax.typing.DTypeLike) -> bool:
         return False
     if dtype == jnp.bfloat16:
         return onednn.instruction_set() >= onednn.AVX512
-    return dtype == jnp.float32
+    return bool(dtype == jnp.float32)
 
 
 def describe() -> str:
@@ -62,16 +70,22 @@ def describe() -> str:
 
 
 @cache
-def _failure() -> str | None:
+def missing() -> str | None:
+    """Return why oneDNN is not at hand, None if it is; JAX is not started by it."""
     if os.environ.get("JAXSNN_NATIVE") == "0":
         return "$JAXSNN_NATIVE is 0"
-    if jax.default_backend() != "cpu":
-        return f"the device is {jax.default_backend()}"
     try:
         onednn.load()
     except UserError as error:
         return str(error)
     return None
+
+
+@cache
+def _failure() -> str | None:
+    if jax.default_backend() != "cpu":
+        return f"the device is {jax.default_backend()}"
+    return missing()
 
 
 def convolve(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
@@ -121,5 +135,5 @@ def _call(
 def _threads() -> int:
     """Return how many threads a call may use: the cores, shared by the devices of the program."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices = max(1, jax.sharding.get_abstract_mesh().size)  # empty outside of `shard_map`
-    return max(1, (cores or 1) // devices)
+    devices: int = jax.sharding.get_abstract_mesh().size  # 0 outside of `shard_map`
+    return max(1, (cores or 1) // max(1, devices))

@@ -11,6 +11,7 @@ from importlib import resources
 from pathlib import Path
 
 import jax
+import jaxlib.version
 
 from jaxsnn.errors import UserError
 from jaxsnn.native.builder import build
@@ -44,7 +45,7 @@ def load() -> ctypes.CDLL:
     source = (resources.files("jaxsnn.native") / "handlers.cc").read_text(encoding="utf-8")
     path = build(
         # The version of jaxlib is part of the source, so that another one builds anew.
-        f"// jaxlib {jax.lib.__version__}, {library.file}\n{source}",
+        f"// jaxlib {jaxlib.version.__version__}, {library.file}\n{source}",
         [
             *(
                 "-std=c++17",

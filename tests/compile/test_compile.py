@@ -70,8 +70,13 @@ def net():
 
 
 @pytest.fixture(scope="module")
-def function(net):
-    return compiling.build(net, INPUTS)
+def integers(net):
+    return to_integer(net, INPUTS)
+
+
+@pytest.fixture(scope="module")
+def function(integers):
+    return compiling.build(integers, INPUTS)
 
 
 @pytest.fixture(scope="module")
@@ -79,20 +84,20 @@ def samples():
     return np.random.default_rng(0).integers(0, 256, (70, *INPUTS.shape)).astype(np.uint8)
 
 
-def test_a_call_gives_the_scores_of_the_integer_network(net, function, samples):
+def test_a_call_gives_the_scores_of_the_integer_network(integers, function, samples):
     x = Signal(jnp.asarray(samples, jnp.int32), INPUTS.timesteps, constant=True)
-    right = run_integer(to_integer(net, INPUTS), x).readout.sum(0)
+    right = run_integer(integers, x).readout.sum(0)
     for batched in (True, False):
         np.testing.assert_array_equal(function(samples, batched=batched), right)
     inside = jax.jit(lambda x: function(x).argmax(-1))(jnp.asarray(samples))
     np.testing.assert_array_equal(inside, right.argmax(-1))
 
 
-def test_the_number_of_threads_changes_nothing(net, samples, monkeypatch):
+def test_the_number_of_threads_changes_nothing(integers, function, samples, monkeypatch):
     many = np.tile(samples, (20, 1, 1, 1))
-    alone = compiling.build(net, INPUTS)(many)
+    alone = function(many)
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    together = compiling.build(net, INPUTS, flags=(*compiling.call.FLAGS, "-fopenmp"))(many)
+    together = compiling.build(integers, INPUTS, flags=(*compiling.call.FLAGS, "-fopenmp"))(many)
     np.testing.assert_array_equal(alone, together)
 
 
@@ -110,13 +115,13 @@ def test_unfit_samples_are_refused(bad, message, function):
         function(bad)
 
 
-def test_source_is_the_same_each_time_and_says_what_it_is(net):
-    one, two = (compiling.to_c(net, INPUTS, name="tiny", notes={"made": "here"}) for _ in "ab")
+def test_source_is_the_same_each_time_and_says_what_it_is(integers):
+    one, two = (compiling.to_c(integers, INPUTS, name="tiny", notes={"made": "here"}) for _ in "ab")
     assert one == two
     assert one.code.startswith("/* tiny: a spiking network of integers.\n   made: here\n")
     assert "int32_t scores[TINY_CLASSES]" in one.header
     assert "malloc" not in one.code
-    assert "predict_batch" not in compiling.to_c(net, INPUTS, target="mcu").code
+    assert "predict_batch" not in compiling.to_c(integers, INPUTS, target="mcu").code
 
 
 @pytest.mark.parametrize(
@@ -126,9 +131,15 @@ def test_source_is_the_same_each_time_and_says_what_it_is(net):
         ({"target": "gpu"}, "target 'gpu' is unknown; choose cpu or mcu"),
     ],
 )
-def test_unfit_options_are_refused(net, options, message):
+def test_unfit_options_are_refused(integers, options, message):
     with pytest.raises(UserError, match=message):
-        compiling.to_c(net, INPUTS, **options)
+        compiling.to_c(integers, INPUTS, **options)
+
+
+def test_rounding_must_be_allowed(net):
+    with pytest.raises(UserError, match=r"not its own numbers \(conv1: weights by 0.0.*dense1"):
+        compiling.to_c(net, INPUTS)
+    assert compiling.to_c(net, INPUTS, allow_rounding=True).name == "network"
 
 
 def test_inputs_must_be_inputs(net):

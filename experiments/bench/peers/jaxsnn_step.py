@@ -8,9 +8,11 @@
 - "call": one call of the compiled network on a batch that is ready, on one device.
 
 Others may follow: `flavour=NAME` of `FLAVOURS`, `direct` (a direct-coded image is handed over once,
-not at every step), `plain` (no process-wide settings), `micro_batches=N`, `devices=N`.
+not at every step), `xla` (no oneDNN), `plain` (no process-wide settings), `micro_batches=N`,
+`devices=N`, `dtype=NAME` (of the products).
 """
 
+import os
 from dataclasses import dataclass, replace
 
 import jax
@@ -18,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments.bench.contenders import FLAVOURS
-from jaxsnn import data, losses, models, neurons, surrogate, train, tree
+from jaxsnn import data, losses, models, native, neurons, surrogate, train, tree
 from jaxsnn.compress.phase import as_phase
 from jaxsnn.inputs import Inputs
 from jaxsnn.train import host, loop, parallel
@@ -37,11 +39,13 @@ def options_of(variant):
 
 def prepare_process(options):
     """Make the settings of the whole process, before JAX starts; none of them for "plain"."""
+    if "xla" in options:
+        os.environ["JAXSNN_NATIVE"] = "0"
     if "plain" not in options:
         host.tune()
 
 
-def make_network(spec, flavour):
+def make_network(spec, flavour, dtype):
     """Return the problem's network, with start values of our own."""
     neuron = neurons.LIF(
         decay=spec["decay"],
@@ -49,7 +53,7 @@ def make_network(spec, flavour):
         surrogate=surrogate.atan(spec["alpha"]),
         **FLAVOURS[flavour],
     )
-    options = {"dtype": jnp.dtype(spec["dtype"])}
+    options = {"dtype": jnp.dtype(dtype or spec["dtype"])}
     if spec["builder"]:
         return getattr(models, spec["builder"])(spec["input_shape"], neuron, **options)
     return models.build(spec["layout"], spec["input_shape"], neuron, **options)
@@ -77,7 +81,7 @@ class Ready(Inputs):
 def make_task(problem, options):
     """Return the task, and the network with the problem's weights."""
     spec = problem["spec"]
-    net = make_network(spec, options.get("flavour", "subtract"))
+    net = make_network(spec, options.get("flavour", "subtract"), options.get("dtype"))
     if not spec["builder"]:
         weights = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
         net = net.replace(params=weights)
@@ -149,7 +153,11 @@ def start(problem, options):
 
 def subject(problem, options, run, unit=1, **facts):
     """Return what `measure` wants."""
-    where = {"device": jax.devices()[0].device_kind, "devices": jax.local_device_count()}
+    where = {
+        "device": jax.devices()[0].device_kind,
+        "devices": jax.local_device_count(),
+        "native": native.describe(),
+    }
     check = lambda: check_in(problem, options)  # noqa: E731
     return {"run": run, "check": check, "unit": unit, **where, **facts}
 

@@ -238,8 +238,9 @@ class Neurons(nn.Module):
 
 
 def build(problem, variant):
-    """Return what `measure` times; `variant` is "" or "tuned"."""
-    tuned = variant == "tuned"
+    """Return what `measure` times; `variant` is "", "tuned" or "tuned bf16" (autocast)."""
+    tuned = variant.startswith("tuned")
+    bf16 = variant.endswith("bf16")
     network = nn.Sequential(*stack(problem, lambda layer: Neurons(problem, layer, tuned)))
     network.to(DEVICE)
     if tuned:
@@ -250,6 +251,7 @@ def build(problem, variant):
         x = x.flatten(0, 1)
         if tuned and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        return network(x).unflatten(0, (timesteps, -1)).mean(0)
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+            return network(x).unflatten(0, (timesteps, -1)).float().mean(0)
 
     return subject(problem, rates, network.parameters(), fused=tuned)
