@@ -160,17 +160,18 @@ def test_rewired_moves_masks_after_each_epoch_but_the_last(growth):
 
     epoch_of = jax.jit(lambda params, state: steps_of(optimizer, params, state))
 
+    @jax.jit
+    def rewire(state, params, count):
+        drawn = jax.random.fold_in(key, count)
+        return rewiring.rewire(state, params, rate(count), growth=growth, key=drawn)
+
     def ritual():
         params = phase.pruned(inner, masks).begin(PARAMS)
         state = optimizer.init(PARAMS)
         for epoch in range(EPOCHS):
             params, state = epoch_of(params, state)
             if epoch < EPOCHS - 1:
-                count = (epoch + 1) * STEPS
-                drawn = jax.random.fold_in(key, count)
-                state, params = rewiring.rewire(
-                    state, params, rate(count), growth=growth, key=drawn
-                )
+                state, params = rewire(state, params, (epoch + 1) * STEPS)
         return params, state.confined.masks
 
     this = phase.rewired(inner, masks, total, growth=growth, key=key)

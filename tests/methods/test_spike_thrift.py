@@ -117,7 +117,6 @@ def test_a_student_may_begin_with_the_largest_weights_of_its_teacher(net):
     assert gain < 0.8 * (mask.size / mask.sum()) ** 0.5
 
 
-@pytest.mark.slow
 def test_a_deep_student_that_begins_with_its_teacher_does_not_explode():
     layout = "-".join(["16C3"] * 6 + ["AP8", "10"])
     teacher = models.build(layout, (8, 8, 1), activation="relu", seed=0, **CONVERTED)
@@ -127,7 +126,7 @@ def test_a_deep_student_that_begins_with_its_teacher_does_not_explode():
     found, params = spike_thrift.sparse_start(teacher, chosen, seed=0)
     dense = float(teacher(x).readout.std())
     sparse = float(teacher.replace(params=params)(x).readout.std())
-    assert 0.1 < sparse / dense < 10
+    assert 1 / 3 < sparse / dense < 3
     # The gain of random masks would multiply the scores a hundredfold.
     wrong = jax.tree.map(lambda m, w: m * w / jnp.mean(m) ** 0.5, found, teacher.params)
     assert float(teacher.replace(params=wrong)(x).readout.std()) > 100 * dense
@@ -143,13 +142,14 @@ def test_masks_move_after_an_epoch_but_not_after_the_last(growth, digits, net):
     start = masks.keep_fraction(net.params, {"*/kernel": 0.6})
     phase = spike_thrift.rewiring_phase(start, trainer, chosen, conversion.DEFAULTS)
     params, state = phase.begin(net.params), phase.optimizer.init(net.params)
+    update, after_epoch = jax.jit(phase.optimizer.update), jax.jit(phase.after_epoch)
     gradient = jax.tree.map(jnp.ones_like, net.params)
     moved = []
     for step in range(4):
-        _, state = phase.optimizer.update(gradient, state, params)
+        _, state = update(gradient, state, params)
         if step % 2:
             before = tree.named_leaves(state.confined.masks)
-            params, state = phase.after_epoch(params, state)
+            params, state = after_epoch(params, state)
             after = tree.named_leaves(state.confined.masks)
             moved.append(any((after[name] != mask).any() for name, mask in before.items()))
             assert sum(int(m.sum()) for m in after.values()) == count(start)
