@@ -141,7 +141,7 @@ def growth(
 def chance(labels: Any) -> Any:
     """Return the accuracy that is no better than chance: the module's right-hand side.
 
-    >>> round(chance(np.asarray([0, 0, 1, 1])), 2)
+    >>> float(chance(np.asarray([0, 0, 1, 1])))
     1.25
     """
     arrays: Any = jnp if is_traced(labels) else np
