@@ -25,7 +25,15 @@ def trace(neuron, drive, steps):
 
 # --- The unrolled time axis against one step after another ----------------------------------------
 
-COMBINATIONS = list(itertools.product(neurons.ORDERS, neurons.RESETS, (True, False), (True, False)))
+# Any two options meet in all their values in one half; the other half is slow.
+COMBINATIONS = [
+    pytest.param(
+        order, reset, strict, detach, marks=[pytest.mark.slow] * ((i + j + strict + detach) % 2)
+    )
+    for i, order in enumerate(neurons.ORDERS)
+    for j, reset in enumerate(neurons.RESETS)
+    for strict, detach in itertools.product((True, False), repeat=2)
+]
 
 
 def problem(steps, *, channels=True, constant=False, feedback=False):

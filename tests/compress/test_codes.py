@@ -9,7 +9,7 @@ from jaxsnn.compress import codes, grids, rescaling
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 
-LEAF = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 6, 4)), jnp.float32)
+LEAF = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(3, 3, 6, 4))))
 MASK = jnp.asarray(np.random.default_rng(1).random(LEAF.shape) < 0.4)
 
 # Family -> widths, and how to make it: with bits, for the leaf or for each channel.
@@ -37,11 +37,13 @@ FAMILIES = {
         ),
     ),
 }
+# Every width of every family; those between the narrowest and the widest are slow.
 CASES = [
-    (name, bits, per)
+    pytest.param(name, bits, per, marks=[pytest.mark.slow] * (bits not in (widths[0], widths[-1])))
     for name, (widths, _) in FAMILIES.items()
     for bits in widths
     for per in ("leaf", "channel")
+    if per == "leaf" or name not in ("vanilla", "kept")  # which have no choice
 ]
 
 
