@@ -193,9 +193,6 @@ def keep_largest(sparsity: Number, *, scores: Scores = jnp.abs) -> Projection:
       sparsity: share of the leaf to zero, in [0, 1], may be traced. One that leaves a leaf
         without any weight is an error once the leaf is known.
       scores: what ranks the entries; the magnitude makes it the Euclidean projection.
-
-    Raises:
-      UserError: if the sparsity is out of range.
     """
     check_range("sparsity", sparsity, 0, 1)
     return _KeepLargest(sparsity, scores)
@@ -213,9 +210,6 @@ def percentile_keep(sparsity: Number) -> Projection:
 
     Args:
       sparsity: share of the leaf to zero, in [0, 1], may be traced.
-
-    Raises:
-      UserError: if the sparsity is out of range.
     """
     check_range("sparsity", sparsity, 0, 1)
 
@@ -375,13 +369,7 @@ def compose(*projections: Projection) -> Projection:
     [0.0, -2.5, 2.5, 0.0]
 
     Args:
-      *projections: the first acts first; a grid comes last.
-
-    Returns:
-      A projection that does one after the other.
-
-    Raises:
-      UserError: if there is no projection.
+      *projections: at least one; a grid comes last.
     """
     if not projections:
         raise UserError("compose needs at least one projection")
@@ -403,9 +391,6 @@ def restrict(recipe: Recipe, masks: Any) -> dict[str, Projection]:
 
     Returns:
       leaf name -> mask, then projection; a recipe like any other.
-
-    Raises:
-      UserError: if a pattern matches no leaf.
     """
     mask_of = tree.named_leaves(masks)
     return {
