@@ -1,14 +1,19 @@
 """Sets of few values: `scale * levels`, one scale for each leaf or for each output channel.
 
 The grids of `binary_grid`, `ternary_grid`, `uniform_grid` and `pow2_grid` fit the scale to the
-leaf by least squares; `symmetric_uniform` takes it from the largest weight.
+leaf, so that the result is the nearest point (`fitting`); `symmetric_uniform` takes it from the
+largest weight.
+
+One weight a hundred times larger than the others decides the scale of its whole leaf: at the
+nearest point of few bits, all others are zero, and the layer falls silent. With `per="channel"` it
+decides over its own channel alone.
 
 Letters in shapes: `...` any shape, `O` output channels (the last axis).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +28,7 @@ from jaxsnn.arrays import (
     safe_divide,
 )
 from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.fitting import First, Nearest, alternate, mean_magnitude, search
 from jaxsnn.compress.projections import Projection
 from jaxsnn.errors import UserError
 
@@ -38,59 +44,42 @@ __all__ = [
 Per = Literal["leaf", "channel"]
 
 
-def best_scale(leaf: Array, levels: Array) -> Array:
-    """Return `<V, Q> / <Q, Q>`, the scale that minimises `||V - alpha Q||_F`; 0 where `Q = 0`."""
-    return safe_divide(jnp.sum(leaf * levels), jnp.sum(levels * levels))
-
-
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The projection onto `{alpha Q : alpha >= 0, Q_ij in levels}`, by alternation.
+    """The projection onto `{alpha Q : alpha >= 0, Q_ij in levels}`.
 
-    Starting from a rough scale, both half steps of the alternation lower `||V - alpha Q||_F`:
+    `alpha` is the best of many (`fitting.search`), then refined by some rounds of alternation
+    (`fitting.alternate`). The squared error is within 1 % of the least one in all cases that were
+    tried: up to 60 weights against all scales there are, larger leaves against 64 starts.
+    A leaf of zeros has scale 0 and is returned as it is.
 
-        Q <- nearest level to V / alpha, entry by entry        alpha <- <V, Q> / <Q, Q>
-
-    After `sweeps` rounds the levels are chosen once more, so that at the final scale nothing on
-    the grid is nearer. A leaf of zeros has scale 0 and is returned as it is.
+    It costs two to three times what one start with 20 rounds does: 10 ms for 200,704 weights.
 
     References: Deng et al. 2019, https://arxiv.org/abs/1911.00822, Eq. 13 (as numbered in the
     authors' code, which runs 5 sweeps from `Q = 1`; that start has `alpha = mean(V)`, about zero
     for symmetric weights, so ours starts from the magnitude).
     """
 
-    nearest: Callable[[Array], Array]  # V / alpha [...] -> nearest levels [...]
-    start: Callable[[Array, Array], Array]  # magnitudes and which count, both [...] -> alpha []
+    nearest: Nearest  # V / alpha [...] and the largest level [] -> nearest levels [...]
+    top: Number  # the largest level
     bits: Number  # width of the codes, for who packs them
-    sweeps: int = 20
-    keep_zeros: bool = False  # entries that are zero stay zero and do not count for the start
+    keep_zeros: bool = False  # entries that are zero stay zero and do not count for the mean
     per: Per = "leaf"  # whether alpha is one for the leaf or one for each index of the last axis
+    sweeps: int = 3
+    first: First = search
 
     def quantize(self, leaf: Array) -> Quantized:
         """Return the levels `[...]` and the scale, `[]` or `[1, ..., 1, O]`, of the result."""
-        values = at_least_float32(leaf)
-        if self.per == "leaf":
-            scale, levels = self._alternate(values)
-        else:
-            scale, levels = jax.vmap(self._alternate, in_axes=-1, out_axes=(0, -1))(values)
-            scale = scale.reshape((1,) * (leaf.ndim - 1) + scale.shape)
-        return Step.of(scale, bits=self.bits).with_codes(levels)
-
-    def _alternate(self, values: Array) -> tuple[Array, Array]:
-        """Return scale `[]` and levels `[...]`, floats, of values that share one scale."""
-        counted = values != 0 if self.keep_zeros else jnp.ones(values.shape, bool)
-
-        def choose(alpha: Array) -> Array:
-            levels = self.nearest(safe_divide(values, alpha)).astype(values.dtype)
-            return jnp.where(counted, levels, jnp.zeros_like(levels))
-
-        alpha = jax.lax.fori_loop(
-            0,
-            self.sweeps,
-            lambda _, alpha: best_scale(values, choose(alpha)),
-            jnp.asarray(self.start(jnp.abs(values), counted), values.dtype),
+        scale, levels = _fit(
+            at_least_float32(leaf),
+            self.top,
+            per=self.per,
+            nearest=self.nearest,
+            first=self.first,
+            sweeps=self.sweeps,
+            keep_zeros=self.keep_zeros,
         )
-        return alpha, choose(alpha)
+        return Step.of(scale, bits=self.bits).with_codes(levels)
 
     def __call__(self, leaf: Array) -> Array:
         """Return the nearest point of the grid, `[...]` like the leaf."""
@@ -99,6 +88,15 @@ class Grid:
     def check(self, name: str, leaf: Array) -> None:
         """Raise a `UserError` that names the leaf if it has no channels and should."""
         check_channels(self.per, name, leaf)
+
+
+# Outside of compiled code too: a loop on its own would be compiled at every call.
+@partial(jax.jit, static_argnames=("per", "nearest", "first", "sweeps", "keep_zeros"))
+def _fit(leaf: Array, top: Number, *, per: Per, **how: Any) -> tuple[Array, Array]:
+    """Return the scale, `[]` or `[1, ..., 1, O]`, and the levels `[...]` as floats."""
+    axes = None if per == "leaf" else tuple(range(leaf.ndim - 1))
+    scale, levels = alternate(leaf, top, axes=axes, **how)
+    return scale if per == "channel" else scale.reshape(()), levels
 
 
 def check_channels(per: str, name: str, leaf: Array) -> None:
@@ -117,16 +115,6 @@ def check_per(per: Per) -> Per:
     return per
 
 
-def mean_magnitude(magnitude: Array, counted: Array) -> Array:
-    """Return the mean of the magnitudes that count: the start of the coarse grids."""
-    return safe_divide(jnp.sum(magnitude, where=counted), jnp.sum(counted))
-
-
-def _largest_over(top_level: Number) -> Callable[[Array, Array], Array]:
-    """Start with the largest magnitude on the top level."""
-    return lambda magnitude, counted: jnp.max(magnitude) / top_level
-
-
 def binary_grid(*, keep_zeros: bool = False, per: Per = "leaf") -> Grid:
     """Project onto `{-alpha, +alpha}`, one bit.
 
@@ -143,37 +131,37 @@ def binary_grid(*, keep_zeros: bool = False, per: Per = "leaf") -> Grid:
     Raises:
       UserError: if `per` is unknown.
     """
-    return Grid(_signs, mean_magnitude, 1, 0, keep_zeros, check_per(per))
+    return Grid(_signs, 1, 1, keep_zeros, check_per(per), 0, mean_magnitude)
 
 
-def _signs(v: Array) -> Array:
+def _signs(v: Array, top: Array) -> Array:
+    del top
     return jnp.where(v >= 0, 1.0, -1.0)
 
 
-def ternary_grid(*, keep_zeros: bool = False, sweeps: int = 20, per: Per = "leaf") -> Grid:
+def ternary_grid(*, keep_zeros: bool = False, sweeps: int = 3, per: Per = "leaf") -> Grid:
     """Project onto `{-alpha, 0, +alpha}`.
 
     >>> ternary_grid()(jnp.asarray([1.0, -3.0, 0.5, 2.0])).tolist()
     [0.0, -2.5, 0.0, 2.5]
 
     Args:
-      keep_zeros: start from the mean magnitude of the non-zero entries only (zeros stay zero
-        either way, and the level 0 may add more).
+      keep_zeros: accepted like the other grids; the level 0 keeps zeros anyway, and may add more.
       sweeps: rounds of the alternation between scale and levels.
       per: "leaf", or "channel" for an alpha for each index of the last axis.
 
     Raises:
       UserError: if `per` is unknown.
     """
-    return Grid(_trits, mean_magnitude, 2, sweeps, keep_zeros, check_per(per))
+    return Grid(_whole, 1, 2, keep_zeros, check_per(per), sweeps)
 
 
-def _trits(v: Array) -> Array:
-    return jnp.clip(jnp.round(v), -1, 1)
+def _whole(v: Array, top: Array) -> Array:
+    return jnp.clip(jnp.round(v), -top, top)
 
 
 def uniform_grid(
-    bits: Number, *, keep_zeros: bool = False, sweeps: int = 20, per: Per = "leaf"
+    bits: Number, *, keep_zeros: bool = False, sweeps: int = 3, per: Per = "leaf"
 ) -> Grid:
     """Project onto `alpha * {-(2**(b-1) - 1), ..., 0, ..., 2**(b-1) - 1}`.
 
@@ -191,12 +179,7 @@ def uniform_grid(
     Raises:
       UserError: if the number of bits is out of range or `per` is unknown.
     """
-    top = _top_level(bits)
-
-    def nearest(v: Array) -> Array:
-        return jnp.clip(jnp.round(v), -top, top)
-
-    return Grid(nearest, _largest_over(top), bits, sweeps, keep_zeros, check_per(per))
+    return Grid(_whole, _top_level(bits), bits, keep_zeros, check_per(per), sweeps)
 
 
 def _top_level(bits: Number) -> Number:
@@ -205,7 +188,7 @@ def _top_level(bits: Number) -> Number:
 
 
 def pow2_grid(
-    bits: Number, *, keep_zeros: bool = False, sweeps: int = 20, per: Per = "leaf"
+    bits: Number, *, keep_zeros: bool = False, sweeps: int = 3, per: Per = "leaf"
 ) -> Grid:
     """Project onto `alpha * {0, +-1, +-2, +-4, ..., +-2**E}` with `E = 2**(b-1) - 2`.
 
@@ -225,12 +208,12 @@ def pow2_grid(
     """
     check_whole("bits", bits, 2, 6)
     top = jnp.ldexp(1.0, jnp.asarray(jnp.round(2.0 ** (bits - 1)) - 2, jnp.int32))
+    return Grid(_powers, top, bits, keep_zeros, check_per(per), sweeps)
 
-    def nearest(v: Array) -> Array:
-        power = jnp.clip(_nearest_power_of_two(jnp.abs(v)), 1, top)
-        return jnp.where(jnp.abs(v) < 0.5, 0.0, jnp.sign(v) * power)
 
-    return Grid(nearest, _largest_over(top), bits, sweeps, keep_zeros, check_per(per))
+def _powers(v: Array, top: Array) -> Array:
+    power = jnp.clip(_nearest_power_of_two(jnp.abs(v)), 1, top)
+    return jnp.where(jnp.abs(v) < 0.5, 0.0, jnp.sign(v) * power)
 
 
 def _nearest_power_of_two(magnitude: Array) -> Array:

@@ -15,6 +15,7 @@ from flax import nnx
 from jaxsnn import tree
 from jaxsnn.compress import (
     confine,
+    grids,
     latent,
     masks,
     prune_gradually,
@@ -45,6 +46,9 @@ CONTRACT = {
     "latent": lambda rate=0.1: latent(optax.sgd(rate, momentum=0.9), RECIPE),
     "latent rescaled": lambda rate=0.1: latent(
         optax.adam(rate), {"*/kernel": RESCALED}, straight_through=INV_GAMMA
+    ),
+    "latent per channel": lambda rate=0.1: latent(
+        optax.sgd(rate), {"*/kernel": grids.uniform_grid(3, per="channel")}
     ),
     "confine": lambda rate=0.1: optax.chain(optax.scale(-rate), confine(MASKS)),
     "gradual": lambda rate=0.1: optax.chain(

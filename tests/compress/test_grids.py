@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jaxsnn import arrays
-from jaxsnn.compress import grids
+from jaxsnn.compress import fitting, grids
 from jaxsnn.compress.projections import quantize
 
 
@@ -21,6 +21,11 @@ def fit_of(grid):
         return found.scale, found.codes
 
     return fit
+
+
+def nearest_of(grid):
+    """Return `V / alpha -> levels` of a grid."""
+    return lambda v: grid.nearest(v, jnp.asarray(grid.top, v.dtype))
 
 
 V = jnp.asarray([1, 0.8, -0.9, 0.1, -0.05])
@@ -58,12 +63,14 @@ def test_ternary_fit_of_five_weights():
 def test_ternary_fit_from_the_mean_takes_a_worse_path_to_the_same_point():
     def from_mean(sweeps):
         nearest = grids.ternary_grid().nearest
-        return grids.Grid(nearest, lambda magnitude, counted: jnp.mean(V), 2, sweeps).quantize(V)
+        return grids.Grid(
+            nearest, 1, 2, sweeps=sweeps, first=lambda *_: jnp.mean(V, keepdims=True)
+        ).quantize(V)
 
     first = from_mean(0)
     assert first.codes.tolist() == [1, 1, -1, 1, 0]
     np.testing.assert_allclose(first.scale, 0.19, rtol=1e-6)
-    refit = grids.best_scale(V, first.codes)
+    refit = fitting.best_scale(V, first.codes)
     np.testing.assert_allclose(refit, 0.7, rtol=1e-6)
     np.testing.assert_allclose(objective(V, (refit, first.codes)), 0.5025, rtol=1e-5)
     assert from_mean(2).codes.tolist() == [1, 1, -1, 0, 0]
@@ -77,6 +84,7 @@ def test_binary_fit_of_five_weights():
     np.testing.assert_allclose(objective(V, (fit.scale, fit.codes)), 0.838, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_power_of_two_fit_of_five_weights():
     leaf = jnp.asarray([4.1, 2.2, -0.9, 0.1, -1.8])
     fit = grids.pow2_grid(3).quantize(leaf)
@@ -99,6 +107,7 @@ def test_post_training_quantizer_of_four_weights(bits, expected):
     np.testing.assert_allclose(grids.symmetric_uniform(bits)(out), out, rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_quantile_in_place_of_the_maximum_clips_outliers():
     leaf = jnp.asarray([100.0, *np.linspace(-1, 1, 99)])
     out = grids.symmetric_uniform(8, quantile=0.98)(leaf)
@@ -106,12 +115,13 @@ def test_a_quantile_in_place_of_the_maximum_clips_outliers():
     assert jnp.max(jnp.abs(out - leaf)[1:]) < 0.02
 
 
+@pytest.mark.long
 def test_power_of_two_midpoints_separate_the_levels():
-    nearest = grids.pow2_grid(4).nearest
+    nearest = nearest_of(grids.pow2_grid(4))
     points = jnp.asarray([0.49, 0.51, 1.49, 1.51, 2.99, 3.01, 47.9, 48.1, 1000])
     assert nearest(points).tolist() == [0, 1, 1, 2, 2, 4, 32, 64, 64]
     assert nearest(-points).tolist() == [-x for x in nearest(points).tolist()]
-    assert jnp.max(grids.pow2_grid(6).nearest(jnp.asarray([1e30]))) == 2.0**30
+    assert jnp.max(nearest_of(grids.pow2_grid(6))(jnp.asarray([1e30]))) == 2.0**30
 
 
 @each_grid
@@ -126,22 +136,24 @@ def test_grids_land_on_the_nearest_levels_and_stay(name, leaf):
     slack = 1e-5 * np.max(np.abs(leaf))
     np.testing.assert_array_less(np.abs(leaf - scale * chosen), nearest + slack + 1e-30)
     if name != "symmetric 4":
-        again = GRIDS[name][0].nearest(jnp.asarray(chosen, jnp.float32))
+        again = nearest_of(GRIDS[name][0])(jnp.asarray(chosen, jnp.float32))
         np.testing.assert_array_equal(again, chosen)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["ternary", "uniform 3", "pow2 3"])
 @given(leaf=leaves)
 @laws
 def test_the_objective_never_rises(name, leaf):
     values, grid = jnp.asarray(leaf), GRIDS[name][0]
-    scale = grid.start(jnp.abs(values), values == values)
+    nearest = nearest_of(grid)
+    scale = fitting.largest(jnp.abs(values), None, None, grid.top, None)
     slack = 1e-5 * np.sum(leaf.astype(np.float64) ** 2)
     before = np.inf
     for _ in range(4):
-        levels = grid.nearest(arrays.safe_divide(values, scale))
+        levels = nearest(arrays.safe_divide(values, scale))
         assert (after := objective(leaf, (scale, levels))) <= before + slack
-        scale = grids.best_scale(values, levels)
+        scale = fitting.best_scale(values, levels)
         assert (before := objective(leaf, (scale, levels))) <= after + slack
     assert objective(leaf, FITS[name](leaf)) <= before + slack
 
@@ -170,6 +182,7 @@ def test_grids_are_finite_on_zero_weights_and_keep_the_dtype(name):
     np.testing.assert_array_equal(project(jnp.zeros_like(leaf)), jnp.zeros_like(leaf))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [grids.binary_grid, grids.ternary_grid])
 def test_grids_that_keep_zeros_fit_the_survivors_alone(make):
     leaf = jnp.asarray([0.0, 3.0, 0.0, -1.0, 0.0, 0.0])
@@ -180,6 +193,7 @@ def test_grids_that_keep_zeros_fit_the_survivors_alone(make):
     assert not jnp.any(fit.codes[leaf == 0])
 
 
+@pytest.mark.long
 def test_a_binary_grid_revives_zeros_unless_told_to_keep_them():
     leaf = jnp.asarray([0.3, 0, -0.8, 0])
     assert jnp.all(grids.binary_grid()(leaf) != 0)

@@ -49,7 +49,10 @@ TASK = train.Task(Inputs((SIZE,), TIMESTEPS))
 
 def phase_of(sparsity, bits, params):
     kept = masks.keep_fraction(params, {"*/kernel": sparsity})
-    grid = {"*/kernel": uniform_grid(bits, keep_zeros=True)}
+    grid = {
+        "dense1/kernel": uniform_grid(bits, keep_zeros=True),
+        "dense2/kernel": uniform_grid(bits, keep_zeros=True, per="channel"),
+    }
     return compress.quantized(optax.adam(0.01), restrict(grid, kept))
 
 
@@ -100,6 +103,9 @@ def test_every_lane_is_its_single_run_step_by_step(swept):
         found = net.quantized["dense1/kernel"]
         np.testing.assert_array_equal(found.decode(), kernel)
         assert float(found.bits) == point["bits"]
+        channels = net.quantized["dense2/kernel"]
+        np.testing.assert_array_equal(channels.decode(), net.params["dense2"]["kernel"])
+        assert channels.scale.shape == (1, CLASSES) and float(channels.bits) == point["bits"]
     assert len(set(swept[0].metrics["loss"].tolist())) == len(POINTS)
 
 
