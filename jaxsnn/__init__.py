@@ -14,6 +14,7 @@
 | `metrics`  | what a network is worth and what it costs                                  |
 | `sweep`    | many trainings as one compiled program                                     |
 | `export`   | smaller networks, and files for other programs; `report`, tables and plots |
+| `compile`  | a network of integers as one C file                                        |
 """
 
 import importlib
@@ -23,6 +24,7 @@ from jaxsnn.errors import UserError
 
 if TYPE_CHECKING:
     from jaxsnn import (
+        compile,
         compress,
         data,
         encode,
@@ -46,6 +48,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Network",
     "UserError",
+    "compile",
     "compress",
     "data",
     "encode",

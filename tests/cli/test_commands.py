@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,7 +144,7 @@ def test_scaled_weights_become_odd_integers_and_a_scale_for_each_channel():
 
 
 def test_every_known_grid_is_written_as_integers():
-    leaf = jnp.asarray(np.random.default_rng(0).normal(size=(30, 5)), jnp.float32)
+    leaf = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(30, 5))))
     channels = compress.Step.of(jnp.arange(1.0, 6).reshape(1, 5) / 10, bits=4)
     for known in (
         compress.uniform_grid(4).quantize(leaf),
@@ -262,3 +263,30 @@ def test_the_bytes_of_a_layer_are_those_of_its_tensors(folder, capsys):
             if name.partition("/")[2].startswith(f"{row['name']}/")
         ]
         assert row["bytes"] == sum(tensors)
+
+
+def test_compile_writes_c_and_the_compiled_network_predicts(folder, tmp_path, capsys):
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    assert main(["compile", str(folder / "plain"), "--out", str(tmp_path / "small.c")]) == 2
+    refused = capsys.readouterr().err  # weights and biases on no grid
+    assert "conv1: bias by" in refused and "allow rounding" in refused
+    out = tmp_path / "small.c"
+    text = output(capsys, "compile", folder / "plain", "--out", out, "--allow-rounding")
+    assert re.search(r"small\.c: [\d,]+ bytes of C; one sample at a time takes", text)
+    assert "void small_predict_batch(" in out.with_suffix(".h").read_text()
+    found = json.loads(
+        output(capsys, "eval", folder / "plain", "--dataset", "digits", "--engine", "c", "--json")
+    )
+    assert found["samples"] == 359 and 0 <= found["accuracy"] <= 1
+
+
+def test_compile_names_what_it_cannot_do(folder, tmp_path, capsys):
+    for file, out, message in (
+        ("plain", "small.txt", "must end in .c"),
+        ("no_inputs", "small.c", "nothing is known of the network's input"),
+        ("numbers", "small.c", "numbers: "),
+    ):
+        assert main(["compile", str(folder / file), "--out", str(tmp_path / out)]) == 2
+        assert message in capsys.readouterr().err
+        assert not list(tmp_path.iterdir())
