@@ -33,7 +33,7 @@ def exit_code(program: Callable[[], None], interrupted: str = "interrupted") -> 
         if error.errno not in DISK:
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.stdout = None  # type: ignore[assignment]  # nor can it take what is left
+        sys.stdout = None  # nor can it take what is left
         return 2
     except KeyboardInterrupt:
         print(interrupted, file=sys.stderr)
