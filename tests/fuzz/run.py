@@ -225,7 +225,9 @@ def in_processes(counts: dict[str, int], seed: int) -> Iterator[tuple[str, list[
                 text=True,
             ) as process,
         ):
+            lines = 0
             for line in process.stdout or ():
+                lines += 1
                 name, *case = json.loads(line)
                 found[name].append(Case(*case))
                 if len(found[name]) == counts[name]:
@@ -234,6 +236,8 @@ def in_processes(counts: dict[str, int], seed: int) -> Iterator[tuple[str, list[
             if process.wait() and waiting:
                 words.seek(0)
                 told = f"exit code {process.returncode}: {words.read()[-2000:]}"
+                if not lines:  # the whole files cannot be read, or nothing starts here
+                    raise RuntimeError(told)
                 name = waiting[0]
                 found[name].append(Case(len(found[name]), "", "failures", told))
                 if len(found[name]) == counts[name]:
