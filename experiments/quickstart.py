@@ -36,6 +36,7 @@ class Config:
 
 
 DIGITS: dict[str, Any] = {
+    "start": "firing",
     "batch_size": 32, "learning_rate": 2e-3, "dense_epochs": 60, "pull_epochs": 40,
     "retrain_epochs": 60, "sparsity": 0.9, "spike_weight": 0.01,
 }  # fmt: skip

@@ -77,7 +77,7 @@ class NetworkOptions:
     """Factor on the channels and hidden neurons."""
     start: Literal["uniform", "fan_out", "firing"] = "uniform"
     """Start values: uniform (up to 1 / sqrt(inputs)), fan_out (normal, by the outputs), or firing
-    (uniform, scaled on training images until every layer fires; for networks without norms)."""
+    (uniform, without norms scaled on training images until every layer fires)."""
     decay: Annotated[float, Range(0, 1)] = 0.2
     """Share of the membrane potential left after a step."""
     threshold: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 0.5

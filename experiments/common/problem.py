@@ -151,7 +151,7 @@ def started(net: Network, start: str, task: Task, dataset: data.Dataset, seed: i
     key = jax.random.key(seed)
     if start == "fan_out":
         return net.replace(params=models.fan_out_start(key, net.params))
-    if start == "firing":
+    if start == "firing" and not net.has_norms:
         samples = jnp.asarray(dataset.train.images[:STARTING_BATCH])
         return models.firing_start(net, task.prepare(key, samples, False))
     return net

@@ -74,11 +74,11 @@ CIFAR10 = {
     "tune_epochs": 6,
 }  # fmt: skip
 
-# Table 8: SGD from 0.1 in batches of 256, then Adam from 0.001. Ratios are those of setting A, start
-# values and the gradient of max poolings (to the first maximum) those of the code.
+# Table 8: SGD from 0.1 in batches of 256, then Adam from 0.001. Ratios are those of setting A,
+# start values and the gradient of max poolings (to the first maximum) those of the code.
 TABLE8: dict[str, Any] = {
-    "start": "fan_out",
-    "optimizer": "sgd", "learning_rate": 0.1, "batch_size": 256, "tune_optimizer": "adam",
+    "start": "fan_out", "optimizer": "sgd", "learning_rate": 0.1, "batch_size": 256,
+    "tune_optimizer": "adam",
     "tune_learning_rate": 1e-3, "train_epochs": 300, "tune_epochs": 150, "validation": 0.0,
     "limit": None, "ways": tuple(WAYS),
 }  # fmt: skip

@@ -53,6 +53,11 @@ def fan_out_start(key: Array, params: Any) -> Any:
       params: tree of the weights; leaves called "kernel" are drawn anew, `[k, k, I, O]` as
         convolutions, `[I, O]` as dense layers. All others stay.
 
+    Example:
+      >>> found = fan_out_start(jax.random.key(0), {"dense1": {"kernel": jnp.zeros((100, 100))}})
+      >>> 0.0095 < jnp.std(found["dense1"]["kernel"]) < 0.0105
+      Array(True, dtype=bool)
+
     References: the released code of Wei et al. 2025, https://arxiv.org/abs/2502.05905.
     """
 

@@ -17,12 +17,12 @@ HERE = Path(__file__).parent
 RUNS = {
     "quickstart": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 "
     "--batch-size 30 --learning-rate 0.02 --penalty 0.01 --dense-epochs 2 --pull-epochs 40 "
-    "--order together --seed 3",
+    "--order together --no-control --seed 3",
     "admm": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 --batch-size 30 "
     "--learning-rate 0.02 --penalty 0.01 --dense-epochs 8 --pull-epochs 2 --prune-sparsity 0.75 "
     "--sparsity 0.5",
     "rivals": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 60 --batch-size 20 "
-    "--dense-epochs 1 --seeds 0 1",
+    "--dense-epochs 1 --no-control --seeds 0 1",
     "joint": "--preset smoke --network 4C3-AP4-8-{classes} --timesteps 2 --limit 120 "
     "--batch-size 30 --stages connections bits --pruning magnitude --sparsity 0.5",
     "spatiotemporal": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --learning-rate 0.01 "
@@ -31,7 +31,7 @@ RUNS = {
     "spike_thrift": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --density 0.4 "
     "--ann-epochs 1 --sparse-epochs 3 --timesteps 6 --calibration-timesteps 6 --validation 0",
     "sweep": "--preset smoke --network 8-{classes} --timesteps 2 --limit 120 --dense-epochs 1 "
-    "--sparsity 0.5 --bits 2 4 --chunk 1",
+    "--sparsity 0.5 --bits 2 4 --chunk 1 --no-control",
     "qp_snn": "--preset smoke --network 4C3-6C3-MP2-6C3-AP4-{classes} --threshold 0.4 --limit 100 "
     "--batch-size 30 --train-epochs 1 --tune-epochs 1 --calibration-batch-size 30 --seed 3 "
     "--seeds 2",
@@ -50,7 +50,7 @@ def pytest_collection_modifyitems(items):
         if name in RUNS:
             group = "admm" if name in ("quickstart", "rivals") else name  # test_admm_run has all
             item.add_marker(pytest.mark.xdist_group(group))
-        if "killed_in_its_last" in item.name and name not in ("quickstart", "qp_snn", "sweep"):
+        if "killed_in_its_last" in item.name and name not in ("quickstart", "sweep"):
             item.add_marker(pytest.mark.slow)  # the way back is one for all, common.Run
 
 

@@ -167,15 +167,20 @@ def check_alive(what, net, task, images, labels):
     assert shares
 
 
+STARTS = "network width start norm dtype decay threshold timesteps encoding loss".split()
+CONVERTS = (
+    "dropout fc order surrogate quantile threshold_scale scores calibration_timesteps density "
+    "begin spread"
+).split()
+
+
 def key_of(name, preset, dataset):
     """Return what decides how a network starts: two pairs of one key need one look."""
     values = flat(command.preset_of(PROGRAMS[name].EXPERIMENT, preset, dataset))
-    chosen = (
-        "network width start norm dtype decay threshold dropout fc order surrogate quantile "
-        "threshold_scale scores timesteps calibration_timesteps encoding loss density begin spread"
-    )
-    kind = "converted" if "quantile" in values else name in ("qp_snn", "joint")
-    return kind, SETS[dataset][:2], tuple(repr(values.get(each)) for each in chosen.split())
+    is_converted = "quantile" in values
+    names = STARTS + CONVERTS * is_converted
+    kind = "converted" if is_converted else name in ("qp_snn", "joint")
+    return kind, SETS[dataset][:2], tuple(repr(values.get(each)) for each in names)
 
 
 def different(pairs):
