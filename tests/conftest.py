@@ -4,7 +4,6 @@ import gc
 import os
 import shutil
 import tempfile
-from collections import Counter
 from importlib.metadata import version
 
 import pytest
@@ -31,10 +30,9 @@ if OWNER:
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 
-# The first tier, `-m quick`: what takes less than a second, and of the cases of a test the first
-# ones. Whatever takes longer says so with a marker beside it.
+# The first tier, `-m quick`: the first case of each test but of those whose marker says that they
+# take longer.
 LONGER = {"long", "run", "slow"}
-CASES = 2
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,15 +41,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     They share fixtures, and what JAX traced for them.
     """
-    cases: Counter[tuple[str, str]] = Counter()
+    chosen: set[tuple[str, str]] = set()
     for item in items:
         if not any(item.iter_markers("xdist_group")):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
-        if LONGER.isdisjoint(mark.name for mark in item.iter_markers()):
-            test = str(item.path), getattr(item, "originalname", item.name)
-            cases[test] += 1
-            if cases[test] <= CASES:
-                item.add_marker(pytest.mark.quick)
+        test = str(item.path), getattr(item, "originalname", item.name)
+        if test not in chosen and LONGER.isdisjoint(mark.name for mark in item.iter_markers()):
+            chosen.add(test)
+            item.add_marker(pytest.mark.quick)
 
 
 def pytest_collection_finish() -> None:
