@@ -10,18 +10,6 @@ FENCED = re.compile(r"^(`{3,})(\w*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTA
 KINDS = {"python", "sh", "text", "c"}
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
-# Pages that train: the first tier of the tests leaves them out.
-LONG = {
-    "docs/scaling.md",
-    "docs/tutorials/channels.md",
-    "docs/tutorials/events.md",
-    "docs/tutorials/export.md",
-    "docs/tutorials/first-network.md",
-    "docs/tutorials/quantize.md",
-    "docs/tutorials/sweep.md",
-    "docs/tutorials/your-own-model.md",
-}
-
 
 def name_of(path: Path) -> str:
     """Return the path of a page from the root of the repository."""
@@ -36,20 +24,13 @@ def blocks(path: Path) -> list[tuple[str, str, int]]:
     ]
 
 
-def pages_with_code() -> list:
-    """Return the pages that have Python blocks, marked if they train."""
-    found = []
-    for path in PAGES:
-        if any(kind == "python" for kind, _, _ in blocks(path)):
-            marks = (
-                [pytest.mark.run] if name_of(path) in LONG or "methods/" in name_of(path) else []
-            )
-            found.append(pytest.param(path, id=name_of(path), marks=marks))
-    return found
+def has_code(path: Path) -> bool:
+    """Tell whether a page has Python blocks."""
+    return any(kind == "python" for kind, _, _ in blocks(path))
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("path", pages_with_code())
+@pytest.mark.run  # most pages train
+@pytest.mark.parametrize("path", [path for path in PAGES if has_code(path)], ids=name_of)
 def test_the_python_blocks_of_a_page_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": path.stem}
@@ -63,7 +44,3 @@ def test_the_python_blocks_of_a_page_run(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_every_block_has_a_known_kind(path):
     assert {kind for kind, _, _ in blocks(path)} <= KINDS
-
-
-def test_the_long_pages_exist():
-    assert LONG <= {name_of(path) for path in PAGES}
