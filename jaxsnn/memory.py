@@ -1,8 +1,9 @@
 """How much memory there is, and the refusal of what cannot fit before any of it is made.
 
 An estimate here is a lower bound: arrays that lie in memory at the same time whatever a compiler
-makes of the rest. What is free is an upper bound: caches that the system gives back, and swap, are
-among it. So nothing that fits is refused, and what is refused could not have run to its end.
+makes of the rest. What is free is an upper bound: caches that the system gives back, swap, and what
+the process holds already, of which freed arrays are a part, are among it. So nothing that fits is
+refused, and what is refused could not have run to its end.
 """
 
 import math
@@ -49,9 +50,9 @@ def check(
       UserError: with the estimate, what is free, and what to change.
 
     Example:
-      >>> check("a network", 2e9, "...", free=1e9)
+      >>> check("a network", 1536, "...", free=1024)
       Traceback (most recent call last):
-      jaxsnn.errors.UserError: a network: at least 1.863 GiB of memory needed, 953.7 MiB free: ...
+      jaxsnn.errors.UserError: a network: at least 1.5 KiB of memory needed, at most 1 KiB free: ...
     """
     if free is None:
         if needed < SMALL or isinstance(jnp.zeros(()), jax.core.Tracer):
@@ -59,7 +60,8 @@ def check(
         free = host_bytes() if on_host else free_bytes()
     if free is not None and needed > free:
         raise UserError(
-            f"{what}: at least {as_bytes(needed)} of memory needed, {as_bytes(free)} free: {change}"
+            f"{what}: at least {as_bytes(needed)} of memory needed, at most "
+            f"{as_bytes(free)} free: {change}"
         )
 
 
@@ -72,30 +74,31 @@ def size_of(shapes: Any) -> int:
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
 
 
-def free_bytes(*, swap: bool = True) -> float | None:
+def free_bytes(*, reserves: bool = True) -> float | None:
     """Return what is free where arrays are made, None where nobody can tell.
 
     Devices of a CPU share the host's memory; of others it is that of the first local one.
 
     Args:
-      swap: whether to count what a host would lay on its disk.
+      reserves: whether to count what a host has besides, as of `host_bytes`.
     """
     if jax.default_backend() == "cpu":
-        return host_bytes(swap=swap)
+        return host_bytes(reserves=reserves)
     found = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" not in found:
         return None
     return float(found["bytes_limit"] - found.get("bytes_in_use", 0))
 
 
-def host_bytes(*, swap: bool = True, root: Path = ROOT) -> float | None:
+def host_bytes(*, reserves: bool = True, root: Path = ROOT) -> float | None:
     """Return what is free of the host's memory, None where nobody can tell.
 
     That is the least of what Linux calls available and what each control group, such as that of a
     container, has left; elsewhere, all that is built in.
 
     Args:
-      swap: whether to count what the host would lay on its disk.
+      reserves: whether to count swap, and what this process holds already: it may keep what it has
+        freed (`host.tune`), and nobody can tell how much that is.
       root: folder that holds `proc` and `sys`.
     """
     facts = _numbers(root / "proc/meminfo")
@@ -104,7 +107,8 @@ def host_bytes(*, swap: bool = True, root: Path = ROOT) -> float | None:
         known.append(1024 * facts["MemAvailable:"])
     if not known:
         return _physical()
-    return float(max(min(known), 0) + (1024 * facts.get("SwapFree:", 0) if swap else 0))
+    held = _numbers(root / "proc/self/status").get("RssAnon:", 0) + facts.get("SwapFree:", 0)
+    return float(max(min(known), 0) + (1024 * held if reserves else 0))
 
 
 def _physical() -> float | None:

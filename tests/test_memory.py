@@ -15,7 +15,9 @@ MEMINFO = "MemTotal: 8000 kB\nMemFree: 100 kB\nMemAvailable: 5000 kB\nSwapFree: 
 
 def machine(folder, files):
     """Write the files of a pretended machine."""
-    for name, text in ({"proc/meminfo": MEMINFO} | files).items():
+    for name, text in (
+        {"proc/meminfo": MEMINFO, "proc/self/status": "RssAnon:\t 30 kB\n"} | files
+    ).items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     return folder
@@ -65,17 +67,17 @@ MACHINES = {
 def test_what_is_free_is_the_least_that_the_host_or_a_group_has_left(name, tmp_path):
     files, expected = MACHINES[name]
     root = machine(tmp_path, files)
-    assert memory.host_bytes(swap=False, root=root) == expected
-    assert memory.host_bytes(root=root) == expected + 700 * 1024
+    assert memory.host_bytes(reserves=False, root=root) == expected
+    assert memory.host_bytes(root=root) == expected + (700 + 30) * 1024
 
 
 def test_a_machine_that_says_nothing_has_what_is_built_in(tmp_path):
-    assert memory.host_bytes(root=tmp_path) >= memory.host_bytes(swap=False) > 1e8
+    assert memory.host_bytes(root=tmp_path) >= memory.host_bytes(reserves=False) > 1e8
 
 
 def test_only_what_needs_more_than_is_free_is_refused():
     memory.check("an array", 1000, "", free=1000)
-    with pytest.raises(UserError, match="1001 bytes of memory needed, 1000 bytes free"):
+    with pytest.raises(UserError, match="1001 bytes of memory needed, at most 1000 bytes free"):
         memory.check("an array", 1001, "take less", free=1000)
     with pytest.raises(UserError, match="take less"):
         memory.check("an array", 1e18, "take less")

@@ -180,7 +180,7 @@ def free_bytes(devices: int) -> float | None:
 
     CPU devices share the host's memory.
     """
-    found = memory.free_bytes(swap=False)
+    found = memory.free_bytes(reserves=False)
     if found is None:
         return None
     return SHARE * found / (devices if jax.default_backend() == "cpu" else 1)
