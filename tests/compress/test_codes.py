@@ -9,7 +9,7 @@ from jaxsnn.compress import codes, grids, rescaling
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 
-LEAF = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(3, 3, 6, 4))))
+LEAF = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 6, 4)), jnp.float32)
 MASK = jnp.asarray(np.random.default_rng(1).random(LEAF.shape) < 0.4)
 
 # Family -> widths, and how to make it: with bits, for the leaf or for each channel.

@@ -15,7 +15,7 @@ from jaxsnn.compress.projections import project, resolve
 from jaxsnn.errors import UserError
 
 FILTER = jnp.asarray([[0.1], [-0.2], [0.05], [-0.4]])  # mean magnitude 0.1875
-KERNEL = jnp.asarray(np.float32(np.random.default_rng(0).normal(size=(3, 3, 6, 4))))
+KERNEL = jnp.asarray(np.random.default_rng(0).normal(size=(3, 3, 6, 4)), jnp.float32)
 
 STATISTICS = ("mean", "max", "percentile")
 ALL_BITS = jnp.arange(1, 9)
@@ -304,7 +304,7 @@ COMBINATIONS = [
 @pytest.mark.parametrize(("quantizer", "rule_name", "optimizer"), COMBINATIONS)
 def test_latent_equals_training_through_the_quantizer(quantizer, rule_name, optimizer):
     draw = np.random.default_rng(1)
-    target, start = (jnp.asarray(np.float32(draw.normal(size=(6, 4)))) for _ in range(2))
+    target, start = (jnp.asarray(draw.normal(size=(6, 4)), jnp.float32) for _ in range(2))
     rule = rs.gradient_rule(rule_name, quantizer)
     recipe, free = {"w": quantizer}, {"w": start}
     outer = transforms.latent(optimizer, recipe, straight_through=rule)

@@ -72,9 +72,15 @@ def test_folded_networks_spike_alike(layout, options, into):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("reset", RESETS)
-@pytest.mark.parametrize("order", ORDERS)
-def test_every_neuron_may_be_divided(reset, order):
+@pytest.mark.parametrize(
+    ("order", "reset"),
+    [
+        pytest.param(order, reset, marks=[pytest.mark.slow] * ((i + j) % 2))
+        for i, order in enumerate(ORDERS)
+        for j, reset in enumerate(RESETS)
+    ],
+)
+def test_every_neuron_may_be_divided(order, reset):
     neuron = LIF(jnp.asarray([0.5, 0.75, 0.25, 1.0, 0.9]), 0.5, reset=reset, order=order)
     assert_same(network("5C3-5B3-3", neuron, readout="current"), "neuron")
 

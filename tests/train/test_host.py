@@ -32,7 +32,12 @@ def output_of(program):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-    "call, devices", [("", "1"), ("host.tune(1)", "1"), ("host.tune(); host.tune()", "2")]
+    "call, devices",
+    [
+        ("", "1"),
+        ("host.tune(); host.tune()", "2"),
+        pytest.param("host.tune(1)", "1", marks=pytest.mark.slow),
+    ],
 )
 def test_the_cpu_becomes_devices_only_if_asked(call, devices):
     program = f"import jax\nimport jaxsnn\nfrom jaxsnn.train import host\n{call}\n"
