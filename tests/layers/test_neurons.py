@@ -57,6 +57,7 @@ def test_trained_constants_are_held_in_their_range():
     assert jnp.isfinite(run_neurons(neurons, jnp.ones((3, 1, 2))).value).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "value", "inward"),
     [("decay", 1.05, 1), ("decay", -0.05, -1), ("threshold", -0.05, -1)],
