@@ -32,7 +32,7 @@ def plot_raster(
 
     Args:
       spikes: layer -> `[T, *neurons]`, non-zero where a neuron fired; of a large layer 120 evenly
-        spaced neurons are drawn, all of them firing ones if there are as many.
+        spaced neurons are drawn, of those that fired as many as there are.
       path: the PNG to write.
       image: the sample, drawn beside, as `as_image` takes it; or None.
       events: the sample, a recording, drawn above: of frames `[T, H, W, C]` up to 10 of them, side
@@ -145,13 +145,21 @@ def _draw_layer(panel: Axes, name: str, kind: str, spikes: np.ndarray, chosen: n
 
 
 def _choose(spikes: np.ndarray) -> np.ndarray:
-    """Return `[T, neurons]` with at most `MAX_RASTER` neurons, evenly spaced.
+    """Return `[T, neurons]` with at most `MAX_RASTER` neurons in their order.
 
-    Of a layer with more, those are taken that fired, if they are enough to fill the picture.
+    Of a layer with more, evenly spaced ones of those that fired are taken, and where they are too
+    few, evenly spaced silent ones with all of them.
     """
     flat = spikes.reshape(len(spikes), -1)
-    if flat.shape[1] > MAX_RASTER:
-        firing = flat[:, np.any(flat != 0, axis=0)]
-        flat = firing if firing.shape[1] >= MAX_RASTER else flat
-    size = flat.shape[1]
-    return flat[:, np.linspace(0, size - 1, min(size, MAX_RASTER)).round().astype(int)]
+    if flat.shape[1] <= MAX_RASTER:
+        return flat
+    fired = np.any(flat != 0, axis=0)
+    firing, silent = np.flatnonzero(fired), np.flatnonzero(~fired)
+    firing = _spaced(firing, MAX_RASTER)
+    return flat[:, np.sort(np.concatenate([firing, _spaced(silent, MAX_RASTER - len(firing))]))]
+
+
+def _spaced(indices: np.ndarray, most: int) -> np.ndarray:
+    """Return at most so many of the indices, evenly spaced."""
+    count = min(len(indices), most)
+    return indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]

@@ -107,6 +107,14 @@ def test_a_large_layer_is_thinned_evenly_in_a_raster():
     assert chosen[0, 0] == 0 and chosen[0, -1] == 998
 
 
+def test_neurons_that_fired_are_drawn_though_they_are_few():
+    spikes = np.zeros((3, 20, 50))
+    spikes[1, 7, 3] = spikes[2, 19, 49] = 1
+    chosen = raster._choose(spikes)
+    assert chosen.shape == (3, raster.MAX_RASTER) and chosen.sum() == 2
+    assert np.argwhere(chosen)[1].tolist() == [2, raster.MAX_RASTER - 1]  # in their order
+
+
 def test_frames_of_events_are_a_picture_in_two_colours():  # a recording of N-MNIST: [T, 34, 34, 2]
     frames = np.zeros((4, 34, 34, 2), np.uint8)
     frames[:, 3, 5, 0] = 1  # four events of one polarity, two of the other
