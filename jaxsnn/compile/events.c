@@ -1,8 +1,7 @@
-/* One sample at a time, driven by its events. */
+/* One sample at a time, driven by its events. `>>` of a negative number rounds down, as every
+   compiler in use has it. */
 
-/* keep u + ((factor u) >> right), rounded down whatever `>>` does to negative numbers */
+/* keep u + ((factor u) >> right) */
 static inline int32_t leak_one(int32_t u, int keep, int32_t factor, int right) {
-  const int32_t product = factor * u;
-  const int32_t decayed = product >= 0 ? product >> right : ~(~product >> right);
-  return keep * u + decayed;
+  return keep * u + ((factor * u) >> right);
 }

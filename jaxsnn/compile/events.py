@@ -30,20 +30,17 @@ def emit(plan: Plan) -> Engine:
     calls: list[str] = []
     rests: list[str] = []
     steady: list[str] = []  # what a constant input asks for once
-    seen = 0
     for step in plan.steps:
         source = plan.signals[step.source]
         if isinstance(step, Pool):
             lines.append(_pool(plan, step))
             (steady if source.constant else calls).append(f"one_pool{step.target}();")
             continue
-        lines.append(_weigh(plan, step, seen))
+        lines.append(_weigh(plan, step))
         name = f"one_{step.identifier}"
         (steady if source.constant else calls).append(f"{name}_gather();")
         calls.append(f"{name}_step({_arguments(step, plan)});")
         rests.append(f"{name}_rest();")
-        if step.neurons.reset is not None:
-            seen += int(np.prod(step.shape))
     frame = "sample" if plan.input.constant else f"sample + t * {plan.input.size}"
     take = f"signal0[i] = ({_type(plan.input)})clip(({frame})[i]);"
     load = f"for (int i = 0; i < {plan.input.size}; i++) {take}"
@@ -78,7 +75,7 @@ BYTES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "
 def _state(plan: Plan) -> int:
     total = sum(signal.size * BYTES[_type(signal)] for signal in plan.signals)
     for step in plan.layers:
-        size = int(np.prod(step.shape))
+        size = step.size
         total += size * (4 + BYTES[_potential_type(step)] + 4 * (step.recurrent is not None))
     return total + 4 * plan.classes * plan.voters
 
@@ -153,7 +150,7 @@ static void one_pool{step.target}(void) {{
 """
 
 
-def _weigh(plan: Plan, step: Weigh, first: int) -> str:
+def _weigh(plan: Plan, step: Weigh) -> str:
     name, neurons, source = f"one_{step.identifier}", step.neurons, plan.signals[step.source]
     rows, columns, outputs = step.shape
     size = rows * columns * outputs
@@ -171,7 +168,7 @@ def _weigh(plan: Plan, step: Weigh, first: int) -> str:
     if step.shortcut is not None:
         numbers |= {"from": step.shortcut.sources, "gain": step.shortcut.weight}
     known, varying = constants(f"{name}_each", numbers)
-    body = _neurons(plan, step, known, first)
+    body = _neurons(plan, step, known)
     tables += [text for array, text in varying.items() if array in body]
     return (
         "\n".join(tables)
@@ -234,23 +231,64 @@ def _self_state(step: Weigh, size: int) -> str:
     return f"static int32_t one_{step.identifier}_heard[{size}];\n"
 
 
-def _neurons(plan: Plan, step: Weigh, known: dict[str, str], first: int) -> str:
+def _neurons(plan: Plan, step: Weigh, known: dict[str, str]) -> str:
+    """Return the functions that take a layer's neurons through a step, and to rest."""
+    name = f"one_{step.identifier}"
+    last, fires = step is plan.steps[-1], step.neurons.reset is not None
+    counts = f"TRACE({',' if last else ''} int32_t *counts)" if fires else ""
+    arguments = ("int32_t *units " if last else "") + counts
+    body = _update(plan, step, known)
+    if any("[o]" in line for line in body) or step.shortcut is not None:
+        rows, columns, outputs = step.shape
+        loops = f"""\
+  int n = 0;
+  for (int y = 0; y < {rows}; y++)
+    for (int x = 0; x < {columns}; x++)
+      for (int o = 0; o < {outputs}; o++, n++) {{"""
+    else:  # all alike: one loop, which compilers turn into vectors
+        loops = f"  for (int n = 0; n < {step.size}; n++) {{"
+    return f"""\
+static void {name}_step({arguments}) {{
+{_hear(step, known)}{loops}
+{_indent(chr(10).join(body), 8)}
+  }}
+}}
+static void {name}_rest(void) {{ memset({name}_potential, 0, sizeof {name}_potential); }}
+"""
+
+
+def _hear(step: Weigh, known: dict[str, str]) -> str:
+    """Return how a layer hears its own last spikes."""
+    if step.recurrent is None:
+        return ""
+    name, level = f"one_{step.identifier}", known["level"].replace("[o]", "[c]")
+    return f"""\
+  memset({name}_heard, 0, sizeof {name}_heard);
+  for (int c = 0; c < {step.size}; c++)
+    if ({name}_potential[c] >= {level})
+      for (int i = (int){name}_self_start[c]; i < (int){name}_self_start[c + 1]; i++)
+        {name}_heard[{name}_self_output[i]] += {name}_self_weight[i];
+"""
+
+
+def _update(plan: Plan, step: Weigh, known: dict[str, str]) -> list[str]:
+    """Return the step of neuron `n`, without branches."""
     name, neurons = f"one_{step.identifier}", step.neurons
-    rows, columns, outputs = step.shape
-    last, reset = step is plan.steps[-1], neurons.reset
-    fires = reset is not None
-    lines = []
-    leaks = f"u = leak_one(u, {known['keep']}, {known['factor']}, {known['right']});"
-    if reset == "hard":
-        lines += [leaks, "if (before) u = 0;"]
-    elif reset == "soft":
-        lines += [f"if (before) u -= {known['theta']};", leaks]
-    elif reset == "soft_undecayed":
-        lines += [leaks, f"if (before) u -= {known['theta']};"]
-    else:
-        lines.append(leaks)
-    drive = f"(uint32_t){name}_current[n] * (uint32_t){known['scale']} + (uint32_t){known['bias']}"
-    lines.append(f"uint32_t sum = (uint32_t)u + {drive};")
+    leak = f"u = leak_one(u, {known['keep']}, {known['factor']}, {known['right']});"
+    reset = {
+        None: [leak],
+        "hard": [leak, "u &= before - 1;"],
+        "soft": [f"u -= before * {known['theta']};", leak],
+        "soft_undecayed": [leak, f"u -= before * {known['theta']};"],
+    }[neurons.reset]
+    lines = [f"int32_t u = {name}_potential[n];"]
+    if neurons.reset is not None:
+        lines.append(f"const int32_t before = u >= {known['level']};")
+    scale, bias = (f"(uint32_t){known[what]}" for what in ("scale", "bias"))
+    lines += [
+        *reset,
+        f"uint32_t sum = (uint32_t)u + (uint32_t){name}_current[n] * {scale} + {bias};",
+    ]
     if step.shortcut is not None:
         added = step.shortcut
         signal = plan.signals[added.signal]
@@ -260,41 +298,17 @@ def _neurons(plan: Plan, step: Weigh, known: dict[str, str], first: int) -> str:
     if step.recurrent is not None:
         lines.append(f"sum += (uint32_t){name}_heard[n];")
     lines += ["u = (int32_t)sum;", f"{name}_potential[n] = ({_potential_type(step)})u;"]
-    if fires:
-        lines.append(
-            f"const int fired = {'before' if neurons.fires_first else 'u >= ' + known['level']};"
-        )
-        lines.append(f"TRACE(counts[{first} + n] += fired;)")
-        lines.append(f"signal{step.target}[n] = (uint8_t)fired;")
-        if last:
-            lines.append("units[n] += fired;")
-    else:
-        lines.append("units[n] += u;")
-    heard = ""
-    if step.recurrent is not None:
-        heard = f"""\
-  memset({name}_heard, 0, sizeof {name}_heard);
-  for (int c = 0; c < {outputs}; c++)
-    if ({name}_potential[c] >= {known["level"].replace("[o]", "[c]")})
-      for (int i = (int){name}_self_start[c]; i < (int){name}_self_start[c + 1]; i++)
-        {name}_heard[{name}_self_output[i]] += {name}_self_weight[i];
-"""
-    counts = f"TRACE({',' if last else ''} int32_t *counts)" if fires else ""
-    arguments = ("int32_t *units " if last else "") + counts
-    before = f"        const int before = u >= {known['level']};\n" if fires else ""
-    body = _indent("\n".join(lines), 8)
-    return f"""\
-static void {name}_step({arguments}) {{
-{heard}  int n = 0;
-  for (int y = 0; y < {rows}; y++)
-    for (int x = 0; x < {columns}; x++)
-      for (int o = 0; o < {outputs}; o++, n++) {{
-        int32_t u = {name}_potential[n];
-{before}{body}
-      }}
-}}
-static void {name}_rest(void) {{ memset({name}_potential, 0, sizeof {name}_potential); }}
-"""
+    last = step is plan.steps[-1]
+    if neurons.reset is None:
+        return [*lines, "units[n] += u;"]
+    fired = "before" if neurons.fires_first else f"u >= {known['level']}"
+    return [
+        *lines,
+        f"const int32_t fired = {fired};",
+        f"TRACE(counts[{plan.first_count(step)} + n] += fired;)",
+        f"signal{step.target}[n] = (uint8_t)fired;",
+        *(["units[n] += fired;"] if last else []),
+    ]
 
 
 def _indent(text: str, by: int) -> str:

@@ -95,6 +95,17 @@ static inline void add_number(V *u, int bits, int64_t number, V where) {
   }
 }
 
+/* u += number, or `other` in the lanes that are set */
+static inline void add_either(V *u, int bits, int64_t number, int64_t other, V where) {
+  V carry = NONE;
+  for (int i = 0; i < bits; i++) {
+    const V b = pick(bit_of(number, i)) ^ (pick(bit_of(number ^ other, i)) & where);
+    const V sum = SUM(u[i], b, carry);
+    carry = CARRY(u[i], b, carry);
+    u[i] = sum;
+  }
+}
+
 /* u >= level, both signed */
 static inline V reaches(const V *u, int bits, int64_t level) {
   V borrow = NONE;

@@ -5,13 +5,13 @@ of two, and a spike is counted at each of them. Potentials are planes, too, exac
 proof of the integer network asks for, so every operation acts on all samples of a word.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from jaxsnn.compile.digits import Gather, constants, gather, narrowest_type, table
-from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
+from jaxsnn.compile.lane_loops import LayerCode
+from jaxsnn.compile.plan import Plan, Pool, Weigh
 
 __all__ = ["Lanes", "emit"]
 
@@ -52,18 +52,6 @@ def emit(plan: Plan) -> Lanes:
     return Lanes(offset_type, run_type, "\n".join(functions), "\n".join(calls), arena)
 
 
-def memory_of(signal: Wire, plan: Plan) -> int:
-    """Return the words of a signal at all steps of time."""
-    steps = 1 if signal.constant else plan.timesteps
-    return math.prod(signal.padded) * signal.shape[2] * signal.planes * steps
-
-
-def stride_of(signal: Wire) -> int:
-    """Return the words from a step of time to the next; 0 if all are the same."""
-    words = math.prod(signal.padded) * signal.shape[2] * signal.planes
-    return 0 if signal.constant else words
-
-
 def _place(plan: Plan) -> tuple[list[int], int]:
     """Return where each signal lies: memory is used again when its last reader is done."""
     last = dict.fromkeys(range(len(plan.signals)), 0)
@@ -73,9 +61,9 @@ def _place(plan: Plan) -> tuple[list[int], int]:
             last[step.shortcut.signal] = time
     places: list[int] = []
     for index, signal in enumerate(plan.signals):
-        size = memory_of(signal, plan)
+        size = signal.words(plan.timesteps)
         taken = sorted(
-            (places[i], places[i] + memory_of(plan.signals[i], plan))
+            (places[i], places[i] + plan.signals[i].words(plan.timesteps))
             for i in range(index)
             if last[i] >= index
         )
@@ -85,7 +73,7 @@ def _place(plan: Plan) -> tuple[list[int], int]:
                 break
             start = max(start, end)
         places.append(start)
-    ends = [p + memory_of(s, plan) for p, s in zip(places, plan.signals, strict=True)]
+    ends = [p + s.words(plan.timesteps) for p, s in zip(places, plan.signals, strict=True)]
     return places, max(ends)
 
 
@@ -136,14 +124,14 @@ def _pool(name: str, plan: Plan, step: Pool) -> str:
     return f"""\
 /* {step.kind} over windows of {step.size} x {step.size}: {rows} x {columns} x {channels} */
 static void {name}(const V *in, V *out) {{
-  clear(out, {memory_of(target, plan)}, {target.planes}, {-target.low});
+  clear(out, {target.words(plan.timesteps)}, {target.planes}, {-target.low});
   for (int t = 0; t < {time}; t++)
     for (int y = 0; y < {rows}; y++)
       for (int x = 0; x < {columns}; x++)
         for (int c = 0; c < {channels}; c++) {{
-          const V *from = in + t * {stride_of(source)} + y * {step.size * row}
+          const V *from = in + t * {source.stride} + y * {step.size * row}
             + x * {step.size * cell} + c * {planes};
-          V *to = out + t * {stride_of(target)} + {shift} + y * {out_row}
+          V *to = out + t * {target.stride} + {shift} + y * {out_row}
             + (x * {channels} + c) * {target.planes};
 {body}
         }}
@@ -175,7 +163,7 @@ def _weigh(plan: Plan, step: Weigh, gathers: tuple[Gather, Gather | None]) -> st
         "right": neurons.right,
     }
     known, varying = constants(f"{name}_each", numbers)
-    body = _steps(plan, step, main, extra, known)
+    body = LayerCode(plan, step, main, extra, known).body()
     tables += [text for array, text in varying.items() if array in body]
     rows, columns, _ = step.shape
     added = ", const V *more" if step.shortcut is not None else ""
@@ -190,192 +178,3 @@ static void {name}(const V *in{added}, V *out, int samples, int32_t *scores{coun
 }}
 """
     )
-
-
-def _steps(
-    plan: Plan, step: Weigh, main: Gather, extra: Gather | None, known: dict[str, str]
-) -> str:
-    """Return the loops of a layer: positions, outputs, and time inside, so potentials stay near."""
-    name, neurons = f"many_{step.identifier}", step.neurons
-    source, target = plan.signals[step.source], plan.signals[step.target]
-    rows, columns, outputs = step.shape
-    last, bits, recurrent = step is plan.steps[-1], neurons.bits, step.recurrent is not None
-    row = source.padded[1] * source.shape[2] * source.planes
-    cell = source.shape[2] * source.planes
-    out_row = (columns + sum(target.border)) * outputs
-    begin = target.border[0] * (out_row + outputs)
-    unit = f"(y * {columns} + x) * {outputs} + o"
-    total = min(64, bits + plan.timesteps.bit_length()) if neurons.reset is None else 32
-    lines = []
-    if not last:
-        lines.append(f"  clear(out, {memory_of(target, plan)}, 1, 0);")
-    lines += [
-        f"  for (int y = 0; y < {rows}; y++)",
-        f"    for (int x = 0; x < {columns}; x++) {{",
-        f"      const V *window = in + y * {step.stride * row} + x * {step.stride * cell};",
-    ]
-    if step.shortcut is not None:
-        signal, apart = plan.signals[step.shortcut.signal], step.shortcut.stride
-        across = signal.shape[2] * signal.planes
-        down = signal.padded[1] * across
-        skip = signal.border[0] * (down + across)
-        lines.append(
-            f"      const V *beside = more + {skip} + y * {apart * down} + x * {apart * across};"
-        )
-    lines += [
-        *(
-            [f"      V *cell = out + {begin} + y * {out_row} + x * {outputs};"]
-            if not last or recurrent
-            else []
-        ),
-        f"      const RUN *run = {name}_runs;",
-        f"      const OFFSET *bit = {name}_bits;",
-    ]
-    if extra is not None:
-        lines += [
-            f"      const RUN *more_run = {name}_more_runs;",
-            f"      const OFFSET *more_bit = {name}_more_bits;",
-        ]
-    at_rest = f"pick(0 >= {known['level']})"
-    clear_u = f"for (int i = 0; i < {bits}; i++) u[i] = NONE;"
-    if recurrent:
-        lines += [
-            f"      static THREAD_LOCAL V state[{outputs}][{bits}], at_rest[{outputs}];",
-            *([f"      static THREAD_LOCAL V totals[{outputs}][{total}];"] if last else []),
-            f"      for (int o = 0; o < {outputs}; o++) {{",
-            "        V *u = state[o];",
-            f"        {clear_u}",
-            f"        at_rest[o] = {at_rest};",
-            *([f"        for (int i = 0; i < {total}; i++) totals[o][i] = NONE;"] if last else []),
-            "      }",
-            f"      for (int t = 0; t < {plan.timesteps}; t++) {{",
-            f"        const V *beside = t ? cell + (t - 1) * {stride_of(target)} : at_rest;",
-            f"        run = {name}_runs, bit = {name}_bits;",
-            f"        more_run = {name}_more_runs, more_bit = {name}_more_bits;",
-            f"        for (int o = 0; o < {outputs}; o++) {{",
-            "          V *u = state[o];",
-            *(["          V *sum = totals[o];"] if last else []),
-            "          V before = beside[o];",
-        ]
-    else:
-        lines += [
-            f"      for (int o = 0; o < {outputs}; o++) {{",
-            f"        V u[{bits}];",
-            f"        {clear_u}",
-            f"        V before = {'NONE' if neurons.reset is None else at_rest};",
-            *(
-                [
-                    f"        V sum[{total}];",
-                    f"        for (int i = 0; i < {total}; i++) sum[i] = NONE;",
-                ]
-                if last
-                else []
-            ),
-        ]
-        if source.constant:
-            lines += [
-                f"        V a[{main.planes}];",
-                f"        for (int i = 0; i < {main.planes}; i++) a[i] = NONE;",
-                f"        collect(a, {main.planes}, window, run, bit);",
-            ]
-        lines.append(f"        for (int t = 0; t < {plan.timesteps}; t++) {{")
-    lines += _step(plan, step, main, extra, known, last=last)
-    lines.append("        }")
-    advance = ["        bit = past_bits(run, bit);", "        run = past_runs(run);"]
-    if extra is not None:
-        advance += [
-            "        more_bit = past_bits(more_run, more_bit);",
-            "        more_run = past_runs(more_run);",
-        ]
-    if recurrent:
-        lines[-1:] = [*("  " + line for line in advance), "        }", "      }"]
-        if last:
-            lines += [
-                f"      for (int o = 0; o < {outputs}; o++)",
-                f"        to_integers(totals[o], {total}, scores + {unit}, samples, UNITS);",
-            ]
-    else:
-        lines += advance
-        if last:
-            lines.append(f"        to_integers(sum, {total}, scores + {unit}, samples, UNITS);")
-        lines.append("      }")
-    lines.append("    }")
-    unused = "out" if last and not recurrent else "scores, (void)samples"
-    return "\n".join([*([] if last and recurrent else [f"  (void){unused};"]), *lines])
-
-
-def _step(
-    plan: Plan,
-    step: Weigh,
-    main: Gather,
-    extra: Gather | None,
-    known: dict[str, str],
-    *,
-    last: bool,
-) -> list[str]:
-    """Return one step of time of one neuron: rest, current, fire."""
-    neurons, source, target = step.neurons, plan.signals[step.source], plan.signals[step.target]
-    bits, reset = neurons.bits, neurons.reset
-    lines = ["(void)before;"]
-    if not (source.constant and step.recurrent is None):
-        lines += [
-            f"V a[{main.planes}];",
-            f"for (int i = 0; i < {main.planes}; i++) a[i] = NONE;",
-            f"collect(a, {main.planes}, window + t * {stride_of(source)}, run, bit);",
-        ]
-    more = max(1, int(np.abs(neurons.factor).max()).bit_length())
-    leaks = f"leak(u, {bits}, {more}, {known['keep']}, {known['factor']}, {known['right']});"
-    taken = f"add_number(u, {bits}, -{known['theta']}, before);"
-    forgets = not (neurons.keep.any() or neurons.factor.any())
-    if forgets and reset in (None, "hard", "soft"):
-        lines.append(f"for (int i = 0; i < {bits}; i++) u[i] = NONE;")
-    elif reset == "hard":
-        lines += [f"for (int i = 0; i < {bits}; i++) u[i] &= ~before;", leaks]
-    elif reset == "soft":
-        lines += [taken, leaks]
-    elif reset == "soft_undecayed":
-        lines += [leaks, taken]
-    else:
-        lines.append(leaks)
-    lines += [
-        f"add(u, {bits}, a, {main.planes}, {known['shift']});",
-        f"add_number(u, {bits}, {known['constant']}, ALL);",
-    ]
-    if extra is not None:
-        apart = 0 if step.shortcut is None else stride_of(plan.signals[step.shortcut.signal])
-        lines += [
-            f"V b[{extra.planes}];",
-            f"for (int i = 0; i < {extra.planes}; i++) b[i] = NONE;",
-            f"collect(b, {extra.planes}, beside + t * {apart}, more_run, more_bit);",
-            f"add(u, {bits}, b, {extra.planes}, 0);",
-        ]
-    if reset is None:
-        lines += [f"add_signed(sum, {_total_bits(plan, step)}, u, {bits});"]
-    else:
-        lines += [
-            f"const V after = reaches(u, {bits}, {known['level']});",
-            f"const V fired = {'before' if neurons.fires_first else 'after'};",
-        ]
-        if step.recurrent is None:
-            lines.append("before = after;")
-        if last:
-            lines.append("carry_on(sum, 32, fired);")
-        if not last or step.recurrent is not None:
-            lines.append(f"cell[t * {stride_of(target)} + o] = fired;")
-        first = sum(
-            other.shape[0] * other.shape[1] * other.shape[2] for other in _before(plan, step)
-        )
-        _, columns, outputs = step.shape
-        unit = f"{first} + (y * {columns} + x) * {outputs} + o"
-        lines.append(f"TRACE(tally(fired, counts + {unit}, samples, COUNTS);)")
-    return ["          " + line for line in lines]
-
-
-def _total_bits(plan: Plan, step: Weigh) -> int:
-    return min(64, step.neurons.bits + plan.timesteps.bit_length())
-
-
-def _before(plan: Plan, step: Weigh) -> list[Weigh]:
-    """Return the layers whose counts come before a layer's."""
-    counted = list(plan.counted)
-    return counted[: [other is step for other in counted].index(True)]

@@ -44,6 +44,16 @@ class Wire:
         return math.prod(self.shape)
 
     @property
+    def stride(self) -> int:
+        """Return the words of planes from a step of time to the next; 0 if all are the same."""
+        return 0 if self.constant else math.prod(self.padded) * self.shape[2] * self.planes
+
+    def words(self, timesteps: int) -> int:
+        """Return the words of planes of all steps, borders with them."""
+        steps = 1 if self.constant else timesteps
+        return math.prod(self.padded) * self.shape[2] * self.planes * steps
+
+    @property
     def padded(self) -> tuple[int, int]:
         """Return rows and columns with the border."""
         around = sum(self.border)
@@ -91,6 +101,11 @@ class Weigh:
     neurons: Constants
 
     @property
+    def size(self) -> int:
+        """Return the number of its neurons."""
+        return math.prod(self.shape)
+
+    @property
     def identifier(self) -> str:
         """Return the layer's name as C takes it."""
         return "".join(c if c.isalnum() and c.isascii() else "_" for c in self.name)
@@ -131,6 +146,15 @@ class Plan:
     def counted(self) -> tuple[Weigh, ...]:
         """The steps that spike."""
         return tuple(step for step in self.layers if step.neurons.reset is not None)
+
+    def first_count(self, layer: Weigh) -> int:
+        """Return how many neurons of spiking layers come before those of a layer."""
+        sizes = []
+        for other in self.counted:
+            if other is layer:
+                break
+            sizes.append(other.size)
+        return sum(sizes)
 
 
 def make_plan(network: IntegerNetwork, shape: tuple[int, ...], *, constant: bool) -> Plan:

@@ -81,7 +81,7 @@ def sample_size(plan: Plan) -> int:
 
 def counts_size(plan: Plan) -> int:
     """Return the number of neurons that spike."""
-    return sum(a * b * c for a, b, c in (layer.shape for layer in plan.counted))
+    return sum(layer.size for layer in plan.counted)
 
 
 def _prototypes(plan: Plan, name: str, target: str) -> str:
@@ -169,7 +169,7 @@ def _load(plan: Plan) -> str:
     return f"""\
 /* {time} steps of {rows} x {columns} x {channels} values, each as {planes} planes */
 static void load(const SAMPLE *sample, int samples, V *out) {{
-  clear(out, {lanes.memory_of(source, plan)}, {planes}, {-low});
+  clear(out, {source.words(plan.timesteps)}, {planes}, {-low});
   for (int t = 0; t < {time}; t++)
     for (int y = 0; y < {rows}; y++)
       for (int i = 0; i < {columns * channels}; i++) {{
@@ -177,7 +177,7 @@ static void load(const SAMPLE *sample, int samples, V *out) {{
         uint64_t words[{planes}][WORDS];
         memset(words, 0, sizeof words);
         for (int s = 0; s < samples; s += 8) transpose(from, s, samples - s, words);
-        V *to = out + t * {lanes.stride_of(source)} + {begin} + y * {out_row} + i * {planes};
+        V *to = out + t * {source.stride} + {begin} + y * {out_row} + i * {planes};
         for (int p = 0; p < {planes}; p++) memcpy(to + p, words[p], sizeof(V));
       }}
 }}

@@ -137,7 +137,7 @@ def test_unfit_options_are_refused(integers, options, message):
 
 
 def test_rounding_must_be_allowed(net):
-    with pytest.raises(UserError, match=r"not its own numbers \(conv1: weights by 0.0.*dense1"):
+    with pytest.raises(UserError, match=r"not its own numbers \(conv1: .*weights by 0.0.*dense1"):
         compiling.to_c(net, INPUTS)
     assert compiling.to_c(net, INPUTS, allow_rounding=True).name == "network"
 

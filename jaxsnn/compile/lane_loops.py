@@ -1,0 +1,228 @@
+"""The loops of a layer with weights, for many samples at once (`lanes.c`).
+
+Time is the innermost loop, so that a neuron's potential stays at hand and no potential is stored;
+only a layer that hears itself takes all its neurons through a step before the next one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxsnn.compile.digits import Gather
+from jaxsnn.compile.plan import Plan, Weigh, Wire
+
+__all__ = ["LayerCode"]
+
+
+@dataclass(frozen=True)
+class LayerCode:
+    """A layer, the lists of its bits, and how C reads its constants."""
+
+    plan: Plan
+    step: Weigh
+    main: Gather  # of the kernel
+    extra: Gather | None  # of the recurrent weights, or of a shortcut
+    known: dict[str, str]
+
+    @property
+    def name(self) -> str:
+        return f"many_{self.step.identifier}"
+
+    @property
+    def source(self) -> Wire:
+        return self.plan.signals[self.step.source]
+
+    @property
+    def target(self) -> Wire:
+        return self.plan.signals[self.step.target]
+
+    @property
+    def last(self) -> bool:
+        """Whether its outputs are the scores."""
+        return self.step is self.plan.steps[-1]
+
+    @property
+    def hears_itself(self) -> bool:
+        return self.step.recurrent is not None
+
+    @property
+    def total(self) -> int:
+        """The bits of an output's sum over time."""
+        bits, steps = self.step.neurons.bits, self.plan.timesteps.bit_length()
+        return 32 if self.step.neurons.reset is not None else min(64, bits + steps)
+
+    @property
+    def unit(self) -> str:
+        """The place of a neuron among those of its layer."""
+        _, columns, outputs = self.step.shape
+        return f"(y * {columns} + x) * {outputs} + o"
+
+    def body(self) -> str:
+        """Return the body of the layer's function."""
+        rows, columns, _ = self.step.shape
+        inner = self._time_outside() if self.hears_itself else self._time_inside()
+        lines = (
+            [] if self.last else [f"clear(out, {self.target.words(self.plan.timesteps)}, 1, 0);"]
+        )
+        lines += [
+            f"for (int y = 0; y < {rows}; y++)",
+            f"  for (int x = 0; x < {columns}; x++) {{",
+            *_in(2, [*self._pointers(), *inner]),
+            "  }",
+        ]
+        if not self.last:
+            lines.insert(0, "(void)scores, (void)samples;")
+        elif not self.hears_itself:
+            lines.insert(0, "(void)out;")
+        return "\n".join(_in(1, lines))
+
+    def _pointers(self) -> list[str]:
+        """Return where a position reads and writes."""
+        step, source = self.step, self.source
+        cell = source.shape[2] * source.planes
+        row = source.padded[1] * cell
+        lines = [f"const V *window = in + y * {step.stride * row} + x * {step.stride * cell};"]
+        if step.shortcut is not None:
+            signal, apart = self.plan.signals[step.shortcut.signal], step.shortcut.stride
+            across = signal.shape[2] * signal.planes
+            down = signal.padded[1] * across
+            place = f"{signal.border[0] * (down + across)} + y * {apart * down}"
+            lines.append(f"const V *beside = more + {place} + x * {apart * across};")
+        if not self.last or self.hears_itself:
+            _, columns, outputs = step.shape
+            out_row = (columns + sum(self.target.border)) * outputs
+            begin = self.target.border[0] * (out_row + outputs)
+            lines.append(f"V *cell = out + {begin} + y * {out_row} + x * {outputs};")
+        lines += [f"const RUN *run = {self.name}_runs;", f"const OFFSET *bit = {self.name}_bits;"]
+        if self.extra is not None:
+            lines += [
+                f"const RUN *more_run = {self.name}_more_runs;",
+                f"const OFFSET *more_bit = {self.name}_more_bits;",
+            ]
+        return lines
+
+    def _time_inside(self) -> list[str]:
+        neurons, outputs = self.step.neurons, self.step.shape[2]
+        before = "NONE" if neurons.reset is None else f"pick(0 >= {self.known['level']})"
+        lines = [f"V u[{neurons.bits}], before = {before};", _zero("u", neurons.bits)]
+        if self.last:
+            lines += [f"V sum[{self.total}];", _zero("sum", self.total)]
+        if self.source.constant:
+            lines += self._collect("window")
+        lines += [
+            f"for (int t = 0; t < {self.plan.timesteps}; t++) {{",
+            *_in(1, self._step()),
+            "}",
+            *self._advance(),
+        ]
+        if self.last:
+            lines.append(f"to_integers(sum, {self.total}, scores + {self.unit}, samples, UNITS);")
+        return [f"for (int o = 0; o < {outputs}; o++) {{", *_in(1, lines), "}"]
+
+    def _time_outside(self) -> list[str]:
+        bits, outputs, name = self.step.neurons.bits, self.step.shape[2], self.name
+        lines = [f"static THREAD_LOCAL V state[{outputs}][{bits}], at_rest[{outputs}];"]
+        begin = [_zero("state[o]", bits), f"at_rest[o] = pick(0 >= {self.known['level']});"]
+        now = ["V *u = state[o];", "const V before = beside[o];"]
+        if self.last:
+            lines.append(f"static THREAD_LOCAL V totals[{outputs}][{self.total}];")
+            begin.append(_zero("totals[o]", self.total))
+            now.append("V *sum = totals[o];")
+        loop = f"for (int o = 0; o < {outputs}; o++) {{"
+        lines += [
+            loop,
+            *_in(1, begin),
+            "}",
+            f"for (int t = 0; t < {self.plan.timesteps}; t++) {{",
+            f"  const V *beside = t ? cell + (t - 1) * {self.target.stride} : at_rest;",
+            f"  run = {name}_runs, bit = {name}_bits;",
+            f"  more_run = {name}_more_runs, more_bit = {name}_more_bits;",
+            f"  {loop}",
+            *_in(2, [*now, *self._step(), *self._advance()]),
+            "  }",
+            "}",
+        ]
+        if self.last:
+            place = f"scores + {self.unit}"
+            lines += [
+                f"for (int o = 0; o < {outputs}; o++)",
+                f"  to_integers(totals[o], {self.total}, {place}, samples, UNITS);",
+            ]
+        return lines
+
+    def _advance(self) -> list[str]:
+        """Return how the lists go on to the next output."""
+        lines = ["bit = past_bits(run, bit);", "run = past_runs(run);"]
+        if self.extra is not None:
+            lines += [
+                "more_bit = past_bits(more_run, more_bit);",
+                "more_run = past_runs(more_run);",
+            ]
+        return lines
+
+    def _collect(self, base: str) -> list[str]:
+        """Return how the weighted input is counted into `a`."""
+        planes = self.main.planes
+        return [f"V a[{planes}];", _zero("a", planes), f"collect(a, {planes}, {base}, run, bit);"]
+
+    def _step(self) -> list[str]:
+        """Return one step of time of one neuron: rest, current, fire."""
+        bits = self.step.neurons.bits
+        lines = []
+        if self.hears_itself or not self.source.constant:
+            lines += self._collect(f"window + t * {self.source.stride}")
+        lines += [*self._rest(), f"add(u, {bits}, a, {self.main.planes}, {self.known['shift']});"]
+        if self.extra is not None:
+            planes, added = self.extra.planes, self.step.shortcut
+            apart = 0 if added is None else self.plan.signals[added.signal].stride
+            lines += [
+                f"V b[{planes}];",
+                _zero("b", planes),
+                f"collect(b, {planes}, beside + t * {apart}, more_run, more_bit);",
+                f"add(u, {bits}, b, {planes}, 0);",
+            ]
+        return [*lines, *self._fire()]
+
+    def _rest(self) -> list[str]:
+        """Return what reset and decay leave of a potential, and its constant."""
+        neurons, known = self.step.neurons, self.known
+        bits, reset = neurons.bits, neurons.reset
+        more = max(1, int(np.abs(neurons.factor).max()).bit_length())
+        leak = f"leak(u, {bits}, {more}, {known['keep']}, {known['factor']}, {known['right']});"
+        constant = f"add_number(u, {bits}, {known['constant']}, ALL);"
+        forgets = not (neurons.keep.any() or neurons.factor.any())
+        if forgets and reset in (None, "hard", "soft"):
+            return ["(void)before;", _zero("u", bits), constant]
+        if reset is None:
+            return ["(void)before;", leak, constant]
+        if reset == "hard":
+            return [f"for (int i = 0; i < {bits}; i++) u[i] &= ~before;", leak, constant]
+        if reset == "soft":
+            return [f"add_number(u, {bits}, -{known['theta']}, before);", leak, constant]
+        less = f"{known['constant']} - {known['theta']}"
+        return [leak, f"add_either(u, {bits}, {known['constant']}, {less}, before);"]
+
+    def _fire(self) -> list[str]:
+        """Return how a neuron fires, or a read-out is summed up."""
+        neurons = self.step.neurons
+        bits = neurons.bits
+        if neurons.reset is None:
+            return [f"add_signed(sum, {self.total}, u, {bits});"]
+        fired = "before" if neurons.fires_first else "after"
+        lines = [f"const V after = reaches(u, {bits}, {self.known['level']}), fired = {fired};"]
+        if not self.hears_itself:
+            lines.append("before = after;")
+        if self.last:
+            lines.append(f"carry_on(sum, {self.total}, fired);")
+        if not self.last or self.hears_itself:
+            lines.append(f"cell[t * {self.target.stride} + o] = fired;")
+        counter = f"counts + {self.plan.first_count(self.step)} + {self.unit}"
+        return [*lines, f"TRACE(tally(fired, {counter}, samples, COUNTS);)"]
+
+
+def _zero(array: str, planes: int) -> str:
+    return f"for (int i = 0; i < {planes}; i++) {array}[i] = NONE;"
+
+
+def _in(depth: int, lines: list[str]) -> list[str]:
+    return ["  " * depth + line for line in lines]
