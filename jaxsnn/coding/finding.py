@@ -9,8 +9,8 @@ Only the distinct magnitudes of a column matter, a few hundred numbers at most. 
 255` they are divided by the largest one over `K`; the first `K` that makes all of them whole gives
 the coarsest grid. Powers of two reach further: there all mantissas are equal.
 
-It costs one sort of each column: 14.7 million weights take about 2 seconds (numpy, one core of a
-laptop), and floats on no grid, which a part of them gives away, a few hundredths.
+It costs one sort of each column: 14.2 million weights of 4 or 8 bits take 2.5 seconds of one core,
+and as many floats on no grid, which a part of them gives away, 0.06 seconds.
 
 Letters in shapes: `m` weights of a column, `O` columns, `d` distinct magnitudes.
 """

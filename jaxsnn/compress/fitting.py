@@ -40,6 +40,7 @@ SMALL = 64  # weights of a leaf that gets the most scales
 FEWEST, MOST = 16, 2048  # scales that the search starts with
 WORK = 2**16  # errors of one weight that it computes for them on leaves between
 ROUNDS, AROUND = 3, 8  # of looking closer, and scales in each
+EQUAL = 1e-4  # relative; of errors that differ less the first is taken
 
 
 def best_scale(leaf: Array, levels: Array, axes: Axes = None) -> Array:
@@ -86,7 +87,9 @@ def search(magnitude: Array, counted: Array, nearest: Nearest, top: Array, axes:
     def least(alphas: Array) -> tuple[Array, Array]:
         """Return which of the scales `[n, *S]` has the least error, of equal ones the first."""
         errors = jax.lax.map(error, alphas, batch_size=min(together, len(alphas)))
-        best = jnp.argmax(errors <= jnp.min(errors, 0, keepdims=True) + rounding[None], 0)
+        # Octaves of powers of two are as good as each other: do not let rounding choose.
+        limit = (1 + EQUAL) * jnp.min(errors, 0) + rounding
+        best = jnp.argmax(errors <= limit[None], 0)
         alpha, found = (jnp.take_along_axis(x, best[None], 0)[0] for x in (alphas, errors))
         return alpha, found
 
