@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn import foreign
+from jaxsnn import fields, foreign
 from jaxsnn.data import events
 from jaxsnn.data.base import check_labels
 from jaxsnn.data.entries import files_in
@@ -28,6 +28,7 @@ __all__: list[str] = []  # nothing here is promised to users
 LISTS = ("trials_to_train.txt", "trials_to_test.txt")
 FOLDER = "DvsGesture"
 WHAT = "a recording of DVS-Gesture in AEDAT 3.1"
+LONGEST = 200  # characters of the name of a recording
 LARGEST = 1 << 29  # bytes of one recording
 _PACKET = struct.Struct("<hhiiiiii")  # type, source, size of an event, offset of its time,
 # overflow of time, capacity in events, events, of these valid
@@ -70,6 +71,11 @@ def read_trials(folder: Path, source: EventSet, framing: Framing, hint: str) -> 
     for part in LISTS:
         found: list[Trial] = []
         for name in _text(folder / part, hint).split():
+            if Path(name).name != name or len(name) > LONGEST or not name.isprintable():
+                raise UserError(
+                    f"{folder / part}: damaged: {fields.shown(name)} found, names of files in its "
+                    "folder expected"
+                )
             path = folder / name
             if not path.is_file():
                 raise UserError(f"{path}: no such file; {hint}")

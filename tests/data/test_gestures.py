@@ -179,6 +179,10 @@ def test_what_is_missing_or_damaged_is_named(tmp_path):
     assert f"{labels}: no such file; get DvsGesture.tar.gz" in told("dvs_gesture", tmp_path)
     (folder / "user24_led.aedat").unlink()
     assert "user24_led.aedat: no such file" in told("dvs_gesture", tmp_path)
+    for name in ("../user24_led.aedat", "/etc/hostname", "x" * 300, "user\x07.aedat"):
+        (folder / gestures.LISTS[1]).write_text(f"{name}\n")
+        message = told("dvs_gesture", tmp_path)
+        assert "trials_to_test.txt: damaged: '" in message and "names of files in its" in message
     (folder / gestures.LISTS[1]).unlink()
     assert "trials_to_test.txt: no such file" in told("dvs_gesture", tmp_path)
 
