@@ -1,7 +1,7 @@
 """What leaves the workshop: smaller networks, networks without norms, files for other programs."""
 
 from jaxsnn.export.fold import fold_norms
-from jaxsnn.export.integer import run_integer, to_integer
+from jaxsnn.export.integer import run_integer, save_integer, to_integer
 from jaxsnn.export.model import Model
 from jaxsnn.export.nir import from_nir, to_nir
 from jaxsnn.export.npz import save_npz
@@ -17,6 +17,7 @@ __all__ = [
     "load_stablehlo",
     "run_integer",
     "save",
+    "save_integer",
     "save_npz",
     "save_stablehlo",
     "shrink",

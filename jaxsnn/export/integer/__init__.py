@@ -10,6 +10,7 @@ from jaxsnn.export.integer.inputs import (
     split_before,
 )
 from jaxsnn.export.integer.network import IntegerNetwork, IntegerOutput, run_integer
+from jaxsnn.export.integer.saving import save_integer
 from jaxsnn.export.integer.verdict import LayerVerdict
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PixelTable",
     "pixel_table",
     "run_integer",
+    "save_integer",
     "split_before",
     "to_integer",
 ]
