@@ -22,6 +22,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxsnn.arrays import Array, Number, safe_divide
 
@@ -74,7 +75,7 @@ def search(magnitude: Array, counted: Array, nearest: Nearest, top: Array, axes:
     size = magnitude.size // max(high.size, 1)
     count = MOST if size <= SMALL else max(WORK // size, FEWEST)
     together = max(1, WORK // max(magnitude.size, 1))
-    rounding = (10 * jnp.finfo(magnitude.dtype).eps) ** 2 * _sum(magnitude**2, axes)
+    rounding = (10 * float(np.finfo(magnitude.dtype).eps)) ** 2 * _sum(magnitude**2, axes)
 
     def error(alpha: Array) -> Array:
         levels = nearest(magnitude * safe_divide(1.0, alpha), top).astype(magnitude.dtype)
