@@ -148,6 +148,8 @@ class Run:
         trained, measured = result.networks[name], result.report.rows[i]
         stem = _stem(f"{name} {measured.seed}" if several else name)
         metadata = {"name": name, "dataset": self.options["dataset"]}
+        if frames_by := self.options.get("frames_by"):
+            metadata["frames_by"] = frames_by
         if measured.accuracy is not None:
             metadata["accuracy"] = f"{measured.accuracy:.6f}"
         file_bytes = export.save(

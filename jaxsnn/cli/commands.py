@@ -234,7 +234,12 @@ def _with_inputs(file: Path) -> Model:
 def _data_for(model: Model, file: Path, dataset: str, data_dir: str | None) -> data.Dataset:
     """Load a data set and refuse it if it is not one for the network."""
     inputs = _with_inputs(file).known_inputs()
-    options = data.event_options(dataset, timesteps=inputs.timesteps, size=inputs.shape[:2])
+    options = data.event_options(
+        dataset,
+        timesteps=inputs.timesteps,
+        size=inputs.shape[:2],
+        frames_by=model.metadata.get("frames_by"),
+    )
     found = data.load(dataset, data_dir, **options)
     shape = found.test.images.shape[1:]
     if (inputs.sample_shape, model.classes) != (shape, found.num_classes):

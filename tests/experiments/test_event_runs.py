@@ -7,6 +7,9 @@ import h5py
 import numpy as np
 import pytest
 
+from jaxsnn import export
+from jaxsnn.cli.commands import _data_for
+
 pytestmark = pytest.mark.run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -44,7 +47,10 @@ def shd(root):
 
 
 SETS = {
-    "nmnist": (nmnist, ["--augment", "event-shift", "--network", "4C3-AP2-{classes}"]),
+    "nmnist": (
+        nmnist,
+        ["--augment", "event-shift", "--network", "4C3-AP2-{classes}", "--frames-by", "time"],
+    ),
     "shd": (shd, ["--network", "16R-{classes}", "--frame-size", "70", "--timesteps", "6"]),
 }
 
@@ -63,6 +69,10 @@ def test_a_run_on_recordings_ends_with_report_and_raster(name, tmp_path, run_in_
     assert [row["name"] for row in rows] == ["dense", "pruned one-shot"]
     for row in rows:
         assert row["macs"] == 0 and row["synops"] > 0
+    path = out / "models" / "pruned-one-shot.safetensors"
+    found = _data_for(export.load(path), path, name, str(tmp_path))  # of `jaxsnn eval`
+    alike = {"nmnist": "2 frames of equal length, 34x34", "shd": "6 frames of 233.333 ms, 70 units"}
+    assert alike[name] in found.notes
     names = [layer["name"] for layer in rows[1]["layers"]]
     if name == "shd":
         assert names[:2] == ["dense1", "dense1/recurrent"]
