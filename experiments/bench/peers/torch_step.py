@@ -251,7 +251,7 @@ def build(problem, variant):
         x = x.flatten(0, 1)
         if tuned and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
             return network(x).unflatten(0, (timesteps, -1)).float().mean(0)
 
     return subject(problem, rates, network.parameters(), fused=tuned)

@@ -39,12 +39,12 @@ def directions(x: jax.Array, kernel: jax.Array, stride: int) -> Functions:
     """Return a compiled function of each direction, as the layers have them now."""
     conv = partial(convolve, stride=stride)
     wave = jnp.ones(jax.eval_shape(conv, x, kernel).shape, x.dtype)
-    to_images, to_kernel = (
-        lambda x, k: jax.vjp(lambda x: conv(x, k), x)[1](wave),
-        lambda x, k: jax.vjp(lambda k: conv(x, k), k)[1](wave),
-    )
-    found = zip(DIRECTIONS, (conv, to_images, to_kernel), strict=True)
-    return {name: jax.jit(f).lower(x, kernel).compile() for name, f in found}
+    functions: Functions = {
+        "forward": conv,
+        "to images": lambda x, k: jax.vjp(lambda x: conv(x, k), x)[1](wave),
+        "to kernel": lambda x, k: jax.vjp(lambda k: conv(x, k), k)[1](wave),
+    }
+    return {name: jax.jit(f).lower(x, kernel).compile() for name, f in functions.items()}
 
 
 def convolutions(
@@ -67,7 +67,7 @@ def convolutions(
             ways["XLA"] = directions(x, kernel, stride)
         row = [f"{samples}x{side}x{side}x{channels}, {size}x{size} to {outputs}, step {stride}"]
         for direction in DIRECTIONS:
-            calls = {
+            calls: dict[str, Callable[[], Any]] = {
                 way: partial(_call, functions[direction], x, kernel)
                 for way, functions in ways.items()
             }
