@@ -69,8 +69,8 @@ def check_range(
     interval = f"{'(' if open_low else '['}{ends}{')' if open_high else ']'}"
     try:
         numbers = np.asarray(value, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise UserError(f"{name} must be a number in {interval}, found {value!r}") from None
+    except (TypeError, ValueError, OverflowError):  # the last of whole numbers beyond the floats
+        raise UserError(f"{name} must be a number in {interval}, found {value!r:.60}") from None
     above = numbers > low if open_low else numbers >= low
     below = numbers < high if open_high else numbers <= high
     if not np.all(above & below):

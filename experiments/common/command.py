@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
 from experiments.common.options import changed, flat
-from jaxsnn import data, foreign
+from jaxsnn import data, fields, foreign
 from jaxsnn.cli import arguments
 from jaxsnn.cli.ending import exit_code
 from jaxsnn.errors import UserError
@@ -20,6 +20,7 @@ from jaxsnn.train import host
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Preset -> data set -> option -> value."""
 
+LONGEST = 300  # characters of a value in a file
 NOT_FROM_FILE = {"config", "resume", "out"}  # what says how a run is started, not what it is
 
 
@@ -68,14 +69,17 @@ def parse(experiment: Experiment, argv: Sequence[str]) -> Any:
     run = experiment.config().run
     preset = _peek(argv, "preset") or given.get("preset") or run.preset
     dataset = _peek(argv, "dataset") or given.get("dataset") or run.dataset
-    return arguments.parse(
-        experiment.config,
-        f"python -m experiments.{experiment.name}",
-        experiment.about,
-        [*words_of(experiment, given, argv), *argv],
-        default=preset_of(experiment, str(preset), str(dataset)),
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
+    try:
+        return arguments.parse(
+            experiment.config,
+            f"python -m experiments.{experiment.name}",
+            experiment.about,
+            [*words_of(experiment, given, argv), *argv],
+            default=preset_of(experiment, str(preset), str(dataset)),
+            config=(tyro.conf.OmitArgPrefixes,),
+        )
+    except UserError as error:
+        raise (error if path is None else UserError(f"with --config {path}: {error}")) from error
 
 
 def words_of(
@@ -128,6 +132,12 @@ def _read(experiment: Experiment, path: str) -> dict[str, Any]:
     found = foreign.read_json(path, "a file of options for --config")
     if not isinstance(found, dict):
         raise UserError(f"--config {path} is no file of options: {type(found).__name__} found")
+    for name, value in found.items():
+        if not _is_plain(value, 2):
+            raise UserError(
+                f"--config {path}: {name[:60]!r} is {fields.shown(value)}, expected a number, a "
+                "text, or a list or object of these"
+            )
     known = flat(experiment.config())
     if unknown := sorted(set(found) - set(known)):
         raise UserError(
@@ -135,6 +145,14 @@ def _read(experiment: Experiment, path: str) -> dict[str, Any]:
             f"have; its options are: {', '.join(sorted(known))}"
         )
     return {name: value for name, value in found.items() if name not in NOT_FROM_FILE}
+
+
+def _is_plain(value: Any, depth: int) -> bool:
+    """Return whether a value of a file can be one of an option."""
+    if isinstance(value, list | dict):
+        items = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth > 0 and all(_is_plain(each, depth - 1) for each in items)
+    return len(str(value)) <= LONGEST
 
 
 def _peek(argv: Sequence[str], name: str) -> str | None:

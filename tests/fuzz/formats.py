@@ -571,7 +571,7 @@ def make_options(folder: Path) -> None:
 
 def read_options(folder: Path) -> Any:
     """Read it as an experiment does."""
-    from experiments.admm import EXPERIMENT
+    from experiments.admm.run import EXPERIMENT
     from experiments.common import command, flat
 
     return flat(command.parse(EXPERIMENT, ["--config", str(folder / "options.json")]))
