@@ -1,5 +1,8 @@
 """The packed file returns the same bits and the same network, or says what is wrong with it."""
 
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -76,6 +79,7 @@ def test_numbers_return_with_metadata_and_in_place_of_an_old_file(tmp_path):
     assert load(path, like=network()).metadata == {}
 
 
+@pytest.mark.long
 def test_the_same_network_gives_the_same_bytes(tmp_path):
     about = {name: name.upper() for name in "qwertyuiop"}
     contents = set()
@@ -85,6 +89,26 @@ def test_the_same_network_gives_the_same_bytes(tmp_path):
         contents.add(path.read_bytes())
     assert len(contents) == 1
     assert load(path).metadata == about
+
+
+PACKED = """
+from jaxsnn import compress, export, models
+from jaxsnn.inputs import Inputs
+
+net = models.build("4C3-8-6", (8, 8, 2), norm=True, seed=0)
+recipe = {"*/kernel": compress.uniform_grid(3)}
+net = net.replace(params=compress.project(net.params, recipe))
+export.save(path, net, Inputs((8, 8, 2), 3), {name: name for name in "qwertyuiop"})
+"""
+
+
+@pytest.mark.run
+def test_every_process_packs_a_network_to_the_same_bytes(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    exec(PACKED, {"path": here})
+    command = [sys.executable, "-c", f"path = {str(there)!r}{PACKED}"]
+    subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": "1"}, check=True)
+    assert here.read_bytes() == there.read_bytes()
 
 
 @settings(max_examples=40, deadline=None)
@@ -120,6 +144,7 @@ def equinox(draw):
     return eqx.tree_at(lambda each: each.weight, module, draw(3, 4))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "make",
     [
@@ -157,6 +182,7 @@ class Mine(nnx.Module):
         return self.out(self.b(hidden, tape) + hidden, tape)
 
 
+@pytest.mark.long
 def test_a_network_of_ones_own_is_saved_as_numbers_and_filled_again(tmp_path):
     net, other = Network.of(Mine(0)), Network.of(Mine(1))
     inputs = Inputs((4,), 3)
@@ -184,6 +210,7 @@ INPUTS = Inputs((8, 8, 2), 3, mean=(0.4, 0.5), std=(0.2, 0.3))
 IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 2)).astype(np.uint8)
 
 
+@pytest.mark.long
 def test_a_loaded_network_gives_identical_scores(tmp_path):
     net = small()
     net = net.replace(stats=jax.tree.map(lambda leaf: leaf * 1.5, net.stats))
@@ -202,6 +229,7 @@ def test_a_loaded_network_gives_identical_scores(tmp_path):
     assert model.evaluate((IMAGES, labels), batch_size=6).accuracy == 1.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("grid", [compress.uniform_grid(3), compress.rescaled(4)])
 def test_the_steps_of_known_grids_return(tmp_path, grid):
     net, recipe = small("4C3-8-6", trained=()), {"*/kernel": grid}
@@ -234,6 +262,7 @@ def test_a_network_without_norms_keeps_the_threshold_of_each_channel(tmp_path):
     np.testing.assert_array_equal(model.scores(IMAGES, batch_size=6), expected)
 
 
+@pytest.mark.long
 def test_layers_that_do_not_fit_their_input_are_refused():
     with pytest.raises(UserError, match=r"'conv1' takes images \[H, W, 2\], found .* \(9, 9, 5\)"):
         _ = Model(small(), Inputs((9, 9, 5), 2)).classes
