@@ -216,9 +216,14 @@ def _by_root(path: str | Path, named: Mapping[str, Any]) -> dict[str, dict[str, 
 
 
 def steps(path: str | Path, contents: Contents) -> dict[str, Step]:
-    """Return name -> step of the leaves whose form says it."""
+    """Return name -> step of the matrices and kernels whose form says it.
+
+    The few numbers of a bias, or of the neurons, lie on some grid by chance.
+    """
     found = {}
     for name, leaf in contents.header["leaves"].items():
+        if len(leaf["shape"]) < 2 or not name.startswith("params/"):
+            continue
         step = coding.stored_step(
             leaf["form"], _parts(leaf, contents.tensors[name]), tuple(leaf["shape"])
         )
