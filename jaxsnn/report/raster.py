@@ -156,7 +156,9 @@ def _choose(spikes: np.ndarray) -> np.ndarray:
     fired = np.any(flat != 0, axis=0)
     firing, silent = np.flatnonzero(fired), np.flatnonzero(~fired)
     firing = _spaced(firing, MAX_RASTER)
-    return flat[:, np.sort(np.concatenate([firing, _spaced(silent, MAX_RASTER - len(firing))]))]
+    chosen = np.sort(np.concatenate([firing, _spaced(silent, MAX_RASTER - len(firing))]))
+    shown: np.ndarray = flat[:, chosen]
+    return shown
 
 
 def _spaced(indices: np.ndarray, most: int) -> np.ndarray:
