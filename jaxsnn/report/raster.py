@@ -157,11 +157,11 @@ def _choose(spikes: np.ndarray) -> np.ndarray:
     firing, silent = np.flatnonzero(fired), np.flatnonzero(~fired)
     firing = _spaced(firing, MAX_RASTER)
     chosen = np.sort(np.concatenate([firing, _spaced(silent, MAX_RASTER - len(firing))]))
-    shown: np.ndarray = flat[:, chosen]
-    return shown
+    return flat[:, chosen]
 
 
 def _spaced(indices: np.ndarray, most: int) -> np.ndarray:
     """Return at most so many of the indices, evenly spaced."""
     count = min(len(indices), most)
-    return indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]
+    chosen: np.ndarray = indices[np.linspace(0, len(indices) - 1, count).round().astype(int)]
+    return chosen

@@ -98,9 +98,7 @@ def test_damaged_and_foreign_programs_are_named(path, tmp_path):
         load_stablehlo(tmp_path / "bad")
     header = {"inputs": INPUTS.to_data(), "platforms": ["cpu"]}
     container.write(tmp_path / "bad", "program", {"program": np.zeros(99, np.uint8)}, header)
-    with pytest.raises(
-        UserError, match="bad: damaged .* that jax .* wrote and jax .* reads"
-    ):
+    with pytest.raises(UserError, match="bad: damaged .* that jax .* wrote and jax .* reads"):
         load_stablehlo(tmp_path / "bad")
     save_file(load_file(path), tmp_path / "bad", {"jaxsnn": "99"})
     with pytest.raises(UserError, match="expected version 2 of the format, found '99'"):
