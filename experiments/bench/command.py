@@ -72,6 +72,7 @@ StudyName = Literal[
     "qp-snn",
     "spike-thrift",
     "convolutions",
+    "compiled",
 ]
 
 
@@ -85,7 +86,8 @@ class Config:
     """What is computed; with nothing after it, none."""
     studies: tuple[StudyName, ...] = ()
     """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
-    shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN."""
+    shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN,
+    compressed networks as C."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0

@@ -18,6 +18,7 @@ from experiments.bench.limits import multiply_adds
 from experiments.bench.problems import W1, W2, Workload, make_problem
 from experiments.bench.rounds import Effort, Entries, measure_all
 from experiments.bench.studies.channels import channels
+from experiments.bench.studies.compiled import compiled
 from experiments.bench.studies.convolutions import convolutions
 from experiments.bench.studies.lanes import lanes
 from experiments.bench.studies.thrift import thrift
@@ -183,4 +184,5 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "qp-snn": channels,
     "spike-thrift": thrift,
     "convolutions": convolutions,
+    "compiled": compiled,
 }

@@ -1,0 +1,95 @@
+"""Compressed networks as C beside the dense network in XLA: microseconds a sample, on one core."""
+
+import json
+import math
+import statistics
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+
+from experiments.bench.contenders import Contender
+from experiments.bench.problems import layers_of
+from experiments.bench.rounds import Effort, Entries, measure_all
+from experiments.bench.tables import new_table
+from jaxsnn.errors import UserError
+
+VGG = "64C3-64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-256-10"
+VARIANTS = ("dense", "integers", "many", "one")
+FEW = 8  # samples of the slow ways
+MANY = 512
+
+
+class Net(NamedTuple):
+    """A network to compile: its weights are drawn, `density` of them are not zero."""
+
+    name: str
+    layout: str
+    shape: tuple[int, int, int]
+    timesteps: int
+    bits: int
+    density: float
+
+
+NETS = (
+    Net("MNIST, 3 bits, 10 %", "15C5V-AP2-40C5V-AP2-300-10", (28, 28, 1), 2, 3, 0.1),
+    Net("VGG, ternary, 10 %", VGG, (32, 32, 3), 4, 2, 0.1),
+    Net("VGG, 4 bits, 10 %", VGG, (32, 32, 3), 4, 4, 0.1),
+    Net("VGG, 4 bits, 5 %", VGG, (32, 32, 3), 4, 4, 0.05),
+    Net("VGG, 4 bits, all", VGG, (32, 32, 3), 4, 4, 1.0),
+)
+
+
+def draw(net: Net, samples: int, seed: int) -> dict[str, Any]:
+    """Return weights on a grid, images of few bright pixels, and the description."""
+    random = np.random.default_rng(seed)
+    top = 2 ** (net.bits - 1) - 1
+    arrays: dict[str, Any] = {}
+    for layer in layers_of(net.layout, net.shape):
+        if not layer.kernel:
+            continue
+        codes = random.integers(1, top + 1, layer.kernel) * random.choice([-1, 1], layer.kernel)
+        kept = random.random(layer.kernel) < net.density
+        spread = math.sqrt(math.prod(layer.kernel[:-1]) * net.density) * top
+        step = 2.0 ** round(math.log2(4.0 / spread))  # so that the layers fire
+        arrays[f"{layer.name}/kernel"] = (codes * kept * step).astype(np.float32)
+        arrays[f"{layer.name}/bias"] = np.zeros(layer.kernel[-1], np.float32)
+    lit = random.random((samples, *net.shape)) < 0.2
+    arrays["x"] = (random.integers(0, 256, lit.shape) * lit).astype(np.uint8)
+    spec = {"layout": net.layout, "input_shape": net.shape, "timesteps": net.timesteps}
+    return arrays | {"spec": np.array(json.dumps(spec))}
+
+
+def compiled(
+    console: Console, peers: dict[str, Contender], effort: Effort, seed: int
+) -> list[dict[str, Any]]:
+    """Time each way of each network, each in a process of its own.
+
+    Raises:
+      UserError: if the C code does not give the scores of the integer network.
+    """
+    del peers
+    table = new_table(
+        "Microseconds a sample on one core", "network", "dense", "integers", "C, many", "C, one",
+        "dense / C",
+    )  # fmt: skip
+    records = []
+    for net in NETS:
+        entries: Entries = {}
+        for variant in VARIANTS:
+            problem = draw(net, MANY if variant == "many" else FEW, seed)
+            entries[variant] = (Contender("jaxsnn_compiled", variant), problem)
+        found = measure_all(net.name, entries, effort)
+        if found["integers"][0]["loss"] != found["one"][0]["loss"]:
+            raise UserError(f"{net.name}: the C code gives other scores than the integer network")
+        each = {
+            variant: statistics.median(run["median_ms"] for run in runs)
+            * 1e3
+            / (MANY if variant == "many" else FEW)
+            for variant, runs in found.items()
+        }
+        ratio = each["dense"] / each["many"]
+        table.add_row(net.name, *(f"{each[v]:.4g}" for v in VARIANTS), f"{ratio:.1f}x")
+        records.append({**net._asdict(), "microseconds": each, "ratio": ratio, "rounds": found})
+    console.print(table)
+    return records
