@@ -27,7 +27,7 @@ from jaxsnn.train import Fit, Task, parallel
 
 CLASSES = re.compile(r"\{(?:(\d+)\*)?classes\}")
 WIDTHS = re.compile(r"^\d+|(?<=M)\d+")  # in a word of a layout that has weights
-STARTING_BATCH = 32  # samples on which start values are scaled
+STARTING_BATCH = 16  # samples on which start values are scaled
 
 NAMED: dict[str, Callable[..., Network]] = {
     "admm_cifar": models.admm_cifar,
