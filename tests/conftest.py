@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections import Counter
 from importlib.metadata import version
 
 import pytest
@@ -31,8 +32,9 @@ if OWNER:
 
 
 # The first tier, `-m quick`: the first case of each test but of those whose marker says that they
-# take longer.
+# take longer. The default tier has the first cases of a `long` test; its others are `slow`.
 LONGER = {"long", "run", "slow"}
+MOST_CASES = 3
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -42,10 +44,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     They share fixtures, and what JAX traced for them.
     """
     chosen: set[tuple[str, str]] = set()
+    cases: Counter[tuple[str, str]] = Counter()
     for item in items:
         if not any(item.iter_markers("xdist_group")):
             item.add_marker(pytest.mark.xdist_group(str(item.path)))
         test = str(item.path), getattr(item, "originalname", item.name)
+        cases[test] += 1
+        if cases[test] > MOST_CASES and item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.slow)
         if test not in chosen and LONGER.isdisjoint(mark.name for mark in item.iter_markers()):
             chosen.add(test)
             item.add_marker(pytest.mark.quick)

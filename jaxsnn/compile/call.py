@@ -33,6 +33,13 @@ class Compiled:
       source: the C that it was made of.
       path: of the shared library.
       plan: what was compiled.
+
+    Example:
+      >>> from jaxsnn import models
+      >>> from jaxsnn.inputs import Inputs
+      >>> net = models.build("6-3", (4,))
+      >>> build(net, Inputs((4,), timesteps=2), allow_rounding=True).plan.classes
+      3
     """
 
     source: Source

@@ -18,6 +18,10 @@ class Source:
       name: prefix of what it defines.
       code: of the `.c` file.
       header: of the `.h` file.
+
+    Example:
+      >>> Source("net", "int32_t net(void);", "").name
+      'net'
     """
 
     name: str

@@ -182,13 +182,13 @@ def test_export_to_nir_folds_norms_and_names_what_a_target_cannot_express(folder
 @pytest.mark.parametrize(
     "line, message",
     [
-        ("", "Expected one of {inspect, eval, export, compare}"),
+        ("", "Expected one of {inspect, eval, export, compile, compare}"),
         ("inspect", "Missing from jaxsnn inspect"),
         ("inspect net --colour", "Unrecognized options: --colour"),
         ("inspect none", "none: no such file, expected a jaxsnn network"),
         ("inspect empty", "empty: expected a jaxsnn network, found an empty file"),
-        ("inspect foreign", "foreign: expected a jaxsnn network, found 5 bytes that are damaged"),
-        ("inspect short", "short: expected a jaxsnn network, found"),
+        ("inspect foreign", "foreign: damaged or cut short"),
+        ("inspect short", "short: damaged or cut short"),
         ("inspect flipped", "flipped: the tensor"),
         ("inspect newer", "newer: expected version 2 of the format, found '3'"),
         ("compare net none", "none: no such file"),

@@ -92,9 +92,9 @@ def test_rescaled_weights_return_bit_for_bit(seed, shape, bits, gamma, density):
     assert same_bits(coding.decode(form, parts, shape), leaf)
     assert sum(part.nbytes for part in parts.values()) == coding.num_bytes(leaf)
     scaled = 4 * shape[-1] + 1 + -(-leaf.size * bits // 8)
-    # With zeros and one bit, nobody can tell it from a ternary grid, whose form has 8 bytes more.
-    bitmap = 0 if density == 1 else -(-leaf.size // 8) + 8 * (bits == 1)
-    assert coding.num_bytes(leaf) <= scaled + bitmap
+    # With one bit and zeros, or few numbers, nobody can tell it from a grid, whose form has 8 more.
+    bitmap = 0 if density == 1 else -(-leaf.size // 8)
+    assert coding.num_bytes(leaf) <= scaled + bitmap + 8 * (bits == 1 or leaf.size < 64)
 
 
 @pytest.mark.parametrize("bits", range(1, 9))

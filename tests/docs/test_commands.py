@@ -31,7 +31,9 @@ def options_of(*command: str) -> frozenset[str]:
     """
     first, *words = command
     if experiment := experiment_of(first):
-        return frozenset({"--help", *map(arguments.flag, flat(experiment.config()))})
+        flags = [arguments.flag(name) for name in flat(experiment.config())]
+        off = [flag.replace("--", "--no-", 1) for flag in flags]  # of what is on by itself
+        return frozenset({"--help", *flags, *off})
     out = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
         patch.setattr(sys, "argv", [first, *words, "--help"])

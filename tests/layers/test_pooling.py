@@ -66,7 +66,9 @@ def test_the_gradient_of_a_tie_goes_to_the_first_or_to_all_in_equal_shares(size,
         )
         found = pull(cotangent)[0]
         assert found.dtype == pooled.dtype == dtype
-        np.testing.assert_array_equal(np.asarray(found[0], np.float32), expected)
+        # A third has no end in binary, and 8 digits in bfloat16.
+        rtol = 2.0**-8 if dtype == jnp.bfloat16 else 1e-6
+        np.testing.assert_allclose(np.asarray(found[0], np.float32), expected, rtol=rtol)
         other = run(layers.MaxPool(size, "shared"), x).value
         np.testing.assert_array_equal(pooled, other)
 

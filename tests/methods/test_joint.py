@@ -9,7 +9,7 @@ import pytest
 
 from jaxsnn import data, models, train, tree
 from jaxsnn.errors import UserError
-from jaxsnn.methods import channels, joint
+from jaxsnn.methods import channels, gains, joint
 from jaxsnn.metrics import Comparison
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import triangle
@@ -135,7 +135,7 @@ def test_rows_say_what_each_stage_cost_and_gained(result):
     rows = [dense, *stages]
     for before, row in zip(rows, rows[1:], strict=False):
         assert row["cost"]["accuracy"] == pytest.approx(before["accuracy"] - row["accuracy"])
-        for measure in joint.MEASURES:
+        for measure in gains.MEASURES:
             assert row["gain"][measure] == pytest.approx(before[measure] / row[measure])
             assert row["gain_in_all"][measure] == pytest.approx(rows[0][measure] / row[measure])
     assert isinstance(result.report, Comparison)
