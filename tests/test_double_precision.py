@@ -196,4 +196,7 @@ def test_ranks_are_never_promoted_and_no_number_is_lost():
     with options[0], options[1]:
         phase = compress.quantized(ADAM, {"*/kernel": compress.uniform_grid(4)})
         task = train.Task(INPUTS, spike_weight=0.1)
-        train.fit(task, phase, NET, SPLIT, validation=SPLIT, epochs=1, batch_size=6, show=False)
+        trained = train.fit(
+            task, phase, NET, SPLIT, validation=SPLIT, epochs=1, batch_size=6, show=False
+        )
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(trained.params))
