@@ -296,20 +296,10 @@ def fit(
       >>> task = Task(digits.inputs(timesteps=2))
       >>> net = fit(task, optax.adam(1e-2), net, digits.train, epochs=1, batch_size=30, show=False)
     """
-    as_task(task).check(net, split)
     if isinstance(validation, Split) and not len(validation.labels):
         validation = None
-    if validation is not None:
-        task.check(net, validation, "validation")
     phase = as_phase(phase, name="phase")
-    if not isinstance(checkpoints, Checkpoints | None):
-        found = type(checkpoints).__name__
-        raise UserError(f"checkpoints must be train.Checkpoints(folder) or None, found {found}")
-    check_whole("batch_size", batch_size, 1, len(split[1]))
-    check_whole("epochs", epochs, 0, 1 << 20)
-    demand.check_training(task, net, phase, batch_size)
-    if validation is not None:
-        demand.check_evaluation(task, net, batch_size)
+    _check(task, phase, net, split, validation, epochs, batch_size, checkpoints)
     state = init(net, phase, phase_key(seed, name))
     watch = Watch.over(name, checkpoints, state.net.params, split[1])
     done, counts = 0, None
@@ -343,6 +333,30 @@ def fit(
             for line in warnings.after_training(net, trained, counts):
                 bar.warn(line)
     return trained
+
+
+def _check(
+    task: Task,
+    phase: Phase,
+    net: Network,
+    split: Split,
+    validation: Split | None,
+    epochs: int,
+    batch_size: int,
+    checkpoints: Checkpoints | None,
+) -> None:
+    """Raise `UserError` where the arguments of `fit` do not fit each other."""
+    as_task(task).check(net, split)
+    if validation is not None:
+        task.check(net, validation, "validation")
+    if not isinstance(checkpoints, Checkpoints | None):
+        found = type(checkpoints).__name__
+        raise UserError(f"checkpoints must be train.Checkpoints(folder) or None, found {found}")
+    check_whole("batch_size", batch_size, 1, len(split[1]))
+    check_whole("epochs", epochs, 0, 1 << 20)
+    demand.check_training(task, net, phase, batch_size)
+    if validation is not None:
+        demand.check_evaluation(task, net, batch_size)
 
 
 def _epoch(

@@ -21,6 +21,7 @@ from jaxsnn.network import Network
 from jaxsnn.train import parallel
 
 WIDTH, TIMESTEPS, BATCH, BITS = 0.25, 2, 100, 4
+HALF = (0.5,) * 3
 STEPS = 4  # in one call of the compiled epoch
 BATCHES, CALIBRATION_BATCH = 5, 128
 TRAINING_IMAGES = 50_000  # of CIFAR-10: the epoch that scores are compared with
@@ -38,8 +39,7 @@ def channels(
     images = draw.integers(0, 256, shape, dtype=np.uint8)
     labels = jnp.asarray(draw.integers(0, 10, len(images)).astype(np.int32))
 
-    half = (0.5,) * 3
-    inputs = Inputs((32, 32, 3), TIMESTEPS, "direct", half, half)
+    inputs = Inputs((32, 32, 3), TIMESTEPS, "direct", HALF, HALF)
     task = train.Task(inputs, loss="ce", devices=parallel.most_devices(BATCH))
 
     split = jnp.asarray(images[: STEPS * BATCH]), labels[: STEPS * BATCH]
@@ -71,11 +71,8 @@ def channels(
     kept = singular.kept_channels(score().mean, ratios)
     small = export.shrink(net, kept)
 
-    def predict(net: Network) -> Callable[[], Any]:
-        some = jnp.asarray(images[: STEPS * BATCH])
-        return lambda: train.predict(task, net, some).block_until_ready()
-
-    times = in_turns({"dense": predict(net), "shrunk": predict(small), "score": score}, effort)
+    ways = {"dense": _predict(task, net, split[0]), "shrunk": _predict(task, small, split[0])}
+    times = in_turns(ways | {"score": score}, effort)
     epoch = steps["float"] * TRAINING_IMAGES / (STEPS * BATCH)
     operations = [_multiply_adds(x, inputs) for x in (net, small)]
     rows = [
@@ -83,7 +80,7 @@ def channels(
         ("a training step, 4 bits", 1e3 * steps["quantized"] / STEPS,
          steps["quantized"] / steps["float"]),
         ("scores on 640 images, of an epoch", 1e3 * times["score"], times["score"] / epoch),
-        (f"{len(images[: STEPS * BATCH])} images, dense", 1e3 * times["dense"], None),
+        (f"{STEPS * BATCH} images, dense", 1e3 * times["dense"], None),
         (f"the same, shrunk to {operations[1] / operations[0]:.2f} of the operations",
          1e3 * times["shrunk"], times["shrunk"] / times["dense"]),
     ]  # fmt: skip
@@ -97,6 +94,11 @@ def show(console: Console, rows: list[tuple[str, float, float | None]]) -> None:
     for name, milliseconds, ratio in rows:
         table.add_row(name, f"{milliseconds:.4g}", "" if ratio is None else f"{ratio:.3f}")
     console.print(table)
+
+
+def _predict(task: train.Task, net: Network, images: Any) -> Callable[[], Any]:
+    """Return a call that names the classes of all images."""
+    return lambda: train.predict(task, net, images).block_until_ready()
 
 
 def _multiply_adds(net: Network, inputs: Inputs) -> int:
