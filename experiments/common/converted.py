@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import jax.numpy as jnp
 
 from experiments.common.problem import Problem, check_fit, layout_of, read, task_of
-from jaxsnn import models
+from jaxsnn import models, native
 from jaxsnn.arrays import check_whole
 from jaxsnn.options import Range, checked
 
@@ -24,8 +24,9 @@ class LayoutOptions:
     """Factor on the channels and hidden neurons."""
     dropout: Annotated[float, Range(0, 1, open_high=True)] = 0.2
     """Share of the inputs of a layer dropped in training, in a network with a name."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Numbers of the synapses' products: bfloat16 is faster on accelerators."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Numbers of products, spikes and saved potentials; sums, weights and read-out stay float32.
+    auto: bfloat16 where the device multiplies it, float32 elsewhere."""
 
 
 def load_layout(config: Any, named: Mapping[str, models.Published]) -> Problem:
@@ -49,7 +50,7 @@ def load_layout(config: Any, named: Mapping[str, models.Published]) -> Problem:
             found.shape, classes=found.num_classes, width=layout.width, dropout=layout.dropout
         )
     kind: dict[str, Any] = dict(models.CONVERTED) | {"activation": "relu"}
-    dtype = jnp.dtype(layout.dtype)
+    dtype = jnp.dtype(native.choose_dtype(layout.dtype)[0])
     net = models.build(words, found.shape, seed=chosen.seed, dtype=dtype, **kind)
     check_fit(net, task, found)
     return Problem(found, net, task)

@@ -84,8 +84,9 @@ class NetworkOptions:
     """Potential above which a neuron spikes."""
     norm: bool = False
     """Batch normalisation in every hidden layer."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Numbers of the synapses' products: bfloat16 is faster on accelerators."""
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"
+    """Numbers of products, spikes and saved potentials; sums, weights and read-out stay float32.
+    auto: bfloat16 where the device multiplies it, float32 elsewhere."""
 
 
 @checked

@@ -16,7 +16,7 @@ from experiments.common.options import (
     RunOptions,
     TaskOptions,
 )
-from jaxsnn import data, models
+from jaxsnn import data, models, native
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.methods import Trainer
@@ -123,7 +123,7 @@ def network_of(
       **options: further ones of `models.build`.
     """
     neuron = LIF(network.decay, network.threshold, surrogate=surrogate or rectangle(1.0))
-    classes, dtype = dataset.num_classes, jnp.dtype(network.dtype)
+    classes, dtype = dataset.num_classes, jnp.dtype(native.choose_dtype(network.dtype)[0])
     options |= {"seed": seed, "norm": network.norm, "dtype": dtype}
     if named := NAMED.get(network.network):
         return named(dataset.shape, neuron, classes=classes, width=network.width, **options)

@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.common import folder, logs, pictures
 from experiments.common.options import flat
-from jaxsnn import archive, export, report, train
+from jaxsnn import archive, export, native, report, train
 from jaxsnn.compress import masks
 from jaxsnn.files import write_atomic
 from jaxsnn.methods import Result
@@ -46,6 +46,9 @@ class Run:
         folder.write_options(self.directory, self.options)
         self.log = folder.read_log(self.directory)
         self.say(f"run directory: {self.directory}")
+        self.say(native.describe())
+        if "dtype" in self.options:
+            self.say(native.choose_dtype(self.options["dtype"])[1])
 
     def close(self) -> None:
         """Let other processes have the directory; the end of the process does so, too."""

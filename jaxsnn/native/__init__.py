@@ -6,5 +6,6 @@ says in one line which path is taken and why.
 
 from jaxsnn.native.builder import build, find_compiler
 from jaxsnn.native.convolutions import describe
+from jaxsnn.native.processor import choose_dtype
 
-__all__ = ["build", "describe", "find_compiler"]
+__all__ = ["build", "choose_dtype", "describe", "find_compiler"]

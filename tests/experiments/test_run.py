@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from experiments.common import Run, RunOptions, pictures
+from jaxsnn import native
 from jaxsnn.errors import UserError
 from jaxsnn.options import checked
 
@@ -28,6 +29,22 @@ class Config:
 
     run: RunOptions = RunOptions()
     method: Toy = Toy()
+
+
+@checked
+class Short:
+    """Options of a toy with a choice of numbers."""
+
+    seed: int = 0
+    dtype: str = "auto"
+
+
+@dataclass(frozen=True)
+class ShortConfig:
+    """Options of a toy experiment with a choice of numbers."""
+
+    run: RunOptions = RunOptions()
+    method: Short = Short()
 
 
 def start(out=None, seed=0, **options):
@@ -49,6 +66,17 @@ def test_a_new_run_makes_its_directory_and_writes_its_configuration(tmp_path, ca
     assert run.directory == tmp_path / "a" / "b"
     assert json.loads((run.directory / "config.json").read_text())["seed"] == 3
     assert str(run.directory) in capsys.readouterr().err
+
+
+def test_the_log_says_once_which_path_convolutions_and_products_take(tmp_path, capsys):
+    for options in ({}, {"resume": True}):
+        start(tmp_path / "run", **options).close()
+        lines = capsys.readouterr().err.splitlines()
+        assert lines.count(native.describe()) == 1
+        assert not any(line.startswith("products") for line in lines)  # it has no such option
+    config = ShortConfig(RunOptions(out=str(tmp_path / "short")), Short())
+    Run("toy", config).close()
+    assert native.choose_dtype()[1] in capsys.readouterr().err.splitlines()
 
 
 def test_an_empty_directory_may_be_given(tmp_path):
