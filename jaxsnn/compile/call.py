@@ -1,6 +1,8 @@
 """Compile a network with the compiler at hand, and call it on arrays."""
 
 import ctypes
+import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ __all__ = ["Compiled", "build", "to_c"]
 
 TARGETS = ("cpu", "mcu")
 FLAGS = ("-std=c99", "-O3", "-march=native", "-fno-math-errno")
+OPENMP = "#include <omp.h>\nint most(void) { return omp_get_max_threads(); }\n"
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Compiled:
     path: Path
     plan: Plan
     _library: Any = field(repr=False)
+    _turn: Any = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __call__(self, samples: Any, *, batched: bool = True) -> Any:
         """Return the scores of samples, int32 `[N, classes]`.
@@ -65,14 +69,15 @@ class Compiled:
         values = checked(np.asarray(samples), self.plan)
         scores = np.zeros((len(values), self.plan.classes), np.int32)
         name = self.source.name
-        if batched:
-            getattr(self._library, f"{name}_predict_batch")(
-                _pointer(values), _pointer(scores), ctypes.c_int32(len(values))
-            )
-        else:
-            predict = getattr(self._library, f"{name}_predict")
-            for value, score in zip(values, scores, strict=True):
-                predict(_pointer(value), _pointer(score))
+        with self._turn:  # the library's memory is static
+            if batched:
+                getattr(self._library, f"{name}_predict_batch")(
+                    _pointer(values), _pointer(scores), ctypes.c_int32(len(values))
+                )
+            else:
+                predict = getattr(self._library, f"{name}_predict")
+                for value, score in zip(values, scores, strict=True):
+                    predict(_pointer(value), _pointer(score))
         return scores
 
 
@@ -149,6 +154,9 @@ def build(
 ) -> Compiled:
     """Compile a network with the compiler at hand, and return it as a function.
 
+    Where the compiler has OpenMP, many samples are split among the cores, or as many threads as
+    $OMP_NUM_THREADS says; the scores are the same.
+
     Args:
       net: as of `to_c`.
       inputs: as of `to_c`.
@@ -172,8 +180,19 @@ def build(
     """
     plan = plan_of(net, inputs, allow_rounding=allow_rounding)
     source = assemble(plan, _name(name), {}, target="cpu")
-    path = build_library(source.code, flags, compiler=compiler or find_compiler())
+    compiler = compiler or find_compiler()
+    flags = (*flags, *_openmp(source.name, compiler))
+    path = build_library(source.code, flags, compiler=compiler)
     return Compiled(source, path, plan, ctypes.CDLL(str(path)))
+
+
+def _openmp(name: str, compiler: str) -> tuple[str, ...]:
+    """Return the flags for all cores; none if a compiler or its library has no OpenMP."""
+    try:
+        build_library(OPENMP, ("-fopenmp",), compiler=compiler)
+    except UserError:
+        return ()
+    return "-fopenmp", f"-D{name.upper()}_THREADS={os.cpu_count() or 1}"
 
 
 def plan_of(net: Network | IntegerNetwork, inputs: Inputs, *, allow_rounding: bool = False) -> Plan:

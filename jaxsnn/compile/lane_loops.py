@@ -52,6 +52,14 @@ class LayerCode:
         return 32 if self.step.neurons.reset is not None else min(64, bits + steps)
 
     @property
+    def own_words(self) -> int:
+        """The words that a layer that hears itself keeps over time: `own` in its function."""
+        if not self.hears_itself:
+            return 0
+        each = 1 + self.step.neurons.bits + self.last * self.total
+        return self.step.shape[2] * each
+
+    @property
     def unit(self) -> str:
         """The place of a neuron among those of its layer."""
         _, columns, outputs = self.step.shape
@@ -121,11 +129,15 @@ class LayerCode:
 
     def _time_outside(self) -> list[str]:
         bits, outputs, name = self.step.neurons.bits, self.step.shape[2], self.name
-        lines = [f"static THREAD_LOCAL V state[{outputs}][{bits}], at_rest[{outputs}];"]
+        lines = [
+            "V *at_rest = own;",
+            f"V (*state)[{bits}] = (V (*)[{bits}])(own + {outputs});",
+        ]
         begin = [_zero("state[o]", bits), f"at_rest[o] = pick(0 >= {self.known['level']});"]
         now = ["V *u = state[o];", "const V before = beside[o];"]
         if self.last:
-            lines.append(f"static THREAD_LOCAL V totals[{outputs}][{self.total}];")
+            place = outputs * (1 + bits)
+            lines.append(f"V (*totals)[{self.total}] = (V (*)[{self.total}])(own + {place});")
             begin.append(_zero("totals[o]", self.total))
             now.append("V *sum = totals[o];")
         loop = f"for (int o = 0; o < {outputs}; o++) {{"

@@ -20,11 +20,6 @@ static const V NONE = 0;
 #define ALL (~NONE)
 #endif
 #define LANES (64 * WORDS)
-#ifdef _OPENMP
-#define THREAD_LOCAL __thread
-#else
-#define THREAD_LOCAL
-#endif
 
 static inline V pick(int bit) { return bit ? ALL : NONE; }
 static inline int bit_of(int64_t number, int place) { return (int)((number >> place) & 1); }

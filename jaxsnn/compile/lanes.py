@@ -34,7 +34,7 @@ def emit(plan: Plan) -> Lanes:
     every = [g for pair in gathers.values() for g in pair if g is not None]
     offset_type = narrowest_type(offset for g in every for offset in g.offsets)
     run_type = narrowest_type(number for g in every for number in g.runs)
-    functions, calls = [], []
+    functions, calls, own = [], [], 0
     for step in plan.steps:
         target = f"arena + {places[step.target]}"
         if isinstance(step, Pool):
@@ -42,14 +42,17 @@ def emit(plan: Plan) -> Lanes:
             functions.append(_pool(name, plan, step))
             calls.append(f"  {name}(arena + {places[step.source]}, {target});")
             continue
-        functions.append(_weigh(plan, step, gathers[id(step)]))
+        text, words = _weigh(plan, step, gathers[id(step)])
+        functions.append(text)
+        own = max(own, words)
         added = step.shortcut
         extra = f"arena + {places[added.signal]}, " if added is not None else ""
+        extra += f"arena + {arena}, " if words else ""
         calls.append(
             f"  many_{step.identifier}(arena + {places[step.source]}, {extra}{target}, samples, "
             f"scores{'' if step.neurons.reset is None else ' TRACE(, counts)'});"
         )
-    return Lanes(offset_type, run_type, "\n".join(functions), "\n".join(calls), arena)
+    return Lanes(offset_type, run_type, "\n".join(functions), "\n".join(calls), arena + own)
 
 
 def _place(plan: Plan) -> tuple[list[int], int]:
@@ -139,7 +142,8 @@ static void {name}(const V *in, V *out) {{
 """
 
 
-def _weigh(plan: Plan, step: Weigh, gathers: tuple[Gather, Gather | None]) -> str:
+def _weigh(plan: Plan, step: Weigh, gathers: tuple[Gather, Gather | None]) -> tuple[str, int]:
+    """Return a layer's tables and function, and the words that it works in."""
     main, extra = gathers
     name, neurons, outputs = f"many_{step.identifier}", step.neurons, step.kernel.shape[3]
     tables = [
@@ -163,13 +167,15 @@ def _weigh(plan: Plan, step: Weigh, gathers: tuple[Gather, Gather | None]) -> st
         "right": neurons.right,
     }
     known, varying = constants(f"{name}_each", numbers)
-    body = LayerCode(plan, step, main, extra, known).body()
+    code = LayerCode(plan, step, main, extra, known)
+    body, words = code.body(), code.own_words
     tables += [text for array, text in varying.items() if array in body]
     rows, columns, _ = step.shape
     added = ", const V *more" if step.shortcut is not None else ""
+    added += ", V *own" if words else ""
     counts = "" if neurons.reset is None else " TRACE(, int32_t *counts)"
     heading = f"/* {step.name}: {rows} x {columns} x {outputs}, {len(main.offsets)} bits counted */"
-    return (
+    text = (
         "\n".join(tables)
         + f"""\
 {heading}
@@ -178,3 +184,4 @@ static void {name}(const V *in{added}, V *out, int samples, int32_t *scores{coun
 }}
 """
     )
+    return text, words

@@ -92,7 +92,8 @@ def _prototypes(plan: Plan, name: str, target: str) -> str:
     upper, type_ = name.upper(), sample_type(plan)
     order = "row by row, channels last" + ("" if plan.input.constant else ", step after step")
     batch = f"""
-/* The same for many samples, one after the other; with OpenMP on several threads. */
+/* The same for many samples, which lie one after the other. With -fopenmp several threads share
+   them, by groups of as many as a word has bits; the scores do not depend on how many. */
 void {name}_predict_batch(const {type_} *samples, int32_t *scores, int32_t count);
 """
     traced = f"""\
@@ -104,7 +105,8 @@ void {name}_trace_batch(
 #define {upper}_NEURONS {counts_size(plan)} /* that spike */
 
 /* Write the scores of one sample: the sum over time of what the last layer gives.
-   Values beyond {plan.input.low}..{plan.input.high} count as the nearest of these. */
+   Values beyond {plan.input.low}..{plan.input.high} count as the nearest of these.
+   Memory is static: one call of a function at a time. */
 void {name}_predict(const {type_} sample[{upper}_SAMPLE], int32_t scores[{upper}_CLASSES]);
 {batch if target == "cpu" else ""}
 #ifdef {upper}_TRACE
@@ -216,25 +218,31 @@ static inline void transpose(const SAMPLE *from, int s, int left, uint64_t (*wor
 
 
 def _predict_batch(plan: Plan, name: str, many: lanes.Lanes) -> str:
-    upper = name.upper()
+    upper, units = name.upper(), plan.classes * plan.voters
     return f"""\
+/* What a thread works in: {many.arena * 8 + 256 * units} bytes for each 64 samples of a word. */
+typedef struct {{
+  V arena[{many.arena}];
+  int32_t units[LANES * UNITS];
+}} Work;
+
 #ifdef _OPENMP
 #include <omp.h>
-#ifndef THREADS
-#define THREADS 16 /* at most; each has working memory of its own */
+#ifndef {upper}_THREADS
+#define {upper}_THREADS 16 /* the most that work at once; memory that none works in stays untouched */
 #endif
-#define THIS_THREAD omp_get_thread_num()
-static int threads(void) {{
-  return omp_get_max_threads() < THREADS ? omp_get_max_threads() : THREADS;
-}}
-#else
-#define THREADS 1
-#define THIS_THREAD 0
-#endif
+static Work works[{upper}_THREADS];
 
-/* {many.arena} words: {many.arena * 8} bytes for each 64 samples */
-static V memory[THREADS][{many.arena}];
-static int32_t outputs[THREADS][LANES * UNITS];
+static int threads(void) {{
+  return omp_get_max_threads() < {upper}_THREADS ? omp_get_max_threads() : {upper}_THREADS;
+}}
+static Work *my_work(void) {{ return &works[omp_get_thread_num()]; }}
+#else
+static Work *my_work(void) {{
+  static Work work;
+  return &work;
+}}
+#endif
 
 static void run_many(const SAMPLE *sample, int samples, V *arena, int32_t *scores
     TRACE(, int32_t *counts)) {{
@@ -249,10 +257,11 @@ static void run_batch(const SAMPLE *samples, int32_t *scores, int32_t count
 #endif
   for (int32_t first = 0; first < count; first += LANES) {{
     const int used = count - first < LANES ? (int)(count - first) : LANES;
-    int32_t *units = outputs[THIS_THREAD];
-    run_many(samples + (size_t)first * SAMPLE_SIZE, used, memory[THIS_THREAD], units
+    Work *work = my_work();
+    run_many(samples + (size_t)first * SAMPLE_SIZE, used, work->arena, work->units
         TRACE(, counts + (size_t)first * COUNTS));
-    for (int s = 0; s < used; s++) vote(units + s * UNITS, scores + (size_t)(first + s) * CLASSES);
+    for (int s = 0; s < used; s++)
+      vote(work->units + s * UNITS, scores + (size_t)(first + s) * CLASSES);
   }}
 }}
 

@@ -93,14 +93,6 @@ def test_a_call_gives_the_scores_of_the_integer_network(integers, function, samp
     np.testing.assert_array_equal(inside, right.argmax(-1))
 
 
-def test_the_number_of_threads_changes_nothing(integers, function, samples, monkeypatch):
-    many = np.tile(samples, (20, 1, 1, 1))
-    alone = function(many)
-    monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    together = compiling.build(integers, INPUTS, flags=(*compiling.call.FLAGS, "-fopenmp"))(many)
-    np.testing.assert_array_equal(alone, together)
-
-
 @pytest.mark.parametrize(
     ("bad", "message"),
     [

@@ -9,6 +9,7 @@ A step is one pass over the problem's samples.
 
 import os
 
+os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_cpu_multi_thread_eigen=false"
 
 import jax  # noqa: E402
