@@ -136,8 +136,8 @@ class LayerCode:
         begin = [_zero("state[o]", bits), f"at_rest[o] = pick(0 >= {self.known['level']});"]
         now = ["V *u = state[o];", "const V before = beside[o];"]
         if self.last:
-            place = outputs * (1 + bits)
-            lines.append(f"V (*totals)[{self.total}] = (V (*)[{self.total}])(own + {place});")
+            behind = outputs * (1 + bits)
+            lines.append(f"V (*totals)[{self.total}] = (V (*)[{self.total}])(own + {behind});")
             begin.append(_zero("totals[o]", self.total))
             now.append("V *sum = totals[o];")
         loop = f"for (int o = 0; o < {outputs}; o++) {{"
