@@ -2,10 +2,12 @@
 
 import gc
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
 from importlib.metadata import version
+from typing import Any
 
 import pytest
 
@@ -39,15 +41,10 @@ MOST_CASES = 3
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the first tier; send the tests of a file to one worker.
-
-    They share fixtures, and what JAX traced for them.
-    """
+    """Mark the first tier, and what a `long` test has beyond it."""
     chosen: set[tuple[str, str]] = set()
     cases: Counter[tuple[str, str]] = Counter()
     for item in items:
-        if not any(item.iter_markers("xdist_group")):
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
         test = str(item.path), getattr(item, "originalname", item.name)
         cases[test] += 1
         if cases[test] > MOST_CASES and item.get_closest_marker("long"):
@@ -55,6 +52,33 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if test not in chosen and LONGER.isdisjoint(mark.name for mark in item.iter_markers()):
             chosen.add(test)
             item.add_marker(pytest.mark.quick)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Send tests that share something to one worker: fixtures, runs, what JAX traced for them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Shared(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return shares_with(nodeid)
+
+    return Shared(config, log)
+
+
+# `test_admm_run.py` looks at the runs of these three.
+OF_ADMM = {"admm", "quickstart", "rivals"}
+
+
+def shares_with(nodeid: str) -> str:
+    """Return a name for the tests that one worker should do: those of a file or of a run."""
+    file, _, test = nodeid.partition("::")
+    run = re.search(r"/experiments/test_(\w+)_run\.py$", file)
+    if file.endswith("/experiments/test_contract.py"):
+        run = re.search(r"\[(\w+)", test)
+    if run is None:
+        return file
+    return "admm" if run[1] in OF_ADMM else run[1]
 
 
 def pytest_collection_finish() -> None:

@@ -40,18 +40,11 @@ RUNS = {
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Send all tests that look at one run to one worker, so that the run is made once."""
+    """Kill two of the experiments in the default tier; the way back is one for all."""
     for item in items:
-        if item.path.parent != HERE:
-            continue
-        name = item.path.stem.removeprefix("test_").removesuffix("_run")
-        if name == "contract" and hasattr(item, "callspec"):
-            name = item.callspec.params.get("name")
-        if name in RUNS:
-            group = "admm" if name in ("quickstart", "rivals") else name  # test_admm_run has all
-            item.add_marker(pytest.mark.xdist_group(group))
-        if "killed_in_its_last" in item.name and name not in ("quickstart", "sweep"):
-            item.add_marker(pytest.mark.slow)  # the way back is one for all, common.Run
+        if item.path.parent == HERE and "killed_in_its_last" in item.name:
+            if item.callspec.params["name"] not in ("quickstart", "sweep"):
+                item.add_marker(pytest.mark.slow)
 
 
 def experiment_of(name):
