@@ -15,6 +15,7 @@
 | `sweep`    | many trainings as one compiled program                                     |
 | `export`   | smaller networks, and files for other programs; `report`, tables and plots |
 | `compile`  | a network of integers as one C file                                        |
+| `chips`    | whether a network fits a chip                                              |
 """
 
 import importlib
@@ -24,6 +25,7 @@ from jaxsnn.errors import UserError
 
 if TYPE_CHECKING:
     from jaxsnn import (
+        chips,
         compile,
         compress,
         data,
@@ -48,6 +50,7 @@ __version__ = "0.2.0"
 __all__ = [
     "Network",
     "UserError",
+    "chips",
     "compile",
     "compress",
     "data",

@@ -35,6 +35,7 @@ metrics
 export
 methods sweep
 compile report
+chips
 cli
 __main__
 """

@@ -1,6 +1,7 @@
 """The command `jaxsnn`: look into packed networks, evaluate, translate, compile, compare them.
 
     jaxsnn inspect FILE
+    jaxsnn inspect FILE --chip loihi2
     jaxsnn eval FILE --dataset mnist --data-dir DIR
     jaxsnn export FILE --to nir --target snntorch --out net.nir
     jaxsnn compile FILE --out net.c

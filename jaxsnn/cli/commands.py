@@ -11,7 +11,7 @@ import numpy as np
 from tyro import conf
 
 from jaxsnn import data
-from jaxsnn.cli import facts, tables
+from jaxsnn.cli import facts, fitting, tables
 from jaxsnn.cli.compiling import Compile, accuracy_in_c
 from jaxsnn.errors import UserError
 from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_nir
@@ -24,15 +24,20 @@ Flag = conf.FlagCreatePairsOff[bool]
 
 @dataclass(frozen=True)
 class Inspect:
-    """Show what a packed file holds, layer by layer."""
+    """Show what a packed file holds, layer by layer; or whether it fits a chip."""
 
     file: conf.Positional[Path]
     """A packed network."""
+    chip: str | None = None
+    """Compare it with the limits of a chip: cortex-m4, loihi2, speck or xylo3."""
     json: Flag = False
     """Print JSON, for programs."""
 
     def run(self) -> None:
-        """Print the facts."""
+        """Print the facts, or each limit of a chip with what the network needs."""
+        if self.chip is not None:
+            fitting.report(self.file, self.chip, json=self.json)
+            return
         found, _ = facts.of_file(self.file)
         if self.json:
             tables.print_json(found)
