@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from jaxsnn import layers, metrics, models, train, tree
 from jaxsnn.arrays import safe_divide
 from jaxsnn.compress import masks as masking
-from jaxsnn.compress import rewiring, starting
+from jaxsnn.compress import distributions, rewiring, starting
 from jaxsnn.compress.phase import Phase, pruned, rewired
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
@@ -220,7 +220,8 @@ def check(
     conversion.check(net, task, hybrid, data)
     if options.beta and any(WAYS[way].attention for way in options.ways):
         stage_ends(net)  # refuses a network that has no images inside
-    _masks(options, net.params, hybrid.seed)  # refuses a density that leaves a layer without any
+    # Refuses a density that leaves a layer without any.
+    distributions.start_counts(net.params, options.density, layers=options.spread)
     if teacher is not None:
         check_teacher(teacher, net)
 
