@@ -14,7 +14,7 @@ from jaxsnn import data
 from jaxsnn.cli import facts, fitting, tables
 from jaxsnn.cli.compiling import Compile, accuracy_in_c
 from jaxsnn.errors import UserError
-from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_nir
+from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_lava, to_nir
 
 __all__ = ["Command", "Compare", "Evaluate", "Export", "Inspect"]
 
@@ -122,20 +122,25 @@ class Export:
 
     file: conf.Positional[Path]
     """A packed network."""
-    to: Literal["nir", "stablehlo", "npz"]
-    """nir (other SNN frameworks), stablehlo (one program, any batch) or npz (arrays, integers)."""
+    to: Literal["nir", "stablehlo", "npz", "lava"]
+    """nir (other SNN frameworks), stablehlo (one program, any batch), npz (arrays, integers), lava
+    (Loihi's fixed point)."""
     out: Path
-    """File to write."""
+    """File to write; for lava a folder."""
     target: str = "nir"
     """Who reads the NIR file: nir, snntorch, norse, spikingjelly or sinabs."""
     dataset: str | None = None
     """For nir, a data set from which examples are taken: ties at the threshold are counted."""
     data_dir: str | None = None
     """Folder of the data files."""
+    allow_rounding: Flag = False
+    """For lava: also write a network that integers only come near to."""
 
     def run(self) -> None:
         """Write the file."""
         note = ""
+        if self.to != "lava" and self.allow_rounding:
+            raise UserError(f"--allow-rounding is for --to lava, not for {self.to}")
         if self.to != "nir" and (self.target != "nir" or self.dataset is not None):
             raise UserError(f"--target and --dataset are for --to nir, not for {self.to}")
         if self.to == "npz":
@@ -144,9 +149,20 @@ class Export:
         elif self.to == "stablehlo":
             model = _with_inputs(self.file)
             size = save_stablehlo(self.out, model.network, model.known_inputs(), model.metadata)
+        elif self.to == "lava":
+            size = self._lava()
         else:
             size, note = self._nir()
         print(f"{self.out}: {size:,} bytes{note}")
+
+    def _lava(self) -> int:
+        """Write a folder for lava; return the size of its files."""
+        model = load(self.file)
+        inputs = model.known_inputs()
+        try:
+            return to_lava(model.network, self.out, inputs, allow_rounding=self.allow_rounding)
+        except UserError as error:
+            raise UserError(f"{self.file}: {error}") from None
 
     def _nir(self) -> tuple[int, str]:
         """Write a NIR file; return its size, and what there is to say of it."""

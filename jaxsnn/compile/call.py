@@ -16,6 +16,7 @@ from jaxsnn.compile.plan import Plan, make_plan
 from jaxsnn.compile.source import Source, assemble, sample_size, sample_type
 from jaxsnn.errors import UserError
 from jaxsnn.export.integer import IntegerNetwork, to_integer
+from jaxsnn.export.integer.verdict import refuse_rounding
 from jaxsnn.inputs import Inputs
 from jaxsnn.native.builder import build as build_library
 from jaxsnn.native.builder import find_compiler
@@ -205,21 +206,8 @@ def plan_of(net: Network | IntegerNetwork, inputs: Inputs, *, allow_rounding: bo
         raise UserError(f"inputs must be an Inputs, found {type(inputs).__name__}")
     integers = net if isinstance(net, IntegerNetwork) else to_integer(net, inputs)
     if not isinstance(net, IntegerNetwork) and not allow_rounding:
-        _refuse_rounding(integers)
+        refuse_rounding(integers.report)
     return make_plan(integers, inputs.shape, constant=inputs.encoding == "direct")
-
-
-def _refuse_rounding(integers: IntegerNetwork) -> None:
-    rounded = [layer for layer in integers.report if layer.verdict == "rounded"]
-    if rounded:
-        found = "; ".join(
-            f"{layer.layer}: " + ", ".join(f"{part} by {off:.2g}" for part, off in layer.rounded)
-            for layer in rounded
-        )
-        raise UserError(
-            f"the integers of this network are not its own numbers ({found}): quantize these, or "
-            "allow rounding"
-        )
 
 
 def _name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from jaxsnn.export.fold import fold_norms
 from jaxsnn.export.integer import run_integer, save_integer, to_integer
+from jaxsnn.export.lava import to_lava
 from jaxsnn.export.model import Model
 from jaxsnn.export.nir import from_nir, to_nir
 from jaxsnn.export.npz import save_npz
@@ -23,5 +24,6 @@ __all__ = [
     "shrink",
     "silence",
     "to_integer",
+    "to_lava",
     "to_nir",
 ]

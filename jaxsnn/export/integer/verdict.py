@@ -3,15 +3,17 @@
 Letters in shapes: `m` inputs of one output, `O` output channels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from jaxsnn.errors import UserError
 from jaxsnn.export.integer.bounds import Choice, InUnits
 from jaxsnn.export.integer.inputs import IntegerGrid
 from jaxsnn.export.integer.units import FLOAT_ROUNDING, odd_part, signed_bits
 
-__all__ = ["IntegerWeights", "LayerVerdict", "judge"]
+__all__ = ["IntegerWeights", "LayerVerdict", "judge", "refuse_rounding"]
 
 FLOAT_DIGITS = 24
 
@@ -37,6 +39,27 @@ class LayerVerdict(NamedTuple):
     weight_bits: int  # of a signed weight
     fraction_bits: tuple[int, int]  # least and most over the channels
     state_bits: int  # of a signed potential, in the worst case
+
+
+def refuse_rounding(report: Sequence[LayerVerdict]) -> None:
+    """Refuse a network whose integers are not its own numbers.
+
+    Raises:
+      UserError: names each rounded layer, what is rounded, and by how much.
+
+    Example:
+      >>> refuse_rounding([LayerVerdict("dense1", "float", (), 4, (0, 0), 9)])
+    """
+    rounded = [layer for layer in report if layer.verdict == "rounded"]
+    if rounded:
+        found = "; ".join(
+            f"{layer.layer}: " + ", ".join(f"{part} by {off:.2g}" for part, off in layer.rounded)
+            for layer in rounded
+        )
+        raise UserError(
+            f"the integers of this network are not its own numbers ({found}): quantize these, or "
+            "allow rounding"
+        )
 
 
 class IntegerWeights(NamedTuple):
