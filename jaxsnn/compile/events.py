@@ -5,13 +5,14 @@ together, to the currents of the outputs that it reaches; then the neurons take 
 """
 
 from dataclasses import dataclass
+from importlib import resources
 
 import numpy as np
 
 from jaxsnn.compile.digits import constants, narrowest_type, table
 from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
 
-__all__ = ["Engine", "emit"]
+__all__ = ["Engine", "emit", "hear", "scatter"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Engine:
 
 def emit(plan: Plan) -> Engine:
     """Return the C of a plan."""
-    lines = [_buffers(plan)]
+    common = resources.files("jaxsnn.compile") / "events.c"
+    lines = [common.read_text(encoding="utf-8"), _buffers(plan)]
     calls: list[str] = []
     rests: list[str] = []
     steady: list[str] = []  # what a constant input asks for once
@@ -116,7 +118,8 @@ def _lists(kernel: np.ndarray) -> tuple[list[int], list[int], list[int]]:
     return starts, outputs, weights
 
 
-def _scatter(name: str, kernel: np.ndarray) -> str:
+def scatter(name: str, kernel: np.ndarray) -> str:
+    """Return the tables of a kernel: for each input and place, outputs and weights."""
     starts, outputs, weights = _lists(kernel)
     return (
         table(narrowest_type(starts), f"{name}_start", starts)
@@ -158,9 +161,9 @@ def _weigh(plan: Plan, step: Weigh) -> str:
     in_rows, in_columns, channels = (
         source.shape if step.kernel.shape[0] > 1 or rows * columns > 1 else (1, 1, source.size)
     )
-    tables = [_scatter(name, step.kernel)]
+    tables = [scatter(name, step.kernel)]
     if step.recurrent is not None:
-        tables.append(_scatter(f"{name}_self", step.recurrent[None, None]))
+        tables.append(scatter(f"{name}_self", step.recurrent[None, None]))
     numbers = {
         "scale": 2**step.shift, "bias": step.bias, "level": neurons.level, "theta": neurons.theta,
         "keep": neurons.keep, "factor": neurons.factor, "right": neurons.right,
@@ -238,6 +241,7 @@ def _neurons(plan: Plan, step: Weigh, known: dict[str, str]) -> str:
     counts = f"TRACE({',' if last else ''} int32_t *counts)" if fires else ""
     arguments = ("int32_t *units " if last else "") + counts
     body = _update(plan, step, known)
+    heard = "" if step.recurrent is None else hear(name, step.size, known["level"])
     if any("[o]" in line for line in body) or step.shortcut is not None:
         rows, columns, outputs = step.shape
         loops = f"""\
@@ -249,7 +253,7 @@ def _neurons(plan: Plan, step: Weigh, known: dict[str, str]) -> str:
         loops = f"  for (int n = 0; n < {step.size}; n++) {{"
     return f"""\
 static void {name}_step({arguments}) {{
-{_hear(step, known)}{loops}
+{heard}{loops}
 {_indent(chr(10).join(body), 8)}
   }}
 }}
@@ -257,15 +261,18 @@ static void {name}_rest(void) {{ memset({name}_potential, 0, sizeof {name}_poten
 """
 
 
-def _hear(step: Weigh, known: dict[str, str]) -> str:
-    """Return how a layer hears its own last spikes."""
-    if step.recurrent is None:
-        return ""
-    name, level = f"one_{step.identifier}", known["level"].replace("[o]", "[c]")
+def hear(name: str, size: int, level: str) -> str:
+    """Return how a recurrent layer hears its own last spikes.
+
+    Args:
+      name: of the layer in C.
+      size: number of its neurons.
+      level: how C reads a neuron's level, at `o` if they differ.
+    """
     return f"""\
   memset({name}_heard, 0, sizeof {name}_heard);
-  for (int c = 0; c < {step.size}; c++)
-    if ({name}_potential[c] >= {level})
+  for (int c = 0; c < {size}; c++)
+    if ({name}_potential[c] >= {level.replace("[o]", "[c]")})
       for (int i = (int){name}_self_start[c]; i < (int){name}_self_start[c + 1]; i++)
         {name}_heard[{name}_self_output[i]] += {name}_self_weight[i];
 """

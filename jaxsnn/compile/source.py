@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from jaxsnn.compile import events, lanes
+from jaxsnn.compile import events, folded, lanes
 from jaxsnn.compile.plan import Plan
 
 __all__ = ["Source", "assemble"]
@@ -43,9 +43,9 @@ def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) ->
     top = _comment(name, notes, plan)
     include = "#include <stdint.h>\n"
     header = f"{top}#ifndef {guard}_H\n#define {guard}_H\n\n{include}\n{prototypes}\n#endif\n"
-    one = events.emit(plan)
+    one = folded.emit(plan) if target == "cpu" else events.emit(plan)
     parts = [top, "#include <stdint.h>\n#include <string.h>\n\n", prototypes, _common(plan, name)]
-    parts += [_resource("events.c"), one.functions, _predict(plan, name, one)]
+    parts += [one.functions, _predict(plan, name, one)]
     if target == "cpu":
         many = lanes.emit(plan)
         types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
@@ -159,7 +159,10 @@ void {name}_trace(const SAMPLE *sample, int32_t *scores, int32_t *counts) {{
   run_one(sample, scores, counts);
 }}
 #else
-void {name}_predict(const SAMPLE *sample, int32_t *scores) {{ run_one(sample, scores); }}
+void {name}_predict(
+    const SAMPLE sample[{name.upper()}_SAMPLE], int32_t scores[{name.upper()}_CLASSES]) {{
+  run_one(sample, scores);
+}}
 #endif
 """
 

@@ -1,0 +1,134 @@
+"""C for one sample, a layer after the other, each through all steps of time (`folded.c`).
+
+Nothing but a layer's own neurons carries over from one step to the next. So a layer's weights are
+read once for all steps, and a step of time is one more position.
+"""
+
+from importlib import resources
+
+from jaxsnn.compile.digits import narrowest_type
+from jaxsnn.compile.events import Engine
+from jaxsnn.compile.folded_layers import FoldedLayer
+from jaxsnn.compile.layouts import Layout, fitting_bits
+from jaxsnn.compile.plan import Plan, Pool, Weigh
+
+__all__ = ["emit", "layers_of", "layouts_of"]
+
+ADDENDS = 8  # that a word should have room for before its sums are cut
+
+
+def emit(plan: Plan) -> Engine:
+    """Return the C of a plan."""
+    layouts = layouts_of(plan)
+    layers = {layer.step.target: layer for layer in layers_of(plan, layouts)}
+    places = [place for layer in layers.values() for place in layer.places]
+    common = (resources.files("jaxsnn.compile") / "folded.c").read_text(encoding="utf-8")
+    parts = [
+        f"\ntypedef {narrowest_type(places)} PLACE;\ntypedef int32_t PART;\n",
+        common,
+        _buffers(layouts),
+        _load(plan, layouts[0]),
+    ]
+    calls = ["memset(units, 0, UNITS * sizeof(int32_t));", "take_in(sample);"]
+    for step in plan.steps:
+        if isinstance(step, Pool):
+            parts.append(_pool(step, layouts[step.source], layouts[step.target]))
+            calls.append(f"fold_pool{step.target}();")
+        else:
+            parts.append(layers[step.target].code())
+            calls.append(layers[step.target].call)
+    state = sum(layout.size * layout.bits // 8 for layout in layouts)
+    state += sum(layer.state_bytes for layer in layers.values())
+    tables = sum(layer.table_bytes for layer in layers.values())
+    return Engine("\n".join(parts), "\n".join("  " + call for call in calls), state, tables)
+
+
+def layouts_of(plan: Plan) -> tuple[Layout, ...]:
+    """Return where each signal lies that a step reads."""
+    shapes = {0: plan.input.shape} | {step.target: step.shape for step in plan.steps}
+    layouts = []
+    for step in plan.steps:
+        wire = plan.signals[step.source]
+        times = 1 if wire.constant else plan.timesteps
+        span = max(1, wire.high - wire.low)
+        dense = isinstance(step, Weigh) and is_dense(step, wire.shape)
+        addends = ADDENDS if isinstance(step, Weigh) else 1
+        stride = step.stride if isinstance(step, Weigh) else 1
+        bits = fitting_bits(span, addends)
+        layouts.append(Layout(wire, shapes[step.source], times, dense, bits, stride))
+    return tuple(layouts)
+
+
+def is_dense(step: Weigh, shape: tuple[int, int, int]) -> bool:
+    """Return whether each output sees all inputs, at one position."""
+    single = step.shape[0] * step.shape[1] == 1 and step.kernel.shape[0] == 1
+    return single and step.kernel.shape[2] == shape[0] * shape[1] * shape[2]
+
+
+def layers_of(plan: Plan, layouts: tuple[Layout, ...]) -> list[FoldedLayer]:
+    """Return the layers with weights."""
+    found = []
+    for step in plan.layers:
+        target = None if step is plan.steps[-1] else layouts[step.target]
+        beside = None if step.shortcut is None else layouts[step.shortcut.signal]
+        found.append(FoldedLayer(plan, step, layouts[step.source], target, beside))
+    return found
+
+
+def _buffers(layouts: tuple[Layout, ...]) -> str:
+    lines = ["/* what goes from layer to layer, all steps of time */"]
+    lines += [f"static {each.type} signal{i}[{each.size}];" for i, each in enumerate(layouts)]
+    return "\n".join(lines) + "\n"
+
+
+def _fill(index: int, layout: Layout) -> str:
+    """Return how a border gets the value that stands for 0, where memory does not have it yet."""
+    low = layout.wire.low
+    if low == 0 or sum(layout.wire.border) == 0:
+        return ""
+    return f"  for (int i = 0; i < {layout.size}; i++) signal{index}[i] = {-low};\n"
+
+
+def _load(plan: Plan, layout: Layout) -> str:
+    """Return the function that lays a sample out."""
+    rows, columns, channels = layout.shape
+    place = layout.place("c", "t", "y", "x")
+    return f"""\
+static void take_in(const SAMPLE *sample) {{
+{_fill(0, layout)}\
+  for (int t = 0; t < {layout.times}; t++)
+    for (int y = 0; y < {rows}; y++)
+      for (int x = 0; x < {columns}; x++)
+        for (int c = 0; c < {channels}; c++) {{
+          const int32_t value = clip(sample[((t * {rows} + y) * {columns} + x) * {channels} + c]);
+          signal0[{place}] = ({layout.type})(value - ({layout.wire.low}));
+        }}
+}}
+"""
+
+
+def _pool(step: Pool, source: Layout, target: Layout) -> str:
+    rows, columns, channels = step.shape
+    n, index = step.size, step.source
+    value = source.place("c", "t", f"y * {n} + i", f"x * {n} + j")
+    first = source.place("c", "t", f"y * {n}", f"x * {n}")
+    start = "0" if step.kind == "sum" else f"signal{index}[{first}]"
+    join = "value += v;" if step.kind == "sum" else "value = v > value ? v : value;"
+    return f"""\
+/* {step.kind} over windows of {n} x {n}: {rows} x {columns} x {channels} */
+static void fold_pool{step.target}(void) {{
+{_fill(step.target, target)}\
+  for (int c = 0; c < {channels}; c++)
+    for (int t = 0; t < {source.times}; t++)
+      for (int y = 0; y < {rows}; y++)
+        for (int x = 0; x < {columns}; x++) {{
+          uint32_t value = {start};
+          for (int i = 0; i < {n}; i++)
+            for (int j = 0; j < {n}; j++) {{
+              const uint32_t v = signal{index}[{value}];
+              {join}
+            }}
+          signal{step.target}[{target.place("c", "t", "y", "x")}] = ({target.type})value;
+        }}
+}}
+"""
