@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from jaxsnn.compile import events, folded, lanes
+from jaxsnn.compile import events, lanes, mcu
 from jaxsnn.compile.plan import Plan
 
 __all__ = ["Source", "assemble"]
@@ -18,6 +18,8 @@ class Source:
       name: prefix of what it defines.
       code: of the `.c` file.
       header: of the `.h` file.
+      table_bytes: of the constants of one sample at a time.
+      state_bytes: of the static memory that it writes.
 
     Example:
       >>> Source("net", "int32_t net(void);", "").name
@@ -27,6 +29,8 @@ class Source:
     name: str
     code: str
     header: str
+    table_bytes: int = 0
+    state_bytes: int = 0
 
 
 def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) -> Source:
@@ -39,19 +43,24 @@ def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) ->
       target: "cpu", both engines; "mcu", one sample at a time alone.
     """
     guard = name.upper()
-    prototypes = _prototypes(plan, name, target)
+    one = events.emit(plan) if target == "cpu" else mcu.emit(plan)
+    prototypes = _prototypes(plan, name, target, one)
     top = _comment(name, notes, plan)
     include = "#include <stdint.h>\n"
     header = f"{top}#ifndef {guard}_H\n#define {guard}_H\n\n{include}\n{prototypes}\n#endif\n"
-    one = folded.emit(plan) if target == "cpu" else events.emit(plan)
-    parts = [top, "#include <stdint.h>\n#include <string.h>\n\n", prototypes, _common(plan, name)]
-    parts += [one.functions, _predict(plan, name, one)]
+    memory = "#include <string.h>\n" if target == "cpu" else ""
+    parts = [top, f"{include}{memory}\n", prototypes, _common(plan, name)]
+    parts += [
+        _resource("events.c") if target == "cpu" else "",
+        one.functions,
+        _predict(plan, name, one),
+    ]
     if target == "cpu":
         many = lanes.emit(plan)
         types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
         parts += [types, _resource("lanes.c"), "\n", _load(plan), many.functions]
         parts.append(_predict_batch(plan, name, many))
-    return Source(name, "\n".join(parts), header)
+    return Source(name, "\n".join(parts), header, one.table_bytes, one.state_bytes)
 
 
 def _resource(name: str) -> str:
@@ -88,7 +97,7 @@ def counts_size(plan: Plan) -> int:
     return sum(layer.size for layer in plan.counted)
 
 
-def _prototypes(plan: Plan, name: str, target: str) -> str:
+def _prototypes(plan: Plan, name: str, target: str, one: events.Engine) -> str:
     upper, type_ = name.upper(), sample_type(plan)
     order = "row by row, channels last" + ("" if plan.input.constant else ", step after step")
     batch = f"""
@@ -103,6 +112,8 @@ void {name}_trace_batch(
 #define {upper}_SAMPLE {sample_size(plan)} /* values of a sample, {order} */
 #define {upper}_CLASSES {plan.classes}
 #define {upper}_NEURONS {counts_size(plan)} /* that spike */
+#define {upper}_TABLES {one.table_bytes} /* bytes of constants of one sample at a time */
+#define {upper}_STATE {one.state_bytes} /* bytes of static memory for it */
 
 /* Write the scores of one sample: the sum over time of what the last layer gives.
    Values beyond {plan.input.low}..{plan.input.high} count as the nearest of these.
@@ -155,14 +166,11 @@ static void run_one(const SAMPLE *sample, int32_t *scores TRACE(, int32_t *count
 
 #ifdef {name.upper()}_TRACE
 void {name}_trace(const SAMPLE *sample, int32_t *scores, int32_t *counts) {{
-  memset(counts, 0, COUNTS * sizeof(int32_t));
+  for (int n = 0; n < COUNTS; n++) counts[n] = 0;
   run_one(sample, scores, counts);
 }}
 #else
-void {name}_predict(
-    const SAMPLE sample[{name.upper()}_SAMPLE], int32_t scores[{name.upper()}_CLASSES]) {{
-  run_one(sample, scores);
-}}
+void {name}_predict(const SAMPLE *sample, int32_t *scores) {{ run_one(sample, scores); }}
 #endif
 """
 
