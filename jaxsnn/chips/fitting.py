@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxsnn.chips.limits import CHIPS, Chip, Limit
-from jaxsnn.chips.measures import Need, measure, memory
+from jaxsnn.chips.measures import Need, memory, needs_of
 from jaxsnn.compile.plan import make_plan
 from jaxsnn.errors import UserError
 from jaxsnn.export.integer import IntegerGrid, pixel_table, to_integer
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
 
-__all__ = ["Checked", "Fit", "fit"]
+__all__ = ["Checked", "Fit", "check_fit"]
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Fit:
         }
 
 
-def fit(net: Network, inputs: Inputs, chip: str) -> Fit:
+def check_fit(net: Network, inputs: Inputs, chip: str) -> Fit:
     """Compare a network with the limits of a chip.
 
     The numbers are those of the network of integers (`export.to_integer`), as the chips compute
@@ -88,7 +88,7 @@ def fit(net: Network, inputs: Inputs, chip: str) -> Fit:
     Example:
       >>> from jaxsnn import models
       >>> net = models.build("6-3", (4,))
-      >>> [row.limit.what for row in fit(net, Inputs((4,), timesteps=2), "loihi2").broken]
+      >>> [row.limit.what for row in check_fit(net, Inputs((4,), timesteps=2), "loihi2").broken]
       ['weight bits', 'weight bits']
     """
     if chip not in CHIPS:
@@ -101,7 +101,7 @@ def fit(net: Network, inputs: Inputs, chip: str) -> Fit:
     plan = make_plan(integers, inputs.shape, constant=inputs.encoding == "direct")
     verdicts = {report.layer: report for report in integers.report}
     fewest = {report.layer: report.state_bits for report in coarse.report}
-    needs = measure(plan, inputs.shape, verdicts, fewest)
+    needs = needs_of(plan, inputs.shape, verdicts, fewest)
     if chip == "cortex-m4":
         needs |= memory(plan)
     rows = [row for limit in CHIPS[chip].limits for row in _check(limit, needs[limit.what])]

@@ -34,7 +34,7 @@ CORES = tuple(
 class Limit:
     """The largest number that a chip takes, or the numbers that it takes, and who says so."""
 
-    what: str  # a measure of `measures`
+    what: str  # as `measures.needs_of` calls it
     allowed: int | tuple[float, ...]
     source: str
 

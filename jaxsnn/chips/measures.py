@@ -15,7 +15,7 @@ from jaxsnn.compile import events
 from jaxsnn.compile.plan import Plan, Pool, Weigh
 from jaxsnn.export.integer import LayerVerdict
 
-__all__ = ["Need", "measure", "memory", "without_core"]
+__all__ = ["Need", "needs_of", "memory", "without_core"]
 
 
 class Need(NamedTuple):
@@ -43,7 +43,7 @@ class Geometry(NamedTuple):
         return kernels, self.outputs * _power(rows) * _power(columns)
 
 
-def measure(
+def needs_of(
     plan: Plan,
     shape: tuple[int, ...],
     verdicts: Mapping[str, LayerVerdict],

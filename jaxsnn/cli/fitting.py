@@ -19,7 +19,7 @@ def report(file: Path, chip: str, *, json: bool) -> None:
     """
     model = load(file)
     try:
-        found = chips.fit(model.network, model.known_inputs(), chip)
+        found = chips.check_fit(model.network, model.known_inputs(), chip)
     except UserError as error:
         raise UserError(f"{file}: {error}") from None
     if json:
@@ -27,7 +27,7 @@ def report(file: Path, chip: str, *, json: bool) -> None:
         return
     sources = list(dict.fromkeys(row.limit.source for row in found.rows))
     head = ["limit", "found", "allowed", "fits", "source", "where"]
-    tables.print_table(head, [_cells(row, sources) for row in found.rows])
+    tables.print_rows(head, [_cells(row, sources) for row in found.rows])
     print()
     if found.fits:
         print(f"FITS {chip}: {found.chip.about}")

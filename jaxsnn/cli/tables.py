@@ -9,7 +9,7 @@ import numpy as np
 from jaxsnn.metrics.columns import number
 from jaxsnn.report import to_json
 
-__all__ = ["print_facts", "print_json", "print_layers", "print_pairs", "print_table"]
+__all__ = ["print_facts", "print_json", "print_layers", "print_pairs", "print_rows"]
 
 COLUMNS = {
     "shape": "shape",
@@ -30,7 +30,7 @@ def print_json(facts: Mapping[str, Any]) -> None:
 def print_layers(layers: Sequence[Mapping[str, Any]]) -> None:
     """Print a line for each layer."""
     lines = [[row["name"], *(_cell(field, row) for field in COLUMNS.values())] for row in layers]
-    print_table(["layer", *COLUMNS], lines)
+    print_rows(["layer", *COLUMNS], lines)
 
 
 def print_pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
@@ -43,7 +43,7 @@ def print_pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
             pair = [_cell(field, side[name]) if name in side else "none" for side in sides]
             cells.append(pair[0] if pair[0] == pair[1] else " → ".join(pair))
         lines.append(cells)
-    print_table(["layer", *COLUMNS], lines)
+    print_rows(["layer", *COLUMNS], lines)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:
@@ -65,7 +65,7 @@ def _cell(field: str, row: Mapping[str, Any]) -> str:
     return number(field, value)
 
 
-def print_table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+def print_rows(head: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Print lines of cells under a head; the first column to the left, the others to the right."""
     from rich.console import Console
     from rich.table import Table

@@ -37,7 +37,10 @@ def quantized(layout, inputs, neuron, largest=7):
 
 def broken(net, inputs, chip):
     """Return (what, where, number) of each limit that is broken."""
-    return [(x.limit.what, x.need.where, x.need.value) for x in chips.fit(net, inputs, chip).broken]
+    return [
+        (x.limit.what, x.need.where, x.need.value)
+        for x in chips.check_fit(net, inputs, chip).broken
+    ]
 
 
 FITTING = {
@@ -51,7 +54,7 @@ FITTING = {
 @pytest.mark.parametrize("chip", FITTING)
 def test_a_small_network_fits(chip):
     neuron, layout, inputs = FITTING[chip]
-    found = chips.fit(quantized(layout, inputs, neuron), inputs, chip)
+    found = chips.check_fit(quantized(layout, inputs, neuron), inputs, chip)
     assert found.fits and found.broken == ()
     assert {row.limit for row in found.rows} == set(found.chip.limits)
 
@@ -83,7 +86,7 @@ def test_a_layer_of_the_makers_example_finds_no_core():
     """
     inputs = Inputs((64, 64, 16), 1)
     net = quantized("32C3-AP4-AP2-AP2-5", inputs, STAYS)
-    found = chips.fit(net, inputs, "speck")
+    found = chips.check_fit(net, inputs, "speck")
     homeless = next(row for row in found.broken if row.limit.what == "layers without a core")
     assert homeless.need.where == "conv1" and homeless.need.value == 1
     assert homeless.need.note == "needs 8,192 words of kernels, 131,072 of neurons"
@@ -113,7 +116,7 @@ def test_numbers_are_those_of_a_count_by_hand():
     found = {
         row.limit.what: row.need.value
         for chip in ("loihi2", "xylo3", "speck")
-        for row in chips.fit(net.replace(params=ones), inputs, chip).rows
+        for row in chips.check_fit(net.replace(params=ones), inputs, chip).rows
     }
     assert found["neurons"] == 12 + 2 and found["hidden neurons"] == 12
     assert found["synapses"] == 12 * 3 + 12 * 2
@@ -145,9 +148,9 @@ def test_every_limit_has_a_source_with_its_date():
 def test_unknown_chips_and_inputs_are_refused():
     net = models.build("3", (4,), LIF(0.5))
     with pytest.raises(UserError, match="'loihi' is unknown; choose one of cortex-m4, loihi2, spe"):
-        chips.fit(net, Inputs((4,), 2), "loihi")
+        chips.check_fit(net, Inputs((4,), 2), "loihi")
     with pytest.raises(UserError, match="inputs must be an Inputs, found tuple"):
-        chips.fit(net, (4,), "speck")
+        chips.check_fit(net, (4,), "speck")
 
 
 def test_inspect_prints_the_verdict_and_its_sources(tmp_path, capsys):

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["build", "load", "over_time", "run", "scores_of"]
+__all__ = ["build", "load", "over_time", "scores_of", "spikes_of"]
 
 
 def load(folder: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -66,7 +66,7 @@ def build(network: dict[str, Any], arrays: dict[str, np.ndarray], sent: np.ndarr
     return neurons
 
 
-def run(
+def spikes_of(
     network: dict[str, Any], arrays: dict[str, np.ndarray], sample: np.ndarray
 ) -> list[np.ndarray]:
     """Return each layer's spikes of a sample, `[T, neurons]`; of a read-out its potentials."""
@@ -108,7 +108,7 @@ def scores_of(network: dict[str, Any], last: np.ndarray) -> np.ndarray:
 def main(samples: str, out: str | None = None) -> None:
     """Run samples, one after the other, and print or write their scores."""
     network, arrays = load(Path(__file__).parent)
-    found = [scores_of(network, run(network, arrays, x)[-1]) for x in np.load(samples)]
+    found = [scores_of(network, spikes_of(network, arrays, x)[-1]) for x in np.load(samples)]
     if out is None:
         print(np.stack(found))
     else:
