@@ -21,6 +21,7 @@ __all__ = [
     "check_range",
     "check_whole",
     "confined",
+    "is_short",
     "is_traced",
     "keep_count",
     "opaque",
@@ -93,6 +94,14 @@ def check_whole(name: str, value: Any, low: int, high: float) -> Any:
 def at_least_float32(x: Array) -> Array:
     """Widen integers, booleans and short floats to float32; leave wider floats as they are."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def is_short(dtype: Any) -> bool:
+    """Return whether floats of a type are bfloat16: kept so, summed and carried in float32.
+
+    They have the range of float32, so that no number that is not 0 becomes 0. (float16 has not.)
+    """
+    return bool(jnp.dtype(dtype) == jnp.bfloat16)
 
 
 def keep_count(sparsity: Number, size: int) -> int | Array:
@@ -186,9 +195,15 @@ def sum_over_time(x: Array, weights: Array | None = None) -> Array:
     Args:
       x: `[T, ...]`.
       weights: of each step, `[T]`, such as 0 for those that do not count; None for ones.
+
+    Returns:
+      `[...]` in the numbers of `x`; float32 for bfloat16.
     """
     weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
-    return jnp.tensordot(weights, x, 1, precision=jax.lax.Precision.HIGHEST)
+    wide = jnp.float32 if is_short(x.dtype) else None
+    return jnp.tensordot(
+        weights, x, 1, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide
+    )
 
 
 def safe_divide(a: Number, b: Number) -> Array:

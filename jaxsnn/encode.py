@@ -87,8 +87,9 @@ class Signal:
         """Return the value summed over time, `[B, ...]`, each step by its weight of `[T]`."""
         if not self.constant:
             return sum_over_time(self.value, weights)
-        count = self.timesteps if weights is None else weights.sum().astype(self.value.dtype)
-        return self.value * count
+        value = at_least_float32(self.value)
+        count = self.timesteps if weights is None else weights.sum().astype(value.dtype)
+        return value * count
 
 
 def direct(values: Array, timesteps: int) -> Signal:

@@ -36,7 +36,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxsnn.arrays import check_range, sum_over_time
+from jaxsnn.arrays import check_range, is_short, straight_through, sum_over_time
 from jaxsnn.errors import UserError
 from jaxsnn.surrogate import Surrogate, fire, rectangle
 
@@ -180,11 +180,15 @@ def unroll(
     timesteps: int | None = None,
     initial: Membrane | None = None,
     feedback: Array | None = None,
+    dtype: jax.typing.DTypeLike | None = None,
 ) -> tuple[Array, Array, Membrane]:
     """Run a layer of neurons over the whole time axis.
 
     Equal to scanning `lif_step`, also in its derivative, but with a reverse pass of its own that
     keeps nothing but the potentials: spikes and surrogates are computed again from them.
+
+    Potentials are carried in float32. Of each, bfloat16 keeps the distance to the threshold:
+    rounding spares its sign, so that no spike changes, and is finest where surrogates are steep.
 
     >>> spikes, potential, _ = unroll(LIF(decay=0.5), jnp.ones((1,)), timesteps=3)
     >>> potential[:, 0].tolist(), spikes[:, 0].tolist()
@@ -198,9 +202,12 @@ def unroll(
       initial: the membrane before the first step, potential `[B, ...]`; at rest if left out.
       feedback: weights `[C, C]` through which the layer hears its own last spikes, added to the
         current as `o[t-1] @ feedback`. Needs the order "integrate_then_fire".
+      dtype: of the spikes and of what is kept for the reverse pass, bfloat16 or float32; that of
+        the current if left out.
 
     Returns:
-      Spikes `[T, B, ...]`, potentials before reset `[T, B, ...]` and the last membrane.
+      Spikes `[T, B, ...]`, potentials before reset `[T, B, ...]` (float32, as far as they were
+      kept) and the last membrane, exact in float32.
 
     Raises:
       UserError: if there is feedback in the order "fire_then_integrate".
@@ -208,15 +215,18 @@ def unroll(
     if feedback is not None and _fires_first(neuron):
         raise UserError("feedback needs neurons of the order 'integrate_then_fire'")
     batch = current.shape if timesteps else current.shape[1:]
-    start = jnp.zeros(batch, current.dtype) if initial is None else initial.potential
-    constants = jnp.asarray(neuron.decay, start.dtype), jnp.asarray(neuron.threshold, start.dtype)
-    neuron = replace(neuron, decay=constants[0], threshold=constants[1])
-    potential = _trajectory(timesteps, neuron, start, current, feedback)
-    if _fires_first(neuron):
-        spikes = spikes_of(neuron, jnp.concatenate([start[None], potential[:-1]]))
-    else:
-        spikes = spikes_of(neuron, potential)
-    return spikes, potential, Membrane(potential[-1])
+    wide = jnp.promote_types(current.dtype, jnp.float32)
+    form = _Form(timesteps, is_short(current.dtype if dtype is None else dtype), current.dtype)
+    start = jnp.zeros(batch, wide) if initial is None else initial.potential.astype(wide)
+    neuron = replace(
+        neuron, decay=jnp.asarray(neuron.decay, wide), threshold=jnp.asarray(neuron.threshold, wide)
+    )
+    kept, last = _trajectory(form, neuron, start, current, feedback)
+    potential = _potential(form, neuron, kept)
+    # Else the reverse pass would keep the surrogate's values, too.
+    fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0) if form.short else _fire
+    spikes = fire(form, neuron, start, kept)
+    return spikes, potential, Membrane(straight_through(last, potential[-1]))
 
 
 def integrate(current: Array, decay: Array | float = 1.0, *, initial: Array | None = None) -> Array:
@@ -251,6 +261,45 @@ def _broadcast(neuron: LIF, potential: Array) -> tuple[Array, Array]:
     return jnp.broadcast_to(decay, potential.shape), jnp.broadcast_to(threshold, potential.shape)
 
 
+class _Form(NamedTuple):
+    """What is known of a pass before it runs."""
+
+    timesteps: int | None  # of a constant current
+    short: bool  # whether what is kept is bfloat16
+    current: Any  # its dtype
+
+
+def _kept(form: _Form, neuron: LIF, potential: Array) -> Array:
+    """Return what the reverse pass needs of a potential: `u`, or `u - theta` in bfloat16."""
+    if not form.short:
+        return potential
+    # To derivatives, what is kept is the potential itself: there is none by the threshold.
+    threshold = lax.stop_gradient(_broadcast(neuron, potential)[1])
+    return (potential - threshold).astype(jnp.bfloat16)
+
+
+def _potential(form: _Form, neuron: LIF, kept: Array) -> Array:
+    """Return the potential of which something was kept."""
+    if not form.short:
+        return kept
+    threshold = lax.stop_gradient(_broadcast(neuron, kept)[1])
+    return kept.astype(threshold.dtype) + threshold
+
+
+def _before(form: _Form, neuron: LIF, start: Array, kept: Array) -> Array:
+    """Return the potential before each step."""
+    first = _kept(form, neuron, start)[None]
+    return _potential(form, neuron, jnp.concatenate([first, kept[:-1]]))
+
+
+def _fire(form: _Form, neuron: LIF, start: Array, kept: Array) -> Array:
+    """Return the spikes of all steps."""
+    first = _fires_first(neuron)
+    potential = _before(form, neuron, start, kept) if first else _potential(form, neuron, kept)
+    spikes = spikes_of(neuron, potential)
+    return spikes.astype(jnp.bfloat16) if form.short else spikes
+
+
 # The potentials [T, B, ...] of a layer, and their derivative by hand: with d[t] the derivative of
 # the loss by u[t], d[t] = cotangent[t] + rest'(u[t]) d[t+1], whatever the reset and the surrogate.
 # Autodiff would save every intermediate of every step; this saves u and computes rest' from it.
@@ -259,32 +308,40 @@ def _broadcast(neuron: LIF, potential: Array) -> tuple[Array, Array]:
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _trajectory(
-    timesteps: int | None, neuron: LIF, start: Array, current: Array, feedback: Array | None
-) -> Array:
+    form: _Form, neuron: LIF, start: Array, current: Array, feedback: Array | None
+) -> tuple[Array, Array]:
+    """Return what is kept of the potentials, and the last one, whose cotangent is not looked at."""
+
     def step(potential: Array, drive: Array) -> tuple[Array, Array]:
         carried = rest(neuron, potential) + drive
         if feedback is not None:
             carried = carried + spikes_of(neuron, potential) @ feedback
-        return carried, carried
+        return carried, _kept(form, neuron, carried)
 
-    potential: Array = _over_time(step, start, current, timesteps)[1]
-    return potential
+    last, kept = _over_time(step, start, current, form.timesteps)
+    return kept, last
 
 
 def _trajectory_forward(
-    timesteps: int | None, neuron: LIF, start: Array, current: Array, feedback: Array | None
-) -> tuple[Array, tuple[LIF, Array, Array, Array | None]]:
-    potential = _trajectory(timesteps, neuron, start, current, feedback)
-    return potential, (neuron, start, potential, feedback)
+    form: _Form, neuron: LIF, start: Array, current: Array, feedback: Array | None
+) -> tuple[tuple[Array, Array], tuple[LIF, Array, Array, Array | None]]:
+    kept, last = _trajectory(form, neuron, start, current, feedback)
+    return (kept, last), (neuron, start, kept, feedback)
 
 
 def _trajectory_backward(
-    timesteps: int | None, saved: tuple[LIF, Array, Array, Array | None], cotangent: Array
+    form: _Form,
+    saved: tuple[LIF, Array, Array, Array | None],
+    cotangents: tuple[Array, Array],
 ) -> tuple[LIF, Array, Array, Array | None]:
-    neuron, start, potential, feedback = saved
+    neuron, start, kept, feedback = saved
+    cotangent, _ = cotangents
+    # With feedback the steps are many and small: what needs no loop is computed before it.
+    before_loop = feedback is not None and not form.short
 
-    def slopes(potential: Array) -> list[Array]:
+    def slopes(kept: Array) -> list[Array]:
         """Return the derivatives of rest(u) and, with feedback, of the spike by u."""
+        potential = _potential(form, neuron, kept)
         functions = (rest,) if feedback is None else (rest, spikes_of)
         ones = jnp.ones_like(potential)
         return [jax.jvp(partial(f, neuron), (potential,), (ones,))[1] for f in functions]
@@ -298,21 +355,23 @@ def _trajectory_backward(
 
     def step(later: Array, now: Any) -> tuple[Array, Array]:
         known, direct = now
-        derivative = direct + back(slopes(known) if feedback is None else known, later)
-        return derivative, derivative
+        derivative = direct + back(known if before_loop else slopes(known), later)
+        return derivative, derivative.astype(cotangent.dtype)
 
-    # With feedback the steps are many and small: what needs no loop is computed before it.
-    inputs = potential if feedback is None else slopes(potential), cotangent
-    derivative = _over_time(step, jnp.zeros_like(start), inputs, None, reverse=True)[1]
-    before = jnp.concatenate([start[None], potential[:-1]])
-    d_neuron = jax.vjp(lambda n: rest(n, before), neuron)[1](derivative)[0]
+    inputs = slopes(kept) if before_loop else kept, cotangent
+    first, derivative = _over_time(step, jnp.zeros_like(start), inputs, None, reverse=True)
+    before = _before(form, neuron, start, kept)
+    wide = derivative.astype(start.dtype)
+    d_neuron = jax.vjp(lambda n: rest(n, before), neuron)[1](wide)[0]
     d_feedback = None
     if feedback is not None:
         heard, pull = jax.vjp(lambda n: spikes_of(n, before), neuron)
-        d_neuron = jax.tree.map(jnp.add, d_neuron, pull(derivative @ feedback.T)[0])
-        d_feedback = jnp.einsum("tbi,tbo->io", heard, derivative)
-    d_current = sum_over_time(derivative) if timesteps else derivative
-    return d_neuron, back(slopes(start), derivative[0]), d_current, d_feedback
+        d_neuron = jax.tree.map(jnp.add, d_neuron, pull(wide @ feedback.T)[0])
+        heard, wide = heard.astype(derivative.dtype), feedback.dtype
+        d_feedback = jnp.einsum("tbi,tbo->io", heard, derivative, preferred_element_type=wide)
+    d_current = sum_over_time(derivative) if form.timesteps else derivative
+    d_start = back(slopes(_kept(form, neuron, start)), first)
+    return d_neuron, d_start, d_current.astype(form.current), d_feedback
 
 
 _trajectory.defvjp(_trajectory_forward, _trajectory_backward)

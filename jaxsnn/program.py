@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -12,7 +12,7 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxsnn import tree
-from jaxsnn.arrays import Number, at_least_float32, check_whole
+from jaxsnn.arrays import Number, at_least_float32, check_whole, is_short
 from jaxsnn.compress import schedules
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
@@ -83,6 +83,11 @@ class ModuleProgram:
         return walk.maps(self.abstract)
 
     @cached_property
+    def is_short(self) -> bool:
+        """Return whether all layers take their inputs in bfloat16."""
+        return all(is_short(layer.dtype) for layer in walk.synapses(self.abstract).values())
+
+    @cached_property
     def has_norms(self) -> bool:
         """Return whether batch normalisation is in it."""
         return any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_modules(self.abstract))
@@ -134,6 +139,8 @@ class ModuleProgram:
         active: Number | None,
     ) -> Output:
         """Run the network on a signal."""
+        if self.is_short and not signal.constant:
+            signal = replace(signal, value=signal.value.astype(jnp.bfloat16))
         mode = {"train": train, "key": key, "axis": axis}
         counted = None
         if active is not None:
@@ -154,20 +161,8 @@ class ModuleProgram:
 
     def flow(self, params: Tree, stats: Tree, x: Any) -> Flow:
         """Return what follows what in a pass over an input, from shapes alone."""
-        tapes: list[Tape] = []
-        ends: list[tuple[str, ...]] = []
-
-        def run(params: Tree, stats: Tree, x: Any) -> Array:
-            signal = as_signal(x)
-            tapes.append(Tape())
-            found = _run(self.fill(params, stats), signal, tapes[-1])
-            ends.append(found.sources)
-            return found.over_time()
-
-        jax.eval_shape(run, params, stats, x)
-        tape = tapes[-1]
-        feeds = {feed.kernel: feed for feed in tape.feeds}
-        return Flow(feeds, ends[-1], tape.activity.analog, tape.activity.cached, tape.pools)
+        leaves, structure = jax.tree.flatten((params, stats, x))
+        return _flow(self, structure, tuple((jnp.shape(x), jnp.result_type(x)) for x in leaves))
 
     def _pass(
         self, params: Tree, stats: Tree, signal: Signal, membranes: Any, mode: Any
@@ -176,7 +171,7 @@ class ModuleProgram:
         tape = Tape(membranes=membranes, **mode)
         readout = _run(net, signal, tape)
         stats = nnx.to_pure_dict(nnx.state(net, nnx.filterlib.Not(nnx.Param)))
-        return readout.over_time(), stats, tape
+        return at_least_float32(readout.over_time()), stats, tape
 
     def _in_chunks(
         self,
@@ -213,6 +208,25 @@ class ModuleProgram:
         _, (readout, activity) = lax.scan(chunk, rest, chunks, length=count)
         activity = jax.tree.map(lambda sums: sums.sum(0), activity)
         return Output(readout.reshape((-1, *readout.shape[2:])), stats, activity)
+
+
+@lru_cache(maxsize=32)  # a method and its checks ask again and again
+def _flow(program: ModuleProgram, structure: Any, leaves: tuple[Any, ...]) -> Flow:
+    tapes: list[Tape] = []
+    ends: list[tuple[str, ...]] = []
+
+    def run(params: Tree, stats: Tree, x: Any) -> Array:
+        signal = as_signal(x)
+        tapes.append(Tape())
+        found = _run(program.fill(params, stats), signal, tapes[-1])
+        ends.append(found.sources)
+        return found.over_time()
+
+    shapes = [jax.ShapeDtypeStruct(*each) for each in leaves]
+    jax.eval_shape(run, *jax.tree.unflatten(structure, shapes))
+    tape = tapes[-1]
+    feeds = {feed.kernel: feed for feed in tape.feeds}
+    return Flow(feeds, ends[-1], tape.activity.analog, tape.activity.cached, tape.pools)
 
 
 def as_signal(x: Array | Signal) -> Signal:

@@ -326,10 +326,82 @@ def test_a_neuron_is_a_pytree_of_its_constants():
     assert structure != jax.tree.structure(LIF(0.5, 3.0, reset="hard", surrogate=PLAIN))
 
 
-def test_potentials_keep_the_dtype_of_the_current():
-    current = problem(4)[0]["current"].astype(jnp.bfloat16)
-    spikes, potential, membrane = unroll(LIF(0.5, 0.5), current)
-    assert spikes.dtype == potential.dtype == membrane.potential.dtype == jnp.bfloat16
+def near_threshold(steps):
+    """Return a current whose potentials lie on both sides of 0.3, down to one float32 away."""
+    theta = np.float32(0.3)
+    around = np.nextafter(theta, np.float32([0, 0, 1, 1]), dtype=np.float32)
+    around[1::2] += np.float32([-0.01, 0.2])
+    random = np.random.default_rng(0).random((steps - 1, 2, 4), np.float32)
+    first = np.broadcast_to(np.append(around[:3], theta), (1, 2, 4))
+    return jnp.asarray(np.concatenate([first, random]), jnp.float32)
+
+
+SHORT = [
+    LIF(0.8, 0.3, surrogate=PLAIN),
+    LIF(0.8, 0.3, reset="soft", strict=False, surrogate=NORMALIZED, detach_reset=True),
+    LIF(0.8, 0.3, "soft_undecayed", order="fire_then_integrate", surrogate=PLAIN),
+]
+
+
+@pytest.mark.parametrize("steps", [3, 6])  # written out, and scanned
+@pytest.mark.parametrize("neuron", SHORT)
+def test_spikes_do_not_depend_on_how_short_potentials_are_kept(neuron, steps):
+    current = near_threshold(steps)
+    exact, short = unroll(neuron, current), unroll(neuron, current, dtype=jnp.bfloat16)
+    assert (short[0].dtype, short[1].dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_array_equal(short[0].astype(jnp.float32), exact[0])
+    np.testing.assert_array_equal(short[2].potential, exact[2].potential)
+    # Half of the last of 8 significant bits of the distance to the threshold.
+    np.testing.assert_array_less(
+        jnp.abs(short[1] - exact[1]), 2**-8 * jnp.abs(exact[1] - 0.3) + 1e-7
+    )
+
+
+@pytest.mark.parametrize("neuron", SHORT)
+def test_the_gradient_through_short_potentials_is_rounded_and_no_more(neuron):
+    current, wave = near_threshold(6), jnp.cos(jnp.arange(48.0)).reshape(6, 2, 4)
+    start = jnp.full((2, 4), 0.25)
+
+    def gradients(dtype, cut=6):
+        def loss(neuron, start, current):
+            first, _, membrane = unroll(neuron, current[:cut], initial=Membrane(start), dtype=dtype)
+            rest = unroll(neuron, current[cut:], initial=membrane, dtype=dtype)[0] if cut < 6 else 0
+            spikes = first if cut == 6 else jnp.concatenate([first, rest])
+            return jnp.vdot(spikes.astype(jnp.float32), wave)
+
+        return jax.jit(jax.grad(loss, (0, 1, 2)))(neuron, start, current)
+
+    exact, whole, parts = (
+        gradients(jnp.float32),
+        gradients(jnp.bfloat16),
+        gradients(jnp.bfloat16, 2),
+    )
+    for found in (whole, parts):
+        for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+            assert a.dtype == b.dtype == jnp.float32
+            # Those of the constants are sums over some terms of the size of one.
+            largest = jnp.abs(b).max() if b.ndim else 4.0
+            np.testing.assert_allclose(a, b, rtol=0, atol=2**-7 * float(largest))
+
+
+def test_short_currents_give_short_spikes_and_exact_feedback():
+    random = np.random.default_rng(0)
+    current = jnp.asarray(random.random((6, 2, 4)), jnp.bfloat16)
+    feedback = jnp.asarray(random.standard_normal((4, 4)), jnp.float32)
+
+    def run(current, feedback):
+        spikes, potential, _ = unroll(LIF(0.8, 0.3, surrogate=PLAIN), current, feedback=feedback)
+        return spikes.astype(jnp.float32).sum() + 0 * potential.sum(), spikes
+
+    (_, spikes), gradients = jax.value_and_grad(run, (0, 1), has_aux=True)(current, feedback)
+    (_, exact), right = jax.value_and_grad(run, (0, 1), has_aux=True)(
+        current.astype(jnp.float32), feedback
+    )
+    assert spikes.dtype == gradients[0].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(spikes.astype(jnp.float32), exact)
+    for a, b in zip(gradients, right, strict=True):
+        atol = 2**-7 * float(jnp.abs(b).max())
+        np.testing.assert_allclose(a.astype(jnp.float32), b, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,9 @@ Gains over XLA's form, measured on two cores with AVX-512:
 | forward, 1 or 2 channels to fewer than 20    | outputs filled up to 20             | 3x      |
 | under `vmap` with a kernel for each lane     | lanes in turn, no grouped operation |         |
 
+Short images (bfloat16) are multiplied with rounded weights, the sums in float32 and rounded once;
+the gradient of the kernel is not rounded. A CPU without such instructions computes in float32.
+
 Layout: images `[N, H, W, C]`, kernels `[kh, kw, C, O]`.
 """
 
@@ -25,6 +28,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 
+from jaxsnn.arrays import at_least_float32
 from jaxsnn.errors import UserError
 from jaxsnn.native import convolutions as onednn
 
@@ -40,14 +44,22 @@ LEAST_SAMPLES = 8  # of a chunk; shorter products are slow
 LEAST_OUTPUTS = 20  # of a thin convolution; below it XLA takes a slow path
 
 
-def convolve(images: Array, kernel: Array, *, stride: int = 1, padding: str = "SAME") -> Array:
+def convolve(
+    images: Array,
+    kernel: Array,
+    *,
+    stride: int = 1,
+    padding: str = "SAME",
+    dtype: jax.typing.DTypeLike | None = None,
+) -> Array:
     """Return the convolution (cross-correlation) of images with a kernel.
 
     Args:
       images: `[N, H, W, C]`.
-      kernel: `[kh, kw, C, O]`.
+      kernel: `[kh, kw, C, O]`; rounded to the numbers of the images.
       stride: step in both directions, >= 1.
       padding: "SAME" (zeros around, as PyTorch's `(k-1)//2` for odd kernels) or "VALID".
+      dtype: of the result; that of the images if left out.
 
     Returns:
       `[N, H', W', O]`.
@@ -58,9 +70,13 @@ def convolve(images: Array, kernel: Array, *, stride: int = 1, padding: str = "S
     if padding not in PADDINGS:
         raise UserError(f"padding {padding!r} is unknown; choose one of {', '.join(PADDINGS)}")
     borders = tuple(_border(size, padding) for size in kernel.shape[:2])
+    found = jnp.dtype(dtype or images.dtype)
     if jax.default_backend() == "cpu":
-        outputs: Array = _convolve(stride, borders, images, kernel)
+        outputs: Array = _convolve(stride, borders, found, images, kernel)
         return outputs
+    kernel = kernel.astype(images.dtype)
+    if found != images.dtype:
+        images, kernel = images.astype(found), kernel.astype(found)
     return _native(stride, borders, images, kernel)
 
 
@@ -73,27 +89,35 @@ def _native(stride: int, borders: Borders, images: Array, kernel: Array) -> Arra
     return lax.conv_general_dilated(images, kernel, strides, borders, dimension_numbers=LAYOUT)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _convolve(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
-    outputs: Array = sequential_vmap(partial(_apply, stride, borders))(images, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
+def _convolve(
+    stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array
+) -> Array:
+    apply = sequential_vmap(partial(_apply, stride, borders, dtype))
+    outputs: Array = apply(images, kernel.astype(images.dtype))
     return outputs
 
 
 def _forward(
-    stride: int, borders: Borders, images: Array, kernel: Array
+    stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array
 ) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(stride, borders, images, kernel), (images, kernel)
+    return _convolve(stride, borders, dtype, images, kernel), (images, kernel)
 
 
 def _backward(
-    stride: int, borders: Borders, saved: tuple[Array, Array], cotangent: Array
+    stride: int,
+    borders: Borders,
+    dtype: jnp.dtype,
+    saved: tuple[Array, Array],
+    cotangent: Array,
 ) -> tuple[Array, Array]:
+    del dtype
     images, kernel = saved
     cotangent = cotangent.astype(images.dtype)
     to_images = partial(_gradient_of_images, stride, borders, images.shape[1:3])
     to_kernel = partial(_gradient_of_kernel, stride, borders, kernel.shape)
     d_kernel = sequential_vmap(to_kernel)(images, cotangent).astype(kernel.dtype)
-    return sequential_vmap(to_images)(cotangent, kernel), d_kernel
+    return sequential_vmap(to_images)(cotangent, kernel.astype(images.dtype)), d_kernel
 
 
 _convolve.defvjp(_forward, _backward)
@@ -106,15 +130,25 @@ def _by_onednn(images: Array) -> bool:
     return onednn.available(images.dtype) and _is_known(images)
 
 
+def _in_reach(*arrays: Array) -> tuple[Array, ...]:
+    """Return arrays as they are computed with: in float32 unless oneDNN takes shorter numbers."""
+    return arrays if _by_onednn(arrays[0]) else tuple(map(at_least_float32, arrays))
+
+
 def _is_known(images: Array) -> bool:
     """Return whether the number of samples is known; in a program for any batch size it is not."""
     return isinstance(images.shape[0], int)
 
 
-def _apply(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
-    channels, outputs = kernel.shape[2:]
+def _apply(stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array) -> Array:
+    images, kernel = _in_reach(images, kernel)
     if _by_onednn(images):
-        return onednn.convolve(stride, borders, images, kernel)
+        return onednn.convolve(stride, borders, images, kernel, dtype)
+    return _by_xla(stride, borders, images, kernel).astype(dtype)
+
+
+def _by_xla(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
+    channels, outputs = kernel.shape[2:]
     if _is_known(images) and stride == 1 and 8 < channels < 32 and channels % 8 and outputs < 64:
         return _by_patches(borders, images, kernel)
     if channels <= 2 and outputs < LEAST_OUTPUTS:
@@ -126,8 +160,16 @@ def _apply(stride: int, borders: Borders, images: Array, kernel: Array) -> Array
 def _gradient_of_images(
     stride: int, borders: Borders, size: tuple[int, ...], cotangent: Array, kernel: Array
 ) -> Array:
+    dtype = cotangent.dtype
+    cotangent, kernel = _in_reach(cotangent, kernel)
     if _by_onednn(cotangent):
-        return onednn.gradient_of_images(stride, borders, size, cotangent, kernel)
+        return onednn.gradient_of_images(stride, borders, size, cotangent, kernel).astype(dtype)
+    return _images_by_xla(stride, borders, size, cotangent, kernel).astype(dtype)
+
+
+def _images_by_xla(
+    stride: int, borders: Borders, size: tuple[int, ...], cotangent: Array, kernel: Array
+) -> Array:
     # An ordinary convolution visits every pixel of the images, patches every output.
     if math.prod(size) > 1.5 * math.prod(cotangent.shape[1:3]):
         return _sum_of_columns(stride, borders, size, cotangent, kernel)
@@ -143,9 +185,15 @@ def _gradient_of_images(
 def _gradient_of_kernel(
     stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
 ) -> Array:
+    images, cotangent = _in_reach(images, cotangent)
     if _by_onednn(images):
         return onednn.gradient_of_kernel(stride, borders, shape, images, cotangent)
+    return _kernel_by_xla(stride, borders, shape, images, cotangent)
 
+
+def _kernel_by_xla(
+    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
+) -> Array:
     def gradient(images: Array, cotangent: Array) -> Array:
         full = _spread(stride, borders, images.shape[1:3], shape[:2], cotangent)
         columns, errors = lax.optimization_barrier(

@@ -2,14 +2,14 @@
 
 import math
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jaxsnn.arrays import confined
+from jaxsnn.arrays import at_least_float32, confined, is_short
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.tape import Tape
@@ -68,14 +68,19 @@ class Neurons(nnx.Module):
         return replace(self.options, decay=decay, threshold=threshold)
 
     def __call__(
-        self, current: Signal, tape: Tape, name: str, feedback: Array | None = None
+        self,
+        current: Signal,
+        tape: Tape,
+        name: str,
+        feedback: Array | None = None,
+        dtype: Any = jnp.float32,
     ) -> Signal:
-        """Return the spikes `[T, B, ...]` that a current causes, and record them."""
+        """Return the spikes `[T, B, ...]` that a current causes, in a dtype, and record them."""
         neuron, before = self.constants(), tape.membranes.get(name)
         if self.watched:
             if before is not None:
                 raise UserError(f"layer {name!r} is watched over the whole time axis: no remat")
-            seen = tape.only_counted(current.over_time())
+            seen = tape.only_counted(at_least_float32(current.over_time()))
             tape.activity.current[name] = lax.stop_gradient(seen)
         # Behind a detached reset no potential depends on a surrogate: any will do.
         timed = neuron.surrogate.timed
@@ -89,15 +94,18 @@ class Neurons(nnx.Module):
             timesteps=current.timesteps if current.constant else None,
             initial=before,
             feedback=feedback,
+            dtype=dtype if is_short(dtype) else jnp.float32,
         )
         tape.membranes[name] = membrane
         if timed:
-            spikes = _fire_timed(neuron, potential, before, tape, f"{name}/last_spike")
+            fired = _fire_timed(neuron, potential, before, tape, f"{name}/last_spike")
+            spikes = fired.astype(spikes.dtype)
         if self.watched:
-            tape.activity.trains[name] = lax.stop_gradient(tape.only_counted(spikes))
+            trains = tape.only_counted(at_least_float32(spikes))
+            tape.activity.trains[name] = lax.stop_gradient(trains)
         # What training makes of the spikes are sums over everything, which XLA merges with this.
         merged = tape.train and tape.counted is None
-        tape.activity.spikes[name] = spikes.sum(0) if merged else tape.sum(spikes)
+        tape.activity.spikes[name] = at_least_float32(spikes).sum(0) if merged else tape.sum(spikes)
         potential = lax.stop_gradient(potential)
         tape.activity.potential[name] = tape.sum(potential)
         tape.activity.magnitude[name] = tape.sum(jnp.abs(potential))
@@ -154,10 +162,15 @@ class Rectified(nnx.Module):
     """
 
     def __call__(
-        self, current: Signal, tape: Tape, name: str, feedback: Array | None = None
+        self,
+        current: Signal,
+        tape: Tape,
+        name: str,
+        feedback: Array | None = None,
+        dtype: Any = jnp.float32,
     ) -> Signal:
         """Return the rectified current, constant if the current is."""
-        del feedback
+        del feedback, dtype
         value = jax.nn.relu(current.value)
         output = replace(current, value=value, analog=True, sources=(name,))
         tape.activity.spikes[name] = tape.total(output)
@@ -185,10 +198,15 @@ class Integrator(nnx.Module):
         self.decay = None if decay is None else Constant(jnp.asarray(decay, jnp.float32))
 
     def __call__(
-        self, current: Signal, tape: Tape, name: str, feedback: Array | None = None
+        self,
+        current: Signal,
+        tape: Tape,
+        name: str,
+        feedback: Array | None = None,
+        dtype: Any = jnp.float32,
     ) -> Signal:
         """Return the potentials `[T, B, C]`."""
-        del feedback
+        del feedback, dtype
         value = current.over_time()
         if self.decay is not None:
             before = tape.membranes.get(name)

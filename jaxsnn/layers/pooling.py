@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxsnn.arrays import at_least_float32
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.layer import Layer
@@ -150,9 +151,10 @@ class Vote(Layer):
         self.classes = classes
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
-        """Return `[T, B, classes]` from `[T, B, classes * voters]`."""
+        """Return `[T, B, classes]` from `[T, B, classes * voters]`, float32 or wider."""
         del tape
-        return signal.fold(lambda x: x.reshape(x.shape[0], self.classes, -1).mean(-1))
+        wide = replace(signal, value=at_least_float32(signal.value))
+        return wide.fold(lambda x: x.reshape(x.shape[0], self.classes, -1).mean(-1))
 
 
 def mean_pixels(signal: Signal) -> Signal:

@@ -104,7 +104,9 @@ class Residual(Layer):
         return signal.fold(reshape)
 
     def _weigh(self, x: Array) -> Array:
-        return x if self.weight is None else x * self.weight[...].reshape(1, 1, 1, -1)
+        if self.weight is None:
+            return x
+        return (x * self.weight[...].reshape(1, 1, 1, -1)).astype(x.dtype)
 
     def children(self) -> tuple[str, ...]:
         """Return the names of the convolutions, in the order of the equation."""

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
@@ -11,11 +12,13 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxsnn import memory
+from jaxsnn.arrays import is_short
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
 from jaxsnn.layers.layer import Layer
-from jaxsnn.layers.neurons import Firing, Neurons, as_firing
+from jaxsnn.layers.neurons import Firing, Integrator, Neurons, as_firing
+from jaxsnn.layers.products import multiply
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import LIF, spikes_of
 
@@ -40,7 +43,9 @@ class Synapse(Layer):
       neurons: what turns the current into spikes, activations or a read-out.
       use_bias: whether each output has a bias.
       norm: whether batch normalisation over time and batch follows the weights.
-      dtype: of the inputs, the weights and their product; everything after it is float32.
+      dtype: of the inputs, the weights and their product. With bfloat16 also of the current and the
+        spikes, and of what is kept for the reverse pass; weights are kept, and sums, norms,
+        potentials and a read-out computed, in float32.
       rngs: random numbers for the start values, uniform in +-1/sqrt(fan_in) as PyTorch's.
     """
 
@@ -67,17 +72,22 @@ class Synapse(Layer):
         """Return the linear map of `x`, `[N, ...]`, without bias."""
         raise TypeError(f"{type(self).__name__} does not define how it weighs")
 
-    def current(self, x: Array, tape: Tape) -> Array:
-        """Return the input current of the neurons for inputs without time, `[N, ...]`."""
-        kernel = self.kernel[...].astype(self.dtype)
-        current = self.weigh(x.astype(self.dtype), kernel).astype(jnp.float32)
-        if self.bias is not None:
-            bias = self.bias[...]
-            current = current + bias.reshape((1,) * (current.ndim - 1) + bias.shape)
-        if self.norm is not None:
-            self.norm.axis_name = tape.axis
-            current = self.norm(current, use_running_average=not tape.train)
-        return current
+    def product(self, x: Array, kernel: Array, dtype: Any) -> Array:
+        """Return `weigh(x, kernel)` in a dtype."""
+        return self.weigh(x, kernel).astype(dtype)
+
+    def current(self, x: Array, tape: Tape, dtype: Any = jnp.float32) -> Array:
+        """Return the current of the neurons, in a dtype, for inputs without time, `[N, ...]`."""
+        kernel = self.kernel[...].astype(jnp.promote_types(self.dtype, jnp.float32))
+        current = self.product(x.astype(self.dtype), kernel, dtype)
+        bias = None if self.bias is None else self.bias[...]
+        if self.norm is None:
+            return _biased(current, bias, dtype)
+        self.norm.axis_name = tape.axis
+        if is_short(dtype):
+            return _normalised(self.norm, current, bias, tape.train)
+        normed: Array = self.norm(_biased(current, bias, dtype), use_running_average=not tape.train)
+        return normed
 
     def feedback(self) -> Array | None:
         """Return the weights by which the layer hears itself, or None."""
@@ -93,13 +103,16 @@ class Synapse(Layer):
         events = tape.total(signal) * signal.events_per_unit
         tape.activity.events[kernel] = lax.stop_gradient(events)
         if signal.events_per_unit > 1:
-            there = replace(signal, value=(signal.value != 0).astype(jnp.float32))
+            there = replace(signal, value=(signal.value != 0).astype(signal.value.dtype))
             tape.activity.arrivals[kernel] = tape.total(there)
-        current = replace(signal.fold(lambda x: self.current(x, tape)), events_per_unit=1)
+        # A constant current is one copy, and a read-out is small: neither is worth rounding.
+        wide = signal.constant or isinstance(self.neurons, Integrator) or not is_short(self.dtype)
+        dtype = jnp.float32 if wide else self.dtype
+        current = replace(signal.fold(lambda x: self.current(x, tape, dtype)), events_per_unit=1)
         tape.feed(kernel, self.name, signal, current.shape)
         if shortcut is not None:
             current = current + replace(shortcut, events_per_unit=1)
-        return self.neurons(current, tape, self.name, self.feedback())
+        return self.neurons(current, tape, self.name, self.feedback(), self.dtype)
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear map of each of the layer's kernels."""
@@ -133,7 +146,11 @@ class Dense(Synapse):
 
     def weigh(self, x: Array, kernel: Array) -> Array:
         """Return `x @ kernel`."""
-        return x @ kernel
+        return multiply(x, kernel)
+
+    def product(self, x: Array, kernel: Array, dtype: Any) -> Array:
+        """Return `x @ kernel` in a dtype, rounded once."""
+        return multiply(x, kernel, dtype)
 
 
 class Conv(Synapse):
@@ -182,6 +199,10 @@ class Conv(Synapse):
         """Return the convolution of `x` with `kernel`."""
         return convolve(x, kernel, stride=self.stride, padding=self.padding)
 
+    def product(self, x: Array, kernel: Array, dtype: Any) -> Array:
+        """Return the convolution of `x` with `kernel` in a dtype, rounded once."""
+        return convolve(x, kernel, stride=self.stride, padding=self.padding, dtype=dtype)
+
 
 class Recurrent(Dense):
     """A fully recurrent spiking layer: dense input, and every neuron hears all others' last spikes.
@@ -220,7 +241,7 @@ class Recurrent(Dense):
         rest = jnp.zeros_like(spikes.value[0])
         first = rest if before is None else spikes_of(self.neurons.constants(), before.potential)
         # The last step's spikes are heard by nobody yet.
-        heard = tape.sum(jnp.concatenate([first[None], spikes.value[:-1]]))
+        heard = tape.sum(jnp.concatenate([first[None].astype(rest.dtype), spikes.value[:-1]]))
         recurrent = f"{self.name}/recurrent"
         tape.activity.events[recurrent] = lax.stop_gradient(heard)
         tape.feed(recurrent, self.name, spikes, spikes.shape)
@@ -229,6 +250,29 @@ class Recurrent(Dense):
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear maps of the input and of the recurrent weights."""
         return {"kernel": self.weigh, "recurrent": self.weigh}
+
+
+def _biased(current: Array, bias: Array | None, dtype: Any) -> Array:
+    """Return a current with the bias of each channel, added in float32, in a dtype."""
+    if bias is not None:
+        current = current.astype(jnp.float32) + bias.reshape((1,) * (current.ndim - 1) + bias.shape)
+    return current.astype(dtype)
+
+
+def _normalised(norm: nnx.BatchNorm, current: Array, bias: Array | None, train: bool) -> Array:
+    """Return a short current normalised in float32, of which nothing but itself is kept."""
+    graph, state = nnx.split(norm)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def normalise(state: Any, current: Array, bias: Array | None) -> tuple[Array, Any]:
+        norm = nnx.merge(graph, state)
+        normed = norm(_biased(current, bias, jnp.float32), use_running_average=not train)
+        return normed.astype(current.dtype), nnx.state(norm)
+
+    found, state = normalise(state, current, bias)
+    nnx.update(norm, state)
+    normed: Array = found
+    return normed
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> Array:

@@ -85,7 +85,8 @@ def build(
       use_bias: biases in all weighted layers (True), in none (False), or in the last one only
         ("readout"), which has no norm to stand in for it.
       ties: who of equal largest inputs of a max pooling gets its gradient (`layers.MaxPool`).
-      dtype: of the synapses' products (`jnp.bfloat16` on accelerators); potentials stay float32.
+      dtype: of products, spikes and what is kept for the reverse pass, such as `jnp.bfloat16`;
+        weights, potentials, sums and the read-out stay float32.
 
     Raises:
       UserError: for a word that is not in the table, or a layer that does not fit its input.

@@ -88,11 +88,18 @@ def _failure() -> str | None:
     return missing()
 
 
-def convolve(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:
-    """Return the convolution of `[N, H, W, C]` with `[kh, kw, C / groups, O]`."""
+def convolve(
+    stride: int, borders: Borders, images: Array, kernel: Array,
+    dtype: jax.typing.DTypeLike | None = None,
+) -> Array:  # fmt: skip
+    """Return the convolution of `[N, H, W, C]` with `[kh, kw, C / groups, O]`.
+
+    Its sums are rounded to `dtype`, that of the images if left out.
+    """
     shape = (len(images), *_size(stride, borders, images, kernel), kernel.shape[-1])
     groups = images.shape[-1] // kernel.shape[2]
-    return _call("jaxsnn_convolve", stride, borders, groups, images, kernel, shape)
+    result = jax.ShapeDtypeStruct(shape, dtype or images.dtype)
+    return _call("jaxsnn_convolve", stride, borders, groups, images, kernel, result)
 
 
 def gradient_of_images(
@@ -101,15 +108,20 @@ def gradient_of_images(
 ) -> Array:  # fmt: skip
     """Return the gradient of images of a size (H, W) from that of the outputs, `[N, H', W', O]`."""
     shape = (len(cotangent), *size, kernel.shape[2] * groups)
-    return _call("jaxsnn_to_images", stride, borders, groups, cotangent, kernel, shape)
+    result = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    return _call("jaxsnn_to_images", stride, borders, groups, cotangent, kernel, result)
 
 
 def gradient_of_kernel(
     stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
 ) -> Array:
-    """Return the gradient of a kernel of a shape from images and the gradient of the outputs."""
+    """Return the gradient of a kernel of a shape, from images and the gradient of the outputs.
+
+    It is float32, whatever these are.
+    """
     groups = images.shape[-1] // shape[2]
-    return _call("jaxsnn_to_kernel", stride, borders, groups, images, cotangent, shape)
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    return _call("jaxsnn_to_kernel", stride, borders, groups, images, cotangent, result)
 
 
 def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[int]:
@@ -121,9 +133,8 @@ def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[i
 
 def _call(
     name: str, stride: int, borders: Borders, groups: int, first: Array, second: Array,
-    shape: tuple[int, ...],
+    result: jax.ShapeDtypeStruct,
 ) -> Array:  # fmt: skip
-    result = jax.ShapeDtypeStruct(shape, first.dtype)
     call = jax.ffi.ffi_call(name, result, vmap_method="sequential")
     found: Array = call(
         first, second, stride=np.int64(stride), borders=np.array(borders, np.int64).ravel(),

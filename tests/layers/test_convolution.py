@@ -159,12 +159,22 @@ def test_same_padding_is_pytorchs_and_keeps_ceil_of_n_over_stride():
         assert shape.shape[1:3] == (-(-n // stride),) * 2
 
 
-@pytest.mark.long
-def test_short_floats_stay_short():
-    images, kernel = (x.astype(jnp.bfloat16) for x in problem(3))
-    gradients = jax.grad(lambda *a: convolve(*a).astype(jnp.float32).sum(), (0, 1))(images, kernel)
-    assert convolve(images, kernel).dtype == jnp.bfloat16
-    assert all(g.dtype == jnp.bfloat16 for g in gradients)
+def test_short_images_are_rounded_and_the_gradient_of_the_kernel_is_not():
+    images, kernel = problem(3)
+    images = images.astype(jnp.bfloat16)
+    rounded = kernel.astype(jnp.bfloat16).astype(jnp.float32)
+    outputs, pull = jax.vjp(convolve, images, kernel)
+    wide = convolve(images, kernel, dtype=jnp.float32)
+    right, pull_right = jax.vjp(partial(by_jax, stride=1, padding="SAME"),
+                                images.astype(jnp.float32), rounded)  # fmt: skip
+    np.testing.assert_allclose(wide, right, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(outputs, wide.astype(jnp.bfloat16))
+    wave = jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape).astype(jnp.bfloat16)
+    to_images, to_kernel = pull(wave)
+    exact = pull_right(wave.astype(jnp.float32))
+    assert to_images.dtype == jnp.bfloat16 and to_kernel.dtype == jnp.float32
+    np.testing.assert_allclose(to_images.astype(jnp.float32), exact[0], rtol=2**-8, atol=1e-5)
+    np.testing.assert_allclose(to_kernel, exact[1], rtol=1e-5, atol=1e-5)
 
 
 def test_an_unknown_padding_is_an_error():

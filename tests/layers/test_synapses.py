@@ -57,19 +57,21 @@ def test_a_synapse_of_no_kind_cannot_weigh():
         run(layer, spikes(1, 1, 2))
 
 
-@pytest.mark.long
-def test_short_synapses_keep_potentials_in_float32():
+def test_short_synapses_keep_weights_potentials_and_sums_in_float32():
     neurons = Neurons(LIF(0.5, 0.5))
     layer = layers.Dense(16, 4, neurons=neurons, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
     record, x = Tape(), spikes(3, 2, 16)
     out = run(layer, x, record)
-    assert layer.kernel[...].dtype == jnp.float32
-    assert out.value.dtype == record.membranes["layer"].potential.dtype == jnp.float32
+    assert out.value.dtype == jnp.bfloat16
+    assert layer.kernel[...].dtype == record.membranes["layer"].potential.dtype == jnp.float32
     assert {leaf.dtype for leaf in jax.tree.leaves(record.activity)} == {jnp.dtype("float32")}
-    product = layer.weigh(x[0].astype(jnp.bfloat16), layer.kernel[...].astype(jnp.bfloat16))
+    product = layer.weigh(x[0].astype(jnp.bfloat16), layer.kernel[...])
     assert product.dtype == jnp.bfloat16
+    exact = x[0] @ layer.kernel[...].astype(jnp.bfloat16).astype(jnp.float32)
+    np.testing.assert_allclose(product.astype(jnp.float32), exact, rtol=2**-8, atol=1e-6)
     np.testing.assert_array_equal(
-        layer.current(x[0], Tape()), product.astype(jnp.float32) + layer.bias[...].reshape(1, 4)
+        layer.current(x[0], Tape(), jnp.bfloat16),
+        (product.astype(jnp.float32) + layer.bias[...].reshape(1, 4)).astype(jnp.bfloat16),
     )
 
 

@@ -1,0 +1,124 @@
+"""A network in bfloat16: what its training step keeps and moves, and what stays float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters import partial_eval
+
+from jaxsnn import inputs, models, neurons, surrogate, train
+from jaxsnn.native import processor
+
+T, B = 6, 5
+PLAIN = surrogate.triangle()
+
+
+@pytest.fixture
+def fast(monkeypatch, tmp_path):
+    """Let this processor be one that multiplies bfloat16; nothing is run on it."""
+    path = tmp_path / "cpuinfo"
+    path.write_text("flags : amx_bf16\n")
+    monkeypatch.setattr(processor, "CPUINFO", path)
+    processor.flags.cache_clear()
+    yield
+    processor.flags.cache_clear()
+
+
+def loss_of(layout, shape, encoding, *, norm=False, dtype=jnp.bfloat16, **neuron):
+    """Return a training loss of a network's parameters, and its arguments as shapes."""
+    lif = neurons.LIF(0.8, 0.5, surrogate=PLAIN, **neuron)
+    net = models.build(layout, shape, lif, norm=norm, dtype=dtype)
+    task = train.Task(inputs.Inputs(shape, T, encoding), loss="ce", spike_weight=0.1)
+    keys = jax.random.split(jax.random.key(1), B)
+
+    def loss(params, images, labels):
+        x = task.prepare(jax.random.key(0), images, True)
+        output = task.run(net.replace(params=params), x, train=True, key=keys)
+        return task.objective(output, labels, x)
+
+    images = jax.ShapeDtypeStruct((B, *task.inputs.sample_shape), jnp.uint8)
+    return loss, (net.params, images, jax.ShapeDtypeStruct((B,), jnp.int32))
+
+
+def is_long(array):
+    """Return whether an array has a value for each step, sample and at least two neurons."""
+    return array.dtype == jnp.float32 and array.size >= 2 * T * B and T * B in (
+        array.shape[0], *(array.shape[0] * n for n in array.shape[1:2])
+    )  # fmt: skip
+
+
+NETWORKS = [
+    ("4C3-AP2-3C3-MP2-7-3", (8, 8, 2), "events", {}),
+    ("4C3-AP2-3C3-D0.2-7-3", (4, 4, 2), "bernoulli", {"norm": True}),
+    ("4C3-4C3-3", (4, 4, 2), "direct", {"order": "fire_then_integrate", "detach_reset": True}),
+    ("7R-3", (8,), "events", {}),
+]
+
+
+@pytest.mark.parametrize(("layout", "shape", "encoding", "options"), NETWORKS)
+def test_a_step_keeps_nothing_of_every_step_in_float32(layout, shape, encoding, options):
+    def kept(dtype):
+        loss, arguments = loss_of(layout, shape, encoding, dtype=dtype, **options)
+
+        def pull(params, *batch):
+            return jax.vjp(lambda p: loss(p, *batch), params)[1]
+
+        return jax.tree.leaves(jax.eval_shape(pull, *arguments))
+
+    assert any(map(is_long, kept(jnp.float32)))
+    short = kept(jnp.bfloat16)
+    assert [each for each in short if is_long(each)] == []
+    # One potential for each layer of neurons: spikes and surrogates are computed from it again.
+    layers = layout.count("-") + 1 - sum(layout.count(word) for word in ("AP", "MP", "D0"))
+    potentials = [each for each in short if each.dtype == jnp.bfloat16 and each.shape[:2] == (T, B)]
+    assert len(potentials) == layers + ("D0" in layout)  # a dropout keeps what it multiplied with
+
+
+def equations(jaxpr):
+    """Yield the equations of a program, those of its loops and functions among them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in jax.tree.leaves(
+            list(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                yield from equations(inner)
+
+
+MOVERS = {"scan", "while", "dot_general", "concatenate", "gather", "transpose", "pad", "sort"}
+
+
+@pytest.mark.usefixtures("fast")
+@pytest.mark.parametrize("layout", ["9-7-3", "7R-3"])
+def test_a_step_moves_nothing_of_every_step_in_float32(layout):
+    def moved(dtype):
+        loss, arguments = loss_of(layout, (8,), "events", dtype=dtype)
+        program = jax.make_jaxpr(jax.grad(loss))(*arguments).jaxpr
+        program, _ = partial_eval.dce_jaxpr(program, [True] * len(program.outvars))
+        found = [e for e in equations(program) if e.primitive.name in MOVERS]
+        assert found
+        return [
+            (e.primitive.name, v.aval)
+            for e in found
+            for v in (*e.invars, *e.outvars)
+            if hasattr(v.aval, "dtype") and is_long(v.aval)
+        ]
+
+    assert moved(jnp.float32)
+    assert moved(jnp.bfloat16) == []
+
+
+def test_weights_gradients_read_out_and_record_are_float32():
+    loss, (params, images, labels) = loss_of("4C3-AP2-6-V3", (4, 4, 2), "events")
+    random = np.random.default_rng(0)
+    images = jnp.asarray(random.integers(0, 2, images.shape), jnp.uint8)
+    labels = jnp.asarray(random.integers(0, 3, B), jnp.int32)
+    short = jax.jit(jax.value_and_grad(loss))(params, images, labels)
+    exact_loss, _ = loss_of("4C3-AP2-6-V3", (4, 4, 2), "events", dtype=jnp.float32)
+    exact = jax.jit(jax.value_and_grad(exact_loss))(params, images, labels)
+    assert {leaf.dtype for leaf in jax.tree.leaves(short)} == {jnp.dtype("float32")}
+    assert abs(short[0] - exact[0]) < 0.05 * abs(exact[0])
+    for a, b in zip(jax.tree.leaves(short[1]), jax.tree.leaves(exact[1]), strict=True):
+        cosine = jnp.vdot(a, b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), 1e-12)
+        assert cosine > 0.9 or jnp.abs(b).max() == 0
