@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from jaxsnn.compile import events, lanes, mcu
+from jaxsnn.compile import folded, lanes, mcu
+from jaxsnn.compile.events import Engine
 from jaxsnn.compile.plan import Plan
 
 __all__ = ["Source", "assemble"]
@@ -43,18 +44,14 @@ def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) ->
       target: "cpu", both engines; "mcu", one sample at a time alone.
     """
     guard = name.upper()
-    one = events.emit(plan) if target == "cpu" else mcu.emit(plan)
+    one = folded.emit(plan) if target == "cpu" else mcu.emit(plan)
     prototypes = _prototypes(plan, name, target, one)
     top = _comment(name, notes, plan)
     include = "#include <stdint.h>\n"
     header = f"{top}#ifndef {guard}_H\n#define {guard}_H\n\n{include}\n{prototypes}\n#endif\n"
     memory = "#include <string.h>\n" if target == "cpu" else ""
     parts = [top, f"{include}{memory}\n", prototypes, _common(plan, name)]
-    parts += [
-        _resource("events.c") if target == "cpu" else "",
-        one.functions,
-        _predict(plan, name, one),
-    ]
+    parts += [one.functions, _predict(plan, name, one)]
     if target == "cpu":
         many = lanes.emit(plan)
         types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
@@ -97,7 +94,7 @@ def counts_size(plan: Plan) -> int:
     return sum(layer.size for layer in plan.counted)
 
 
-def _prototypes(plan: Plan, name: str, target: str, one: events.Engine) -> str:
+def _prototypes(plan: Plan, name: str, target: str, one: Engine) -> str:
     upper, type_ = name.upper(), sample_type(plan)
     order = "row by row, channels last" + ("" if plan.input.constant else ", step after step")
     batch = f"""
@@ -156,7 +153,7 @@ static inline void vote(const int32_t *units, int32_t *scores) {{
 """
 
 
-def _predict(plan: Plan, name: str, one: events.Engine) -> str:
+def _predict(plan: Plan, name: str, one: Engine) -> str:
     return f"""\
 static void run_one(const SAMPLE *sample, int32_t *scores TRACE(, int32_t *counts)) {{
   static int32_t units[UNITS];
@@ -170,7 +167,10 @@ void {name}_trace(const SAMPLE *sample, int32_t *scores, int32_t *counts) {{
   run_one(sample, scores, counts);
 }}
 #else
-void {name}_predict(const SAMPLE *sample, int32_t *scores) {{ run_one(sample, scores); }}
+void {name}_predict(
+    const SAMPLE sample[{name.upper()}_SAMPLE], int32_t scores[{name.upper()}_CLASSES]) {{
+  run_one(sample, scores);
+}}
 #endif
 """
 
