@@ -10,8 +10,9 @@ from tyro import conf
 
 from jaxsnn import compile as compiling
 from jaxsnn import data
-from jaxsnn.compile import events
+from jaxsnn.compile import trial
 from jaxsnn.compile.call import plan_of
+from jaxsnn.compile.source import Source
 from jaxsnn.errors import UserError
 from jaxsnn.export import Model, load
 from jaxsnn.files import write_atomic
@@ -33,13 +34,19 @@ class Compile:
     """Prefix of the functions; the file's name if left out."""
     target: Literal["cpu", "mcu"] = "cpu"
     """cpu: for one sample and for many; mcu: for one, with little memory and no vectors."""
+    test: Flag = False
+    """Also write a program, OUT_test.c, that reads samples and prints their scores; for mcu with a
+    linker script, OUT_test.ld: it runs on an emulated Cortex-M (docs/deploying.md)."""
+    flash: int | None = None
+    """Bytes of constants that a microcontroller has room for; refused if they are more."""
+    ram: int | None = None
+    """Bytes of memory that a microcontroller has; refused if the network takes more."""
     allow_rounding: Flag = False
     """Also compile a network that integers only come near to."""
 
     def run(self) -> None:
-        """Write both files, and print what they take."""
-        if self.out.suffix != ".c":
-            raise UserError(f"--out {self.out}: must end in .c")
+        """Write the files, and print what they take."""
+        self._check_options()
         model = load(self.file)
         inputs, name = model.known_inputs(), self.name
         if name is None:
@@ -52,14 +59,43 @@ class Compile:
             )  # fmt: skip
         except UserError as error:
             raise UserError(f"{self.file}: {error}") from None
-        header = self.out.with_suffix(".h")
+        self._check_room(source)
         write_atomic(self.out, source.code)
-        write_atomic(header, source.header)
-        one = events.emit(plan_of(model.network, inputs, allow_rounding=True))
+        write_atomic(self.out.with_suffix(".h"), source.header)
+        if self.test:
+            plan = plan_of(model.network, inputs, allow_rounding=True)
+            self._write_test(trial.program(plan, name, self.out.with_suffix(".h").name))
         print(
             f"{self.out}: {len(source.code):,} bytes of C; one sample at a time takes "
-            f"{one.table_bytes:,} bytes of tables and {one.state_bytes:,} of memory"
+            f"{source.table_bytes:,} bytes of tables and {source.state_bytes:,} of memory"
         )
+
+    def _check_options(self) -> None:
+        if self.out.suffix != ".c":
+            raise UserError(f"--out {self.out}: must end in .c")
+        for option, size in (("--flash", self.flash), ("--ram", self.ram)):
+            if size is not None and self.target != "mcu":
+                raise UserError(f"{option} is for --target mcu, found --target {self.target}")
+            if size is not None and not 0 < size < 2**32:
+                raise UserError(f"{option} {size}: must be 1 to {2**32 - 1} bytes")
+
+    def _check_room(self, source: Source) -> None:
+        """Refuse a network that does not fit; the code itself and the stack come on top."""
+        for option, size, needed, what in (
+            ("--flash", self.flash, source.table_bytes, "tables"),
+            ("--ram", self.ram, source.state_bytes, "memory"),
+        ):
+            if size is not None and needed > size:
+                raise UserError(
+                    f"{self.file}: takes {needed:,} bytes of {what}, more than {option} {size}"
+                )
+
+    def _write_test(self, program: str) -> None:
+        stem = self.out.with_suffix("")
+        write_atomic(Path(f"{stem}_test.c"), program)
+        if self.target == "mcu":
+            script = trial.linker_script(self.flash or trial.FLASH, self.ram or trial.RAM)
+            write_atomic(Path(f"{stem}_test.ld"), script)
 
 
 def accuracy_in_c(file: Path, model: Model, split: data.Split) -> float:

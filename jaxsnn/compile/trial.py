@@ -10,12 +10,18 @@ __all__ = ["FLASH", "RAM", "linker_script", "program"]
 FLASH, RAM = 1024 * 1024, 256 * 1024  # bytes, where a user states none
 
 
-def program(plan: Plan, name: str) -> str:
-    """Return the C of a program that reads samples and prints scores; it includes `NAME.h`."""
+def program(plan: Plan, name: str, header: str) -> str:
+    """Return the C of a program that reads samples and prints scores.
+
+    Args:
+      plan: of the network.
+      name: prefix of its functions.
+      header: the file that declares them.
+    """
     upper = name.upper()
     text = (resources.files("jaxsnn.compile") / "trial.c").read_text(encoding="utf-8")
     return f"""\
-#include "{name}.h"
+#include "{header}"
 
 typedef {sample_type(plan)} SAMPLE;
 #define SAMPLE_SIZE {upper}_SAMPLE

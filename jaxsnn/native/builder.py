@@ -44,8 +44,10 @@ def find_compiler(language: str = "c") -> str:
     for name in (named,) if named else usual:
         if found := shutil.which(name):
             return found
-    tried = f"${variable} = {named!r} is no program" if named else f"none of {', '.join(usual)}"
-    raise UserError(f"no {language.upper()} compiler: {tried} was found; install gcc or clang")
+    found = f"none of {', '.join(usual)} was found"
+    if named:
+        found = f"${variable} = {named!r} is no program"
+    raise UserError(f"no {language.upper()} compiler: {found}; install gcc or clang")
 
 
 def build(
