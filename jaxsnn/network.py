@@ -163,7 +163,7 @@ class Network:
         signal = as_signal(x)
         return self.program.run(
             self.params, self.stats, signal, train=train, key=key, remat=remat, axis=axis,
-            active=active,
+            active=active, steps=self.steps,
         )  # fmt: skip
 
     def replace(self, **parts: Any) -> "Network":

@@ -14,6 +14,7 @@ from jax import Array, lax
 from jaxsnn import tree
 from jaxsnn.arrays import Number, at_least_float32, check_whole, is_short
 from jaxsnn.compress import schedules
+from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Activity, Tape, walk
@@ -48,6 +49,7 @@ class Program(Protocol):
         remat: int | None,
         axis: str | None,
         active: Number | None,
+        steps: Mapping[str, Step],
     ) -> Output:
         """Run the network on a signal."""
         ...
@@ -137,11 +139,12 @@ class ModuleProgram:
         remat: int | None,
         axis: str | None,
         active: Number | None,
+        steps: Mapping[str, Step],
     ) -> Output:
         """Run the network on a signal."""
         if self.is_short and not signal.constant:
             signal = replace(signal, value=signal.value.astype(jnp.bfloat16))
-        mode = {"train": train, "key": key, "axis": axis}
+        mode: dict[str, Any] = {"train": train, "key": key, "axis": axis, "steps": steps}
         counted = None
         if active is not None:
             if train and self.has_norms:
@@ -269,8 +272,10 @@ class ForeignProgram:
         remat: int | None,
         axis: str | None,
         active: Number | None,
+        steps: Mapping[str, Step],
     ) -> Output:
         """Run the network on a signal."""
+        del steps
         if remat is not None:
             raise UserError(
                 "remat cuts the time of our layers: a wrapped function has none of them"

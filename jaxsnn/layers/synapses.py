@@ -12,7 +12,8 @@ from flax import nnx
 from jax import Array, lax
 
 from jaxsnn import memory
-from jaxsnn.arrays import is_short
+from jaxsnn.arrays import is_short, straight_through
+from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
@@ -79,7 +80,10 @@ class Synapse(Layer):
     def current(self, x: Array, tape: Tape, dtype: Any = jnp.float32) -> Array:
         """Return the current of the neurons, in a dtype, for inputs without time, `[N, ...]`."""
         kernel = self.kernel[...].astype(jnp.promote_types(self.dtype, jnp.float32))
-        current = self.product(x.astype(self.dtype), kernel, dtype)
+        x = x.astype(self.dtype)
+        current = self.product(x, kernel, dtype)
+        if (step := self._step(tape)) is not None:
+            current = straight_through(self._by_codes(x, kernel, step), current)
         bias = None if self.bias is None else self.bias[...]
         if self.norm is None:
             return _biased(current, bias, dtype)
@@ -88,6 +92,20 @@ class Synapse(Layer):
             return _normalised(self.norm, current, bias, tape.train)
         normed: Array = self.norm(_biased(current, bias, dtype), use_running_average=not tape.train)
         return normed
+
+    def _step(self, tape: Tape) -> Step | None:
+        """Return the step of the kernel's grid if its codes are what is multiplied."""
+        return tape.steps.get(f"{self.name}/kernel") if is_short(self.dtype) else None
+
+    def _by_codes(self, x: Array, kernel: Array, step: Step) -> Array:
+        """Return the product with the codes, and the scale behind it.
+
+        Spikes and whole numbers up to 256 are exact in bfloat16, and their sums in float32.
+        """
+        codes = step.encode(kernel).codes.astype(jnp.float32)
+        product = self.product(x, codes, jnp.float32)
+        scale = (step.scale * step.unit).reshape((1,) * (product.ndim - 1) + (-1,))
+        return product * scale
 
     def feedback(self) -> Array | None:
         """Return the weights by which the layer hears itself, or None."""
@@ -105,9 +123,10 @@ class Synapse(Layer):
         if signal.events_per_unit > 1:
             there = replace(signal, value=(signal.value != 0).astype(signal.value.dtype))
             tape.activity.arrivals[kernel] = tape.total(there)
-        # A constant current is one copy, and a read-out is small: neither is worth rounding.
-        wide = signal.constant or isinstance(self.neurons, Integrator) or not is_short(self.dtype)
-        dtype = jnp.float32 if wide else self.dtype
+        # A constant current is one copy, a read-out is small, that of codes is exact: not rounded.
+        whole = signal.constant or isinstance(self.neurons, Integrator)
+        whole = whole or self._step(tape) is not None or not is_short(self.dtype)
+        dtype = jnp.float32 if whole else self.dtype
         current = replace(signal.fold(lambda x: self.current(x, tape, dtype)), events_per_unit=1)
         tape.feed(kernel, self.name, signal, current.shape)
         if shortcut is not None:

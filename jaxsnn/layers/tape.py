@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from jaxsnn.arrays import sum_over_time
+from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import Membrane
@@ -90,6 +91,7 @@ class Tape:
       train: whether dropout acts and norms use the statistics of the batch.
       axis: the mapped axis over which the batch is spread, if any.
       counted: 1 for each step that is recorded and 0 for the others, `[T]`; None for all.
+      steps: kernel -> the step of its grid, of those that are known to stand on one.
       membranes: layer name -> membrane; read where a pass begins, written where it ends.
       activity: the record.
       feeds: what enters each kernel, in the order of the calls.
@@ -104,10 +106,12 @@ class Tape:
         membranes: Mapping[str, Membrane] | None = None,
         axis: str | None = None,
         counted: Array | None = None,
+        steps: Mapping[str, Step] | None = None,
     ):
         self.train = train
         self.axis = axis
         self.counted = counted
+        self.steps = dict(steps or {})
         self.membranes = dict(membranes or {})
         self.activity = Activity()
         self.feeds: list[Feed] = []

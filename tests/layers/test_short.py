@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from jax.interpreters import partial_eval
 
-from jaxsnn import inputs, models, neurons, surrogate, train
+from jaxsnn import inputs, layers, models, neurons, surrogate, train, tree
+from jaxsnn.compress import Step
 from jaxsnn.native import processor
 
 T, B = 6, 5
@@ -69,9 +70,9 @@ def test_a_step_keeps_nothing_of_every_step_in_float32(layout, shape, encoding, 
     short = kept(jnp.bfloat16)
     assert [each for each in short if is_long(each)] == []
     # One potential for each layer of neurons: spikes and surrogates are computed from it again.
-    layers = layout.count("-") + 1 - sum(layout.count(word) for word in ("AP", "MP", "D0"))
+    firing = layout.count("-") + 1 - sum(layout.count(word) for word in ("AP", "MP", "D0"))
     potentials = [each for each in short if each.dtype == jnp.bfloat16 and each.shape[:2] == (T, B)]
-    assert len(potentials) == layers + ("D0" in layout)  # a dropout keeps what it multiplied with
+    assert len(potentials) == firing + ("D0" in layout)  # a dropout keeps what it multiplied with
 
 
 def equations(jaxpr):
@@ -122,3 +123,63 @@ def test_weights_gradients_read_out_and_record_are_float32():
     for a, b in zip(jax.tree.leaves(short[1]), jax.tree.leaves(exact[1]), strict=True):
         cosine = jnp.vdot(a, b) / jnp.maximum(jnp.linalg.norm(a) * jnp.linalg.norm(b), 1e-12)
         assert cosine > 0.9 or jnp.abs(b).max() == 0
+
+
+# --- Quantized layers -----------------------------------------------------------------------------
+
+
+def quantized(layout, dtype, scale):
+    """Return a network with weights on 8-bit grids, of a scale, and its input of spikes."""
+    net = models.build(
+        layout, (6, 6, 2), neurons.LIF(0.75, 1.0, surrogate=PLAIN), readout="current", dtype=dtype
+    )
+    random = np.random.default_rng(0)
+    step = Step.of(jnp.float32(scale), bits=8)
+
+    def on_grid(name, leaf):
+        codes = step.with_codes(jnp.asarray(random.integers(-127, 128, leaf.shape)))
+        return codes.decode() if name.endswith("kernel") else leaf
+
+    params = tree.map_named(on_grid, net.params)
+    steps = {name: step for name in tree.named_leaves(params) if name.endswith("kernel")}
+    x = jnp.asarray(random.random((T, B, 6, 6, 2)) < 0.4, jnp.float32)
+    return net.replace(params=params, steps=steps), x
+
+
+@pytest.mark.parametrize("remat", [None, 3])
+def test_a_network_of_codes_is_that_of_float32_bit_for_bit(remat):
+    layout, scale = "4C3-AP2-7-3", 2.0**-7  # with it no sum of float32 weights is rounded either
+
+    def outputs(dtype):
+        net, x = quantized(layout, dtype, scale)
+        wave = jnp.asarray(np.random.default_rng(1).integers(-2, 3, (T, B, 3)), jnp.float32)
+
+        def loss(params):
+            output = net.replace(params=params, steps=net.steps)(x, train=True, remat=remat)
+            return jnp.vdot(output.readout, wave), (output.readout, output.activity.spikes)
+
+        gradient, seen = jax.jit(jax.grad(loss, has_aux=True))(net.params)
+        return seen, gradient
+
+    (short, gradient), (exact, right) = outputs(jnp.bfloat16), outputs(jnp.float32)
+    assert 0.05 < exact[1]["conv1"].mean() / T < 0.95
+    jax.tree.map(np.testing.assert_array_equal, short, exact)
+    # The read-out's error is whole here. Behind a surrogate an error is rounded, and the gradient.
+    jax.tree.map(np.testing.assert_array_equal, gradient["dense2"], right["dense2"])
+    for name in ("conv1", "dense1"):
+        a, b = gradient[name]["kernel"], right[name]["kernel"]
+        np.testing.assert_allclose(a, b, rtol=0, atol=2**-6 * float(jnp.abs(b).max()))
+        assert (a != b).any()
+
+
+def test_the_scale_of_codes_stands_behind_an_exact_sum():
+    net, _ = quantized("5-3", jnp.bfloat16, 0.0123)
+    step, layer = net.steps["dense1/kernel"], net.module.dense1
+    codes = np.asarray(step.encode(net.params["dense1"]["kernel"]).codes)
+    x = (np.random.default_rng(0).random((4, 72)) < 0.5).astype(np.float32)
+    tape = layers.Tape(steps=net.steps)
+    expected = (x.astype(int) @ codes).astype(np.float32) * np.float32(0.0123)
+    expected += np.asarray(net.params["dense1"]["bias"])
+    np.testing.assert_array_equal(layer.current(jnp.asarray(x), tape), expected)
+    rounded = layer.current(jnp.asarray(x), layers.Tape())  # of weights that bfloat16 rounds
+    assert (rounded != expected).any()
