@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
+from jaxsnn.compile.handler import Machine
 from jaxsnn.compile.plan import Plan, make_plan
 from jaxsnn.compile.source import Source, assemble, sample_size, sample_type
 from jaxsnn.errors import UserError
@@ -29,7 +30,7 @@ FLAGS = ("-std=c99", "-O3", "-march=native", "-fno-math-errno")
 OPENMP = "#include <omp.h>\nint most(void) { return omp_get_max_threads(); }\n"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared as a function is, so that it can be jitted itself
 class Compiled:
     """A network as a function of machine code.
 
@@ -49,37 +50,23 @@ class Compiled:
     source: Source
     path: Path
     plan: Plan
-    _library: Any = field(repr=False)
-    _turn: Any = field(default_factory=threading.Lock, repr=False, compare=False)
+    _machine: Machine = field(repr=False)
 
     def __call__(self, samples: Any, *, batched: bool = True) -> Any:
         """Return the scores of samples, int32 `[N, classes]`.
 
         Args:
           samples: whole numbers in the input's range: `[N, *shape]` of a constant input, `[N, T,
-            *shape]` of one that changes. Arrays of NumPy or JAX, inside of `jax.jit` too.
+            *shape]` of one that changes. Arrays of NumPy or JAX, inside of `jax.jit` and `jax.vmap`
+            too, where values out of range count as the nearest one in it.
           batched: many samples at once; or else one after the other.
 
         Raises:
           UserError: for samples of another shape, no whole numbers, or out of range.
         """
         if isinstance(samples, jax.core.Tracer):
-            count = samples.shape[0]
-            shape = jax.ShapeDtypeStruct((count, self.plan.classes), jnp.int32)
-            return jax.pure_callback(lambda x: self(x, batched=batched), shape, samples)
-        values = checked(np.asarray(samples), self.plan)
-        scores = np.zeros((len(values), self.plan.classes), np.int32)
-        name = self.source.name
-        with self._turn:  # the library's memory is static
-            if batched:
-                getattr(self._library, f"{name}_predict_batch")(
-                    _pointer(values), _pointer(scores), ctypes.c_int32(len(values))
-                )
-            else:
-                predict = getattr(self._library, f"{name}_predict")
-                for value, score in zip(values, scores, strict=True):
-                    predict(_pointer(value), _pointer(score))
-        return scores
+            return self._machine.traced(_within(samples, self.plan), batched=batched)
+        return self._machine.run(checked(np.asarray(samples), self.plan), batched=batched)
 
 
 def checked(samples: np.ndarray, plan: Plan) -> np.ndarray:
@@ -88,24 +75,36 @@ def checked(samples: np.ndarray, plan: Plan) -> np.ndarray:
     Raises:
       UserError: for another shape, no whole numbers, or values out of range.
     """
-    size, entry = sample_size(plan), plan.input
+    _check_kind(samples, plan)
+    entry = plan.input
+    if samples.size and not entry.low <= samples.min() <= samples.max() <= entry.high:
+        raise UserError(
+            f"samples must be of {entry.low} to {entry.high}, found {samples.min()} to "
+            f"{samples.max()}"
+        )
+    return np.ascontiguousarray(samples.reshape(len(samples), sample_size(plan)), _dtype(plan))
+
+
+def _within(samples: Array, plan: Plan) -> Array:
+    """Return traced samples as the C code takes them; values out of range become the nearest."""
+    _check_kind(samples, plan)
+    known, entry = np.iinfo(samples.dtype), plan.input
+    near = jnp.clip(samples, max(entry.low, known.min), min(entry.high, known.max))
+    return near.astype(_dtype(plan)).reshape(len(samples), sample_size(plan))
+
+
+def _check_kind(samples: np.ndarray | Array, plan: Plan) -> None:
+    size = sample_size(plan)
     if samples.ndim < 2 or int(np.prod(samples.shape[1:])) != size:
         raise UserError(
             f"samples must be [N, ...] with {size} values each, found the shape {samples.shape}"
         )
     if not np.issubdtype(samples.dtype, np.integer):
         raise UserError(f"samples must be whole numbers, found {samples.dtype}")
-    if samples.size and not entry.low <= samples.min() <= samples.max() <= entry.high:
-        raise UserError(
-            f"samples must be of {entry.low} to {entry.high}, found {samples.min()} to "
-            f"{samples.max()}"
-        )
-    dtype = np.dtype(sample_type(plan).removesuffix("_t"))
-    return np.ascontiguousarray(samples.reshape(len(samples), size), dtype)
 
 
-def _pointer(array: np.ndarray) -> Any:
-    return array.ctypes.data_as(ctypes.c_void_p)
+def _dtype(plan: Plan) -> np.dtype[Any]:
+    return np.dtype(sample_type(plan).removesuffix("_t"))
 
 
 def to_c(
@@ -184,7 +183,9 @@ def build(
     compiler = compiler or find_compiler()
     flags = (*flags, *_openmp(source.name, compiler))
     path = build_library(source.code, flags, compiler=compiler)
-    return Compiled(source, path, plan, ctypes.CDLL(str(path)))
+    sample = jax.ShapeDtypeStruct((sample_size(plan),), _dtype(plan))
+    machine = Machine(path, source.name, sample, plan.classes, ctypes.CDLL(str(path)))
+    return Compiled(source, path, plan, machine)
 
 
 def _openmp(name: str, compiler: str) -> tuple[str, ...]:
