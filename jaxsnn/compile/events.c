@@ -2,6 +2,6 @@
    compiler in use has it. */
 
 /* keep u + ((factor u) >> right) */
-static inline int32_t leak_one(int32_t u, int keep, int32_t factor, int right) {
+HELPER int32_t leak_one(int32_t u, int keep, int32_t factor, int right) {
   return keep * u + ((factor * u) >> right);
 }

@@ -17,7 +17,7 @@ typedef uint64_t ROW;
 static const ROW ZEROS = 0;
 #endif
 
-static inline ROW row_at(const uint8_t *from) {
+HELPER ROW row_at(const uint8_t *from) {
   ROW row;
   memcpy(&row, from, sizeof row);
   return row;
@@ -26,7 +26,7 @@ static inline ROW row_at(const uint8_t *from) {
 /* A part of a sum, in lists: run[0] is its factor, run[1] the number of its runs, run[2], ... are
    their lengths, the run of the highest power of two first. */
 
-static inline const PART *next_part(const PART *run) { return run + 2 + run[1]; }
+HELPER const PART *next_part(const PART *run) { return run + 2 + run[1]; }
 
 #define ADD_TILE(N)                                                       \
   for (; bytes >= N * (int)sizeof(ROW); bytes -= N * (int)sizeof(ROW)) {  \
@@ -46,7 +46,7 @@ static inline const PART *next_part(const PART *run) { return run + 2 + run[1]; 
   }
 
 /* out = the part's sum of rows of so many bytes; returns the places of the next part */
-static inline const PLACE *add_rows(
+HELPER const PLACE *add_rows(
     const uint8_t *in, const PLACE *first, const PART *run, uint8_t *out, int bytes) {
   const PLACE *at = first;
   ADD_TILE(8)
@@ -59,7 +59,7 @@ static inline const PLACE *add_rows(
 
 /* the same of a single word, which holds the steps of time of one value */
 #define ADD_WORDS(BITS)                                                        \
-  static inline const PLACE *add_words##BITS(                                  \
+  HELPER const PLACE *add_words##BITS(                                  \
       const uint8_t *in, const PLACE *at, const PART *run, uint8_t *out) {      \
     uint##BITS##_t sum = 0;                                                    \
     for (int r = 2; r < 2 + run[1]; r++) {                                     \

@@ -21,14 +21,14 @@ static const V NONE = 0;
 #endif
 #define LANES (64 * WORDS)
 
-static inline V pick(int bit) { return bit ? ALL : NONE; }
-static inline int bit_of(int64_t number, int place) { return (int)((number >> place) & 1); }
+HELPER V pick(int bit) { return bit ? ALL : NONE; }
+HELPER int bit_of(int64_t number, int place) { return (int)((number >> place) & 1); }
 
 /* carry, sum of three bits */
 #define SUM(a, b, c) ((a) ^ (b) ^ (c))
 #define CARRY(a, b, c) (((a) & (b)) | ((c) & ((a) ^ (b))))
 
-static inline void carry_on(V *a, int planes, V carry) {
+HELPER void carry_on(V *a, int planes, V carry) {
   for (int i = 0; i < planes; i++) {
     const V next = a[i] & carry;
     a[i] ^= carry;
@@ -37,7 +37,7 @@ static inline void carry_on(V *a, int planes, V carry) {
 }
 
 /* a += the n bits base[at[0]], base[at[1]], ..., each turned over where `flip` is set */
-static inline void count(V *a, int planes, const V *base, const OFFSET *at, int n, V flip) {
+HELPER void count(V *a, int planes, const V *base, const OFFSET *at, int n, V flip) {
   int i = 0;
 #define BIT(k) (base[at[i + (k)]] ^ flip)
   if (planes >= 4 && n >= 8) {
@@ -71,7 +71,7 @@ static inline void count(V *a, int planes, const V *base, const OFFSET *at, int 
 }
 
 /* u += a << shift, a never negative */
-static inline void add(V *u, int bits, const V *a, int planes, int shift) {
+HELPER void add(V *u, int bits, const V *a, int planes, int shift) {
   V carry = NONE;
   for (int i = shift; i < bits; i++) {
     const V b = i - shift < planes ? a[i - shift] : NONE, sum = SUM(u[i], b, carry);
@@ -81,7 +81,7 @@ static inline void add(V *u, int bits, const V *a, int planes, int shift) {
 }
 
 /* u += number, in the lanes that are set */
-static inline void add_number(V *u, int bits, int64_t number, V where) {
+HELPER void add_number(V *u, int bits, int64_t number, V where) {
   V carry = NONE;
   for (int i = 0; i < bits; i++) {
     const V b = pick(bit_of(number, i)) & where, sum = SUM(u[i], b, carry);
@@ -91,7 +91,7 @@ static inline void add_number(V *u, int bits, int64_t number, V where) {
 }
 
 /* u += number, or `other` in the lanes that are set */
-static inline void add_either(V *u, int bits, int64_t number, int64_t other, V where) {
+HELPER void add_either(V *u, int bits, int64_t number, int64_t other, V where) {
   V carry = NONE;
   for (int i = 0; i < bits; i++) {
     const V b = pick(bit_of(number, i)) ^ (pick(bit_of(number ^ other, i)) & where);
@@ -102,7 +102,7 @@ static inline void add_either(V *u, int bits, int64_t number, int64_t other, V w
 }
 
 /* u >= level, both signed */
-static inline V reaches(const V *u, int bits, int64_t level) {
+HELPER V reaches(const V *u, int bits, int64_t level) {
   V borrow = NONE;
   for (int i = 0; i < bits; i++) {
     const V l = pick(bit_of(level, i));
@@ -112,7 +112,7 @@ static inline V reaches(const V *u, int bits, int64_t level) {
 }
 
 /* u = keep u + ((factor u) >> right); `more` planes hold what the factor adds */
-static inline void leak(V *u, int bits, int more, int keep, int64_t factor, int right) {
+HELPER void leak(V *u, int bits, int more, int keep, int64_t factor, int right) {
   V product[64];
   const int wide = bits + more;
   if (factor == 1) {
@@ -156,7 +156,7 @@ static void to_integers(const V *u, int bits, int32_t *out, int samples, int ste
 }
 
 /* how often each sample's bit is set at the steps, added to its counter */
-static inline void tally(V fired, int32_t *counter, int samples, int step) {
+HELPER void tally(V fired, int32_t *counter, int samples, int step) {
   uint64_t words[WORDS];
   memcpy(words, &fired, sizeof(V));
   for (int sample = 0; sample < samples; sample++)
@@ -165,7 +165,7 @@ static inline void tally(V fired, int32_t *counter, int samples, int step) {
 
 /* Runs of bits: for each output the number of runs, then (2 power + turned over, length) each. */
 
-static inline void collect(V *a, int planes, const V *base, const RUN *run, const OFFSET *bit) {
+HELPER void collect(V *a, int planes, const V *base, const RUN *run, const OFFSET *bit) {
   for (int runs = (int)*run++; runs > 0; runs--, run += 2) {
     const int power = (int)run[0] / 2, n = (int)run[1];
     if (run[0] % 2)
@@ -176,15 +176,15 @@ static inline void collect(V *a, int planes, const V *base, const RUN *run, cons
   }
 }
 
-static inline const OFFSET *past_bits(const RUN *run, const OFFSET *bit) {
+HELPER const OFFSET *past_bits(const RUN *run, const OFFSET *bit) {
   for (int runs = (int)*run++; runs > 0; runs--, run += 2) bit += run[1];
   return bit;
 }
 
-static inline const RUN *past_runs(const RUN *run) { return run + 1 + 2 * (int)*run; }
+HELPER const RUN *past_runs(const RUN *run) { return run + 1 + 2 * (int)*run; }
 
 /* sum += u, both signed */
-static inline void add_signed(V *sum, int wide, const V *u, int bits) {
+HELPER void add_signed(V *sum, int wide, const V *u, int bits) {
   V carry = NONE;
   for (int i = 0; i < wide; i++) {
     const V b = u[i < bits ? i : bits - 1], next = CARRY(sum[i], b, carry);
@@ -194,13 +194,13 @@ static inline void add_signed(V *sum, int wide, const V *u, int bits) {
 }
 
 /* a < b, neither negative */
-static inline V below(const V *a, const V *b, int planes) {
+HELPER V below(const V *a, const V *b, int planes) {
   V borrow = NONE;
   for (int i = 0; i < planes; i++) borrow = (~a[i] & b[i]) | (borrow & ~(a[i] ^ b[i]));
   return borrow;
 }
 
 /* memory of numbers of some planes, all set to one value: the border of an image */
-static inline void clear(V *out, long words, int planes, int value) {
+HELPER void clear(V *out, long words, int planes, int value) {
   for (long i = 0; i < words; i++) out[i] = pick(bit_of(value, (int)(i % planes)));
 }

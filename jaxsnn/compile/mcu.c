@@ -2,12 +2,6 @@
    potentials are as narrow as proved. `>>` of a negative number rounds down, and a number that does
    not fit wraps, as every compiler in use has it. */
 
-#ifdef __GNUC__
-#define HELPER __attribute__((unused)) static inline /* not every network needs each of them */
-#else
-#define HELPER static inline
-#endif
-
 typedef struct {
   const uint8_t *next;
   uint32_t bits;

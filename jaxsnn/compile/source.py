@@ -133,6 +133,11 @@ def _common(plan: Plan, name: str) -> str:
 #else
 #define TRACE(...)
 #endif
+#ifdef __GNUC__
+#define HELPER __attribute__((unused)) static inline /* no network needs them all */
+#else
+#define HELPER static inline
+#endif
 typedef {sample_type(plan)} SAMPLE;
 #define UNITS {units} /* neurons of the last layer */
 #define COUNTS {counts_size(plan)}

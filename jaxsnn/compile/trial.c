@@ -1,4 +1,4 @@
-/* Reads samples as they lie in memory, one after the other, and prints the scores of each in a line.
+/* Reads samples as they lie in memory, one after another, and prints the scores of each in a line.
    On a computer they come from the standard input; on a Cortex-M from that of its debugger or
    emulator, by semihosting: https://github.com/ARM-software/abi-aa, semihosting. */
 
