@@ -4,17 +4,23 @@ Nothing but a layer's own neurons carries over from one step to the next. So a l
 read once for all steps, and a step of time is one more position.
 """
 
+from collections.abc import Mapping
 from importlib import resources
+
+import numpy as np
 
 from jaxsnn.compile.digits import narrowest_type
 from jaxsnn.compile.events import Engine
-from jaxsnn.compile.folded_layers import FoldedLayer
+from jaxsnn.compile.folded_dense import DenseLayer
+from jaxsnn.compile.folded_layers import FoldedLayer, can_pool
 from jaxsnn.compile.layouts import Layout, fitting_bits
 from jaxsnn.compile.plan import Plan, Pool, Weigh
 
 __all__ = ["emit", "layers_of", "layouts_of"]
 
 ADDENDS = 8  # that a word should have room for before its sums are cut
+TERMS = 4000  # weights of a dense layer that is written out
+DENSE = 4  # rows of a matrix are added from a fourth of its weights on
 
 
 def emit(plan: Plan) -> Engine:
@@ -26,37 +32,84 @@ def emit(plan: Plan) -> Engine:
     parts = [
         f"\ntypedef {narrowest_type(places)} PLACE;\ntypedef int32_t PART;\n",
         common,
-        _buffers(layouts),
         _load(plan, layouts[0]),
     ]
     calls = ["memset(units, 0, UNITS * sizeof(int32_t));", "take_in(sample);"]
+    inside = pooled(plan, layouts)
+    for index in inside:
+        del layouts[index]
+    parts.insert(2, _buffers(layouts))
     for step in plan.steps:
         if isinstance(step, Pool):
+            if step.source in inside:
+                continue
             parts.append(_pool(step, layouts[step.source], layouts[step.target]))
             calls.append(f"fold_pool{step.target}();")
         else:
             parts.append(layers[step.target].code())
             calls.append(layers[step.target].call)
-    state = sum(layout.size * layout.bits // 8 for layout in layouts)
+    state = sum(layout.size * layout.bits // 8 for layout in layouts.values())
     state += sum(layer.state_bytes for layer in layers.values())
     tables = sum(layer.table_bytes for layer in layers.values())
     return Engine("\n".join(parts), "\n".join("  " + call for call in calls), state, tables)
 
 
-def layouts_of(plan: Plan) -> tuple[Layout, ...]:
+def layers_of(plan: Plan, layouts: Mapping[int, Layout]) -> list[FoldedLayer | DenseLayer]:
+    """Return the layers with weights."""
+    found: list[FoldedLayer | DenseLayer] = []
+    pools = pooled(plan, layouts)
+    for step in plan.layers:
+        source, pool = layouts[step.source], pools.get(step.target)
+        written = step.target if pool is None else pool.target
+        target = None if step is plan.steps[-1] else layouts[written]
+        if source.words:
+            found.append(DenseLayer(plan, step, source, target, way_of(plan, step)))
+            continue
+        beside = None if step.shortcut is None else layouts[step.shortcut.signal]
+        found.append(FoldedLayer(plan, step, source, target, beside, pool))
+    return found
+
+
+def pooled(plan: Plan, layouts: Mapping[int, Layout]) -> dict[int, Pool]:
+    """Return the pools that the layer before them does: its signal -> pool."""
+    added = {step.shortcut.signal for step in plan.layers if step.shortcut is not None}
+    makers = {step.target: step for step in plan.layers}
+    return {
+        step.source: step
+        for step in plan.steps
+        if isinstance(step, Pool)
+        and step.source in makers
+        and step.source not in added
+        and not layouts[makers[step.source].source].words
+        and can_pool(makers[step.source], layouts[makers[step.source].source], step)
+    }
+
+
+def layouts_of(plan: Plan) -> dict[int, Layout]:
     """Return where each signal lies that a step reads."""
     shapes = {0: plan.input.shape} | {step.target: step.shape for step in plan.steps}
-    layouts = []
+    layouts = {}
     for step in plan.steps:
         wire = plan.signals[step.source]
         times = 1 if wire.constant else plan.timesteps
         span = max(1, wire.high - wire.low)
         dense = isinstance(step, Weigh) and is_dense(step, wire.shape)
-        addends = ADDENDS if isinstance(step, Weigh) else 1
         stride = step.stride if isinstance(step, Weigh) else 1
-        bits = fitting_bits(span, addends)
-        layouts.append(Layout(wire, shapes[step.source], times, dense, bits, stride))
-    return tuple(layouts)
+        bits = fitting_bits(span, ADDENDS if isinstance(step, Weigh) else 1)
+        if dense and isinstance(step, Weigh) and way_of(plan, step) == "terms":
+            bits = 16
+        layouts[step.source] = Layout(wire, shapes[step.source], times, dense, bits, stride)
+    return layouts
+
+
+def way_of(plan: Plan, step: Weigh) -> str:
+    """Return how a dense layer adds up: "terms", "lists" or "rows"."""
+    wire = plan.signals[step.source]
+    weights = int(np.count_nonzero(step.kernel))
+    most = int(np.abs(step.kernel).sum((0, 1, 2)).max()) * max(1, wire.high - wire.low)
+    if weights <= TERMS and most < 2**15:
+        return "terms"
+    return "rows" if weights * DENSE > step.kernel.size else "lists"
 
 
 def is_dense(step: Weigh, shape: tuple[int, int, int]) -> bool:
@@ -65,19 +118,9 @@ def is_dense(step: Weigh, shape: tuple[int, int, int]) -> bool:
     return single and step.kernel.shape[2] == shape[0] * shape[1] * shape[2]
 
 
-def layers_of(plan: Plan, layouts: tuple[Layout, ...]) -> list[FoldedLayer]:
-    """Return the layers with weights."""
-    found = []
-    for step in plan.layers:
-        target = None if step is plan.steps[-1] else layouts[step.target]
-        beside = None if step.shortcut is None else layouts[step.shortcut.signal]
-        found.append(FoldedLayer(plan, step, layouts[step.source], target, beside))
-    return found
-
-
-def _buffers(layouts: tuple[Layout, ...]) -> str:
+def _buffers(layouts: Mapping[int, Layout]) -> str:
     lines = ["/* what goes from layer to layer, all steps of time */"]
-    lines += [f"static {each.type} signal{i}[{each.size}];" for i, each in enumerate(layouts)]
+    lines += [f"static {each.type} signal{i}[{each.size}];" for i, each in layouts.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -63,7 +63,13 @@ class Layout:
     @property
     def word_bits(self) -> int:
         """Return the bits of a word; several hold a value's steps of time if one is too short."""
-        return min(64, self.bits << (self.times - 1).bit_length())
+        whole = self.bits << (self.times - 1).bit_length()
+        return min(64, max(whole, 32) if self.bits == 16 else whole)
+
+    @property
+    def word_type(self) -> str:
+        """Return the C type of a word."""
+        return f"uint{self.word_bits}_t"
 
     @property
     def word_count(self) -> int:

@@ -60,9 +60,11 @@ class Sums:
         ]
 
     @property
-    def pairs(self) -> int:
-        """Return how many pairs of parts there are."""
-        return sum(len(parts) // 2 for parts in self.parts)
+    def factors(self) -> np.ndarray | None:
+        """Return `f`, int64 `[O]`, if each sum is `f` times what one part has more than another."""
+        found = [[part.factor for part in parts] for parts in self.parts]
+        single = all(len(each) == 2 and each[0] == -each[1] for each in found)
+        return np.array([each[0] for each in found]) if single else None
 
 
 def list_sums(weights: np.ndarray, places: np.ndarray, high: int, bits: int) -> Sums:
@@ -100,11 +102,11 @@ def _parts(column: np.ndarray, places: np.ndarray, limit: int) -> tuple[Part, ..
         for power, sign in signed_digits(weight // common):
             digits[sign].setdefault(power, []).append(place)
     parts = [
-        Part(sign * common << power, runs)
+        [Part(sign * common << power, runs) for power, runs in _cut(powers, limit)]
         for sign, powers in digits.items()
-        for power, runs in _cut(powers, limit)
     ]
-    return (*parts, EMPTY) if len(parts) % 2 else tuple(parts)
+    more, less = parts[0] or [Part(common, ())], parts[1] or [Part(-common, ())]
+    return (*more, *less, EMPTY) if (len(more) + len(less)) % 2 else (*more, *less)
 
 
 def _cut(
