@@ -9,61 +9,51 @@ import sys
 import numpy as np
 
 
-def weigh(x, kernel, stride, padding):
-    """Return the products of `[N, ..., I]` with a kernel `[I, O]` or `[k, k, I, O]`."""
-    if kernel.ndim == 2:
-        return x @ kernel
-    k = len(kernel)
-    if padding == "SAME":
-        x = np.pad(x, ((0, 0), *[((k - 1) // 2, k // 2)] * 2, (0, 0)))
-    view = np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::stride, ::stride]
-    return np.einsum("nhwcij,ijco->nhwo", view, kernel)
+def windows(x, k, step):
+    """Return the windows of `[N, H, W, C]`, `[N, H / step, W / step, C, k, k]`."""
+    return np.lib.stride_tricks.sliding_window_view(x, (k, k), (1, 2))[:, ::step, ::step]
 
 
-def pool(x, size, largest):
-    """Return sums or maxima over windows; rows and columns left over are dropped."""
-    n, h, w, c = x.shape
-    x = x[:, : h // size * size, : w // size * size].reshape(n, h // size, size, w // size, size, c)
-    return x.max((2, 4)) if largest else x.sum((2, 4))
+def convolve(x, kernel, stage):
+    """Return the convolution of `[N, H, W, I]` with a kernel `[k, k, I, O]`."""
+    border = np.array([len(kernel) - 1, len(kernel)]) // 2 * (stage["padding"] == "SAME")
+    x = np.pad(x, ((0, 0), border, border, (0, 0)))
+    return np.einsum("nhwcij,ijco->nhwo", windows(x, len(kernel), stage["stride"]), kernel)
+
+
+def neurons(part, stage, x, before, u):
+    """Return the potentials after a step and the output; `before` is what a block adds."""
+    drive = x @ part["kernel"] if x.ndim == 2 else convolve(x, part["kernel"], stage)
+    drive = (drive << part["shift"]) + part["bias"]
+    if apart := stage["shortcut_stride"]:
+        drive += before[:, ::apart, ::apart][..., part["sources"]] * part["weight"]
+    u = np.zeros_like(drive) if u is None else u
+    fired, reset = u >= part["level"], stage["reset"]  # a read-out has no reset
+    if "recurrent" in part:
+        drive += fired @ part["recurrent"]
+    u = np.where(fired & (reset == "hard"), 0, u - part["theta"] * fired * (reset == "soft"))
+    u = part["keep"] * u + (part["factor"] * u >> part["right"]) + drive
+    u = u - part["theta"] * fired * (reset == "soft_undecayed")
+    return u, u if reset is None else (fired if stage["fires_first"] else u >= part["level"]) * 1
 
 
 def run(path, samples):
     """Return the read-out at every step, `[T, N, classes]`."""
-    file = np.load(path)
-    stages, memory, outputs = json.loads(file["stages"].tobytes())["stages"], {}, []
+    file = {name: each.astype(np.int64) for name, each in np.load(path).items()}
+    stages = json.loads(file["stages"].astype(np.uint8).tobytes())["stages"]
+    memory, outputs, before = {}, [], None
     for x in samples.astype(np.int64):
-        block = x
         for i, stage in enumerate(stages):
-            if stage["does"] == "flatten":
-                x = x.reshape(len(x), -1)
-            elif stage["does"] == "vote":
-                x = x.reshape(len(x), stage["size"], -1).sum(-1)
-            elif stage["does"] != "weigh":
-                x = pool(x, stage["size"], stage["does"] == "max")
+            does, size = stage["does"], stage.get("size")
+            if does == "weigh":
+                part = {n.partition(".")[2]: a for n, a in file.items() if n.startswith(f"{i}.")}
+                (memory[i], x), before = neurons(part, stage, x, before, memory.get(i)), x
+            elif does in ("sum", "max"):
+                x = getattr(windows(x, size, size), does)((-2, -1))
             else:
-                x, block = neurons(file, i, stage, x, block, memory), x
+                x = x.reshape(len(x), size, -1).sum(-1) if does == "vote" else x.reshape(len(x), -1)
         outputs.append(x)
     return np.stack(outputs)
-
-
-def neurons(file, i, stage, x, block, memory):
-    """Return what a layer gives at a step; `memory` has its potentials."""
-    get = lambda name: file[f"{i}.{name}"].astype(np.int64)  # noqa: E731
-    drive = (weigh(x, get("kernel"), stage["stride"], stage["padding"]) << get("shift")) + get(
-        "bias"
-    )
-    if apart := stage["shortcut_stride"]:
-        drive += block[:, ::apart, ::apart][..., get("sources")] * get("weight")
-    u, reset = memory.get(i, np.zeros_like(drive)), stage["reset"]
-    fired = (u >= get("level")) & (reset is not None)
-    if f"{i}.recurrent" in file:
-        drive += fired @ get("recurrent")
-    u = u - get("theta") * fired if reset == "soft" else u
-    u = get("keep") * u + (get("factor") * u >> get("right"))
-    u = u * ~fired if reset == "hard" else u
-    u = u - get("theta") * fired if reset == "soft_undecayed" else u
-    memory[i] = u = u + drive
-    return u if reset is None else (fired if stage["fires_first"] else u >= get("level")) * 1
 
 
 if __name__ == "__main__":
