@@ -1,8 +1,9 @@
 """Two-dimensional convolution that is fast on a CPU: forward, backward, in loops, under `vmap`.
 
-Where oneDNN is at hand (`jaxsnn.native`), each direction goes through it. Elsewhere XLA's own
-convolution is near the processor's limit for wide layers outside loops and falls off cliffs
-otherwise. Here each is gone around, on a CPU only; other platforms take JAX's way.
+Where oneDNN is at hand (`jaxsnn.native`), each direction goes through it, unless the table
+`MOST_WEIGHTS` says that XLA is faster. Elsewhere XLA's own convolution is near the processor's
+limit for wide layers outside loops and falls off cliffs otherwise. Here each is gone around, on a
+CPU only; other platforms take JAX's way.
 Gains over XLA's form, measured on two cores with AVX-512:
 
 | cliff                                        | here                                | gain    |
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import sequential_vmap
 
-from jaxsnn.arrays import at_least_float32
+from jaxsnn.arrays import at_least_float32, is_short
 from jaxsnn.errors import UserError
 from jaxsnn.native import convolutions as onednn
 
@@ -42,6 +43,12 @@ PADDINGS = ("SAME", "VALID")
 CHUNK_BYTES = 512 * 1024  # of a chunk's largest array: half of a core's second-level cache
 LEAST_SAMPLES = 8  # of a chunk; shorter products are slow
 LEAST_OUTPUTS = 20  # of a thin convolution; below it XLA takes a slow path
+
+# Of a kernel whose gradient oneDNN is faster at, by instruction set; a larger one goes through XLA
+# if it has no stride. Measured by `experiments.bench --studies convolutions`: on AVX2 oneDNN takes
+# 0.2 to 1 times XLA's time, but 1.05 to 1.7 times for the gradients of 590 thousand weights and
+# more over 8 x 8 pixels and fewer. On AVX-512 and AMX whole steps were measured, which gain.
+MOST_WEIGHTS = {"AVX2": 1 << 19, "AVX-512": math.inf, "AMX": math.inf}
 
 
 def convolve(
@@ -143,7 +150,8 @@ def _is_known(images: Array) -> bool:
 def _apply(stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array) -> Array:
     images, kernel = _in_reach(images, kernel)
     if _by_onednn(images):
-        return onednn.convolve(stride, borders, images, kernel, dtype)
+        rounded = dtype if is_short(images.dtype) else images.dtype
+        return onednn.convolve(stride, borders, images, kernel, rounded).astype(dtype)
     return _by_xla(stride, borders, images, kernel).astype(dtype)
 
 
@@ -186,9 +194,15 @@ def _gradient_of_kernel(
     stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
 ) -> Array:
     images, cotangent = _in_reach(images, cotangent)
-    if _by_onednn(images):
+    if _by_onednn(images) and _is_faster(stride, shape):
         return onednn.gradient_of_kernel(stride, borders, shape, images, cotangent)
+    images, cotangent = map(at_least_float32, (images, cotangent))
     return _kernel_by_xla(stride, borders, shape, images, cotangent)
+
+
+def _is_faster(stride: int, shape: tuple[int, ...]) -> bool:
+    """Return whether oneDNN is faster than XLA at the gradient of a kernel of a shape."""
+    return stride > 1 or math.prod(shape) <= MOST_WEIGHTS[onednn.instructions()]
 
 
 def _kernel_by_xla(

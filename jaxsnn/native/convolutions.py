@@ -23,6 +23,7 @@ __all__ = [
     "describe",
     "gradient_of_images",
     "gradient_of_kernel",
+    "instructions",
     "missing",
     "off",
 ]
@@ -62,11 +63,18 @@ def describe() -> str:
     if (failure := _failure()) is not None:
         return f"convolutions: XLA ({failure})"
     version = onednn.load().jaxsnn_onednn_version()
+    return f"convolutions: oneDNN {version // 100}.{version % 100} ({instructions()})"
+
+
+@cache
+def instructions() -> str:
+    """Return the widest instructions that oneDNN uses here: SSE, AVX2, AVX-512 or AMX."""
     widest = onednn.instruction_set()
-    names = {onednn.AVX2: "AVX2", onednn.AVX2_NEXT: "AVX2", onednn.AVX512: "AVX-512"}
+    if widest & onednn.AMX:
+        return "AMX"
+    names = {onednn.AVX2: "AVX2", onednn.AVX512: "AVX-512"}
     known = [bits for bits in names if bits <= widest]
-    name = "AMX" if widest & onednn.AMX else names[max(known)] if known else "SSE"
-    return f"convolutions: oneDNN {version // 100}.{version % 100} ({name})"
+    return names[max(known)] if known else "SSE"
 
 
 @cache
@@ -85,6 +93,8 @@ def missing() -> str | None:
 def _failure() -> str | None:
     if jax.default_backend() != "cpu":
         return f"the device is {jax.default_backend()}"
+    if missing() is None and instructions() == "SSE":
+        return "this processor has no AVX2, without which oneDNN was not measured"
     return missing()
 
 

@@ -23,7 +23,7 @@ NAMES = ("libdnnl.so.3", "libdnnl.so")
 MAJOR = 3  # of oneDNN: an older or newer one has other functions
 
 # What oneDNN says it uses (dnnl::cpu_isa), from the narrowest.
-SSE, AVX, AVX2, AVX2_NEXT, AVX512, AMX = 0x1, 0x3, 0x7, 0xF, 0x27, 0x1000
+AVX2, AVX512, AMX = 0x7, 0x27, 0x1000
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from jax.sharding import PartitionSpec
 from jaxsnn import native
 from jaxsnn.layers.convolution import convolve
 from jaxsnn.native import convolutions as onednn
-from jaxsnn.native.onednn import AVX512
 
 needs_onednn = pytest.mark.skipif(not onednn.available(jnp.float32), reason=native.describe())
 
@@ -192,16 +191,25 @@ def test_it_can_be_switched_off():
     assert line_with(JAXSNN_NATIVE="0") == "convolutions: XLA ($JAXSNN_NATIVE is 0)\n"
 
 
-@pytest.mark.skipif(
-    onednn.available(jnp.float32) and onednn.onednn.instruction_set() >= AVX512,
-    reason="this processor has bfloat16 instructions",
-)
-def test_without_its_instructions_bfloat16_takes_xlas_way():
-    assert not onednn.available(jnp.bfloat16)
+@needs_onednn
+def test_the_table_sends_gradients_of_large_kernels_to_xla(monkeypatch):
+    def program(channels, stride):
+        shapes = (2, 3, 3, channels), (3, 3, channels, channels)
+        images, kernel = (jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+        gradient = jax.grad(lambda k, x: convolve(x, k, stride=stride).sum())
+        return str(jax.make_jaxpr(gradient)(kernel, images))
+
+    for name, large in (("AVX2", False), ("AVX-512", True)):
+        monkeypatch.setattr(onednn, "instructions", lambda name=name: name)
+        assert "jaxsnn_to_kernel" in program(128, 1) and "jaxsnn_convolve" in program(256, 1)
+        assert ("jaxsnn_to_kernel" in program(256, 1)) == large
+        assert "jaxsnn_to_kernel" in program(256, 2)
+
+
+@pytest.mark.skipif(onednn.available(jnp.bfloat16), reason="this processor multiplies bfloat16")
+def test_without_its_instructions_bfloat16_is_computed_in_float32():
     assert not onednn.available(jnp.float16)
-    assert (
-        convolve(jnp.ones((1, 3, 3, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16))[
-            0, 1, 1, 0
-        ]
-        == 9
-    )
+    images, kernel = jnp.ones((1, 3, 3, 1), jnp.bfloat16), jnp.ones((3, 3, 1, 1), jnp.bfloat16)
+    assert convolve(images, kernel)[0, 1, 1, 0] == 9
+    program = jax.make_jaxpr(convolve)(images, kernel)
+    assert "f32[1,3,3,1]" in str(program)

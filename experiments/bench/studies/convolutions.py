@@ -35,16 +35,18 @@ DIRECTIONS = ("forward", "to images", "to kernel")
 Functions = dict[str, Callable[..., Any]]
 
 
-def directions(x: jax.Array, kernel: jax.Array, stride: int) -> Functions:
-    """Return a compiled function of each direction, as the layers have them now."""
+def directions(x: jax.Array, kernel: jax.Array, wave: jax.Array, stride: int) -> Functions:
+    """Return a compiled function of each direction, as the layers have them now.
+
+    `wave` is an error of the outputs; it is an argument, for of a constant one XLA knows the sums.
+    """
     conv = partial(convolve, stride=stride)
-    wave = jnp.ones(jax.eval_shape(conv, x, kernel).shape, x.dtype)
     functions: Functions = {
-        "forward": conv,
-        "to images": lambda x, k: jax.vjp(lambda x: conv(x, k), x)[1](wave),
-        "to kernel": lambda x, k: jax.vjp(lambda k: conv(x, k), k)[1](wave),
+        "forward": lambda x, k, wave: conv(x, k),
+        "to images": lambda x, k, wave: jax.vjp(lambda x: conv(x, k), x)[1](wave),
+        "to kernel": lambda x, k, wave: jax.vjp(lambda k: conv(x, k), k)[1](wave),
     }
-    return {name: jax.jit(f).lower(x, kernel).compile() for name, f in functions.items()}
+    return {name: jax.jit(f).lower(x, kernel, wave).compile() for name, f in functions.items()}
 
 
 def convolutions(
@@ -62,13 +64,15 @@ def convolutions(
         spikes = random.random((samples, side, side, channels)) < 0.2
         x = jnp.asarray(spikes, jnp.float32)
         kernel = jnp.asarray(random.standard_normal((size, size, channels, outputs)), jnp.float32)
-        ways = {"oneDNN": directions(x, kernel, stride)}
+        shape = jax.eval_shape(partial(convolve, stride=stride), x, kernel).shape
+        arrays = x, kernel, jnp.asarray(random.standard_normal(shape), jnp.float32)
+        ways = {"oneDNN": directions(*arrays, stride)}
         with onednn.off():
-            ways["XLA"] = directions(x, kernel, stride)
+            ways["XLA"] = directions(*arrays, stride)
         row = [f"{samples}x{side}x{side}x{channels}, {size}x{size} to {outputs}, step {stride}"]
         for direction in DIRECTIONS:
             calls: dict[str, Callable[[], Any]] = {
-                way: partial(_call, functions[direction], x, kernel)
+                way: partial(_call, functions[direction], *arrays)
                 for way, functions in ways.items()
             }
             ms = {way: 1e3 * seconds for way, seconds in in_turns(calls, effort).items()}
@@ -79,5 +83,5 @@ def convolutions(
     return records
 
 
-def _call(function: Callable[..., Any], x: jax.Array, kernel: jax.Array) -> None:
-    jax.block_until_ready(function(x, kernel))
+def _call(function: Callable[..., Any], *arrays: jax.Array) -> None:
+    jax.block_until_ready(function(*arrays))
