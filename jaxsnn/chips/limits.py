@@ -128,7 +128,7 @@ ALL = (
         "cortex-m4",
         "Arm Cortex-M4, STM32F405/407: 1 MB of flash, 112 + 16 kB of memory in one piece",
         _limits(STM32, bytes_of_flash=1 << 20, bytes_of_memory=128 << 10),
-        ("machine code (some kB of flash)", "the stack"),
+        ("machine code (some kB of flash)", "the stack, and what else the program keeps"),
     ),
 )
 CHIPS = {chip.name: chip for chip in ALL}

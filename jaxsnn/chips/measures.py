@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxsnn.chips.limits import CORES
-from jaxsnn.compile import events
+from jaxsnn.compile import mcu
 from jaxsnn.compile.plan import Plan, Pool, Weigh
+from jaxsnn.compile.source import sample_size, sample_type
 from jaxsnn.export.integer import LayerVerdict
 
 __all__ = ["Need", "needs_of", "memory", "without_core"]
@@ -77,7 +78,9 @@ def needs_of(
         "fan out of hidden neurons": [Need(x.name, _fan_out(plan, x)) for x in hidden],
         "weight bits": [Need(x.name, *_weight_bits(verdicts[x.name])) for x in layers],
         "state bits": [Need(x.name, state_bits[x.name]) for x in layers],
-        "decay": [Need(x.name, decay) for x in layers for decay in _decays(x)],
+        "decay": [
+            Need(x.name, decay, _rounding(verdicts[x.name])) for x in layers for decay in _decays(x)
+        ],
         "channels": [Need(x.name, x.shape[2]) for x in layers],
         "kernel size": [Need(x.name, shape.kernel) for x, shape in each],
         "input side": [Need(x.name, max(shape.rows, shape.columns)) for x, shape in each],
@@ -97,11 +100,18 @@ def needs_of(
 
 
 def memory(plan: Plan) -> dict[str, list[Need]]:
-    """Return the bytes that the C code for one sample takes (`jaxsnn compile --target mcu`)."""
-    one = events.emit(plan)
+    """Return the bytes that `jaxsnn compile --target mcu` takes, with a sample and its scores."""
+    one = mcu.emit(plan)
+    sample = sample_size(plan) * np.dtype(sample_type(plan).removesuffix("_t")).itemsize
     return {
         "bytes of flash": [Need("", one.table_bytes, "tables")],
-        "bytes of memory": [Need("", one.state_bytes, "state")],
+        "bytes of memory": [
+            Need(
+                "",
+                one.state_bytes + sample + 4 * plan.classes,
+                f"{one.state_bytes:,} of state, {sample:,} of a sample",
+            )
+        ],
     }
 
 
@@ -110,6 +120,12 @@ def _weight_bits(verdict: LayerVerdict) -> tuple[int, str]:
     if "weights" in dict(verdict.rounded):
         return 32, "floats on no grid: quantize them"
     return verdict.weight_bits, ""
+
+
+def _rounding(verdict: LayerVerdict) -> str:
+    """Return how far the decay of integers is from the network's."""
+    off = dict(verdict.rounded).get("decay")
+    return "" if off is None else f"in integers, off by {off:.2g}"
 
 
 def _decays(layer: Weigh) -> list[float]:

@@ -12,6 +12,7 @@ from jaxsnn import chips, models, tree
 from jaxsnn.chips.limits import CORES
 from jaxsnn.chips.measures import without_core
 from jaxsnn.cli import main
+from jaxsnn.compile import to_c
 from jaxsnn.errors import UserError
 from jaxsnn.export import save
 from jaxsnn.inputs import Inputs
@@ -105,6 +106,14 @@ def test_a_large_image_does_not_fit_a_microcontroller():
     found = broken(quantized("12C3-AP2-AP2-AP2-5", inputs, LIF(0.5, 0.3)), inputs, "cortex-m4")
     assert [what for what, _, _ in found] == ["bytes of memory"]
     assert found[0][2] > 131_072
+
+
+def test_the_bytes_are_those_that_compile_prints():
+    net = quantized("8C3-AP2-10", PIXELS, LIF(0.5, 0.3))
+    flash, ram = (row.need.value for row in chips.check_fit(net, PIXELS, "cortex-m4").rows)
+    source = to_c(net, PIXELS, target="mcu")
+    assert flash == source.table_bytes
+    assert ram == source.state_bytes + 64 + 4 * 10  # a sample of bytes, scores of 32 bits
 
 
 def test_numbers_are_those_of_a_count_by_hand():
