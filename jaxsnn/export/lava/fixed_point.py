@@ -160,7 +160,10 @@ class _Converter:
         if self.neurons.reset not in (None, "hard"):
             raise self.refuse("it resets by subtraction, lava's LIF to 0")
         dv, summed = self._decay()
-        targets, sources, codes, after = connections(self.stage, before, shape)
+        try:
+            targets, sources, codes, after = connections(self.stage, before, shape)
+        except (TypeError, ValueError):
+            raise UserError(f"{self.stage.name!r} does not fit an input of {shape}") from None
         channels, positions = after[-1], int(np.prod(after[:-1]))
         fraction = np.asarray(self.stage.shift, np.int64)
         total, vth = self._scale(fraction, summed)

@@ -72,6 +72,11 @@ def to_lava(
         integers = to_integer(integers, inputs, state_bits=STATE_BITS)
         if not allow_rounding:
             refuse_rounding(integers.report)
+    if inputs.timesteps != integers.timesteps:
+        raise UserError(
+            f"this network was made for {integers.timesteps} timesteps, inputs has "
+            f"{inputs.timesteps}"
+        )
     found = in_fixed_point(integers, inputs.shape)
     program = (resources.files("jaxsnn.export.lava") / PROGRAM).read_text(encoding="utf-8")
     constant = inputs.encoding == "direct"

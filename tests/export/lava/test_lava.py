@@ -162,7 +162,7 @@ def small(neuron=HALF, largest=3, shape=(9,), layout="4R-3", **options):
 def test_what_loihi_cannot_express_is_refused_by_the_layers_name(integers, message, tmp_path):
     found = small(**integers)
     with pytest.raises(UserError, match=message):
-        to_lava(found, tmp_path / "out", Inputs((9,), 4, "bernoulli"))
+        to_lava(found, tmp_path / "out", Inputs((9,), found.timesteps, "bernoulli"))
     assert not (tmp_path / "out").exists()
 
 
@@ -201,6 +201,17 @@ def test_stages_without_a_counterpart_are_refused(stage, message, tmp_path):
         to_lava(
             replace(integers, stages=stages, report=report), tmp_path, Inputs((9,), 4, "bernoulli")
         )
+
+
+def test_inputs_of_another_kind_are_refused(tmp_path):
+    integers = small()
+    for inputs, message in (
+        (Inputs((8,), 4, "bernoulli"), r"'dense1' does not fit an input of \(8,\)"),
+        (Inputs((9,), 5, "bernoulli"), "made for 4 timesteps, inputs has 5"),
+        ((9,), "inputs must be an Inputs, found tuple"),
+    ):
+        with pytest.raises(UserError, match=message):
+            to_lava(integers, tmp_path, inputs)
 
 
 def test_the_command_writes_a_folder_and_wants_to_be_asked_for_rounding(tmp_path, capsys):
