@@ -9,6 +9,7 @@ from importlib import resources
 
 import numpy as np
 
+from jaxsnn.compile.costs import cost, dense_work, prices, rates
 from jaxsnn.compile.digits import narrowest_type
 from jaxsnn.compile.events import Engine
 from jaxsnn.compile.folded_dense import DenseLayer
@@ -19,14 +20,13 @@ from jaxsnn.compile.plan import Plan, Pool, Weigh
 __all__ = ["emit", "layers_of", "layouts_of"]
 
 ADDENDS = 8  # that a word should have room for before its sums are cut
-TERMS = 4000  # weights of a dense layer that is written out
-DENSE = 4  # rows of a matrix are added from a fourth of its weights on
+TERMS = 2500  # weights of a dense layer that is written out
 
 
-def emit(plan: Plan) -> Engine:
-    """Return the C of a plan."""
-    layouts = layouts_of(plan)
-    layers = {layer.step.target: layer for layer in layers_of(plan, layouts)}
+def emit(plan: Plan, way: str | None = None) -> Engine:
+    """Return the C of a plan; `way` is how all dense layers add up, the cheapest if left out."""
+    layouts = layouts_of(plan, way)
+    layers = {layer.step.target: layer for layer in layers_of(plan, layouts, way)}
     places = [place for layer in layers.values() for place in layer.places]
     common = (resources.files("jaxsnn.compile") / "folded.c").read_text(encoding="utf-8")
     parts = [
@@ -54,7 +54,9 @@ def emit(plan: Plan) -> Engine:
     return Engine("\n".join(parts), "\n".join("  " + call for call in calls), state, tables)
 
 
-def layers_of(plan: Plan, layouts: Mapping[int, Layout]) -> list[FoldedLayer | DenseLayer]:
+def layers_of(
+    plan: Plan, layouts: Mapping[int, Layout], way: str | None = None
+) -> list[FoldedLayer | DenseLayer]:
     """Return the layers with weights."""
     found: list[FoldedLayer | DenseLayer] = []
     pools = pooled(plan, layouts)
@@ -63,7 +65,8 @@ def layers_of(plan: Plan, layouts: Mapping[int, Layout]) -> list[FoldedLayer | D
         written = step.target if pool is None else pool.target
         target = None if step is plan.steps[-1] else layouts[written]
         if source.words:
-            found.append(DenseLayer(plan, step, source, target, way_of(plan, step)))
+            chosen = way or way_of(plan, step)
+            found.append(DenseLayer(plan, step, source, target, chosen))
             continue
         beside = None if step.shortcut is None else layouts[step.shortcut.signal]
         found.append(FoldedLayer(plan, step, source, target, beside, pool))
@@ -85,7 +88,7 @@ def pooled(plan: Plan, layouts: Mapping[int, Layout]) -> dict[int, Pool]:
     }
 
 
-def layouts_of(plan: Plan) -> dict[int, Layout]:
+def layouts_of(plan: Plan, way: str | None = None) -> dict[int, Layout]:
     """Return where each signal lies that a step reads."""
     shapes = {0: plan.input.shape} | {step.target: step.shape for step in plan.steps}
     layouts = {}
@@ -96,20 +99,23 @@ def layouts_of(plan: Plan) -> dict[int, Layout]:
         dense = isinstance(step, Weigh) and is_dense(step, wire.shape)
         stride = step.stride if isinstance(step, Weigh) else 1
         bits = fitting_bits(span, ADDENDS if isinstance(step, Weigh) else 1)
-        if dense and isinstance(step, Weigh) and way_of(plan, step) == "terms":
+        if dense and isinstance(step, Weigh) and (way or way_of(plan, step)) == "terms":
             bits = 16
         layouts[step.source] = Layout(wire, shapes[step.source], times, dense, bits, stride)
     return layouts
 
 
 def way_of(plan: Plan, step: Weigh) -> str:
-    """Return how a dense layer adds up: "terms", "lists" or "rows"."""
-    wire = plan.signals[step.source]
-    weights = int(np.count_nonzero(step.kernel))
+    """Return how a dense layer adds up most cheaply: "terms", "lists" or "rows"."""
+    wire, weights = plan.signals[step.source], int(np.count_nonzero(step.kernel))
     most = int(np.abs(step.kernel).sum((0, 1, 2)).max()) * max(1, wire.high - wire.low)
-    if weights <= TERMS and most < 2**15:
-        return "terms"
-    return "rows" if weights * DENSE > step.kernel.size else "lists"
+    written_out = ["terms"] if weights <= TERMS and most < 2**15 else []
+    times, rate = 1 if wire.constant else plan.timesteps, rates(plan)[step.source]
+
+    def price(way: str) -> float:
+        return cost(dense_work(step, wire, times, way, rate), prices())
+
+    return min((*written_out, "lists", "rows"), key=price)
 
 
 def is_dense(step: Weigh, shape: tuple[int, int, int]) -> bool:

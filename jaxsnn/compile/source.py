@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from jaxsnn.compile import folded, lanes, mcu
+from jaxsnn.compile import choice, lanes, mcu
 from jaxsnn.compile.events import Engine
 from jaxsnn.compile.plan import Plan
 
-__all__ = ["Source", "assemble"]
+__all__ = ["Source", "assemble", "one_sample"]
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,24 @@ def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) ->
       target: "cpu", both engines; "mcu", one sample at a time alone.
     """
     guard = name.upper()
-    one = folded.emit(plan) if target == "cpu" else mcu.emit(plan)
+    one = choice.fastest(plan) if target == "cpu" else mcu.emit(plan)
     prototypes = _prototypes(plan, name, target, one)
     top = _comment(name, notes, plan)
     include = "#include <stdint.h>\n"
     header = f"{top}#ifndef {guard}_H\n#define {guard}_H\n\n{include}\n{prototypes}\n#endif\n"
     memory = "#include <string.h>\n" if target == "cpu" else ""
-    parts = [top, f"{include}{memory}\n", prototypes, _common(plan, name)]
-    parts += [one.functions, _predict(plan, name, one)]
+    parts = [top, f"{include}{memory}\n", prototypes, one_sample(plan, name, one)]
     if target == "cpu":
         many = lanes.emit(plan)
         types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
         parts += [types, _resource("lanes.c"), "\n", _load(plan), many.functions]
         parts.append(_predict_batch(plan, name, many))
     return Source(name, "\n".join(parts), header, one.table_bytes, one.state_bytes)
+
+
+def one_sample(plan: Plan, name: str, one: Engine) -> str:
+    """Return the functions for one sample, all but their prototypes."""
+    return "\n".join([_common(plan, name), one.functions, _predict(plan, name, one)])
 
 
 def _resource(name: str) -> str:
