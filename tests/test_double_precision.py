@@ -176,7 +176,7 @@ def test_a_network_is_trained_measured_packed_and_handed_on(tmp_path):
     assert isinstance(export.from_nir(tmp_path / "net.nir"), Network)
 
 
-@pytest.mark.run
+@pytest.mark.slow
 def test_a_sweep_is_trained(tmp_path):
     def lane(point, start):
         grid = {"*/kernel": compress.uniform_grid(point["bits"])}

@@ -85,11 +85,11 @@ def of_many_starts(leaf, make, starts=64):
     return min(float(from_start(scale)) for scale in np.geomspace(low, high, starts))
 
 
-@pytest.mark.run
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("uniform 4", "normal"), ("uniform 8", "heavy tails"), ("uniform 4", "one outlier"),
-     ("uniform 8", "normal"), ("pow2 3", "normal"), ("ternary", "heavy tails")],
+    [("uniform 4", "normal"), ("uniform 8", "heavy tails"), ("ternary", "heavy tails"),
+     ("uniform 4", "one outlier"), ("uniform 8", "normal"), ("pow2 3", "normal")],
 )  # fmt: skip
 def test_large_leaves_are_no_worse_than_64_starts(name, kind):
     make = GRIDS[name][0]

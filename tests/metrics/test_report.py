@@ -194,6 +194,7 @@ NETS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NETS)
 def test_density_bits_and_bytes_agree_and_sum_up_to_the_byte(name, tmp_path):
     net = NETS[name]()

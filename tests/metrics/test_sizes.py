@@ -54,6 +54,7 @@ def inputs(network, classes):
     return Inputs(shape, timesteps=1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("network", "classes", "setting"), PUBLISHED)
 def test_the_sizes_are_the_published_ones(network, classes, setting):
     net = outline(network, classes, setting)
