@@ -211,7 +211,7 @@ class LayerCode:
             return [f"for (int i = 0; i < {bits}; i++) u[i] &= ~before;", leak, constant]
         if reset == "soft":
             return [f"add_number(u, {bits}, -{known['theta']}, before);", leak, constant]
-        less = f"{known['constant']} - {known['theta']}"
+        less = f"(int64_t){known['constant']} - {known['theta']}"
         return [leak, f"add_either(u, {bits}, {known['constant']}, {less}, before);"]
 
     def _fire(self) -> list[str]:

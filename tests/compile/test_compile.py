@@ -57,7 +57,7 @@ def test_other_builds_are_equal(flags, tmp_path):
     )  # fmt: skip
     if built.returncode:
         pytest.skip(f"{compiler[0]} cannot build with {' '.join(flags)}")
-    case = draw(9)
+    case = draw(8)
     scores, counts = expected(case)
     rows = np.concatenate([scores, counts], 1)
     found = run_program(case, tmp_path, flags, compiler)
