@@ -11,6 +11,7 @@ Needs `pip install unicorn`.
 import statistics
 import struct
 import sys
+from pathlib import Path
 
 from unicorn import (
     UC_ARCH_ARM,
@@ -142,8 +143,11 @@ def main():
     """Run the program that the command line names."""
     if len(sys.argv) != 2:
         raise SystemExit(__doc__.partition("\n")[0])
-    with open(sys.argv[1], "rb") as file:
-        machine = Machine(file.read())
+    try:
+        program = Path(sys.argv[1]).read_bytes()
+    except OSError as error:
+        raise SystemExit(f"{sys.argv[1]}: {error.strerror}") from None
+    machine = Machine(program)
     if machine.run() != DONE:
         raise SystemExit(f"the program failed: {machine.result}")
     typical = f"{statistics.median(machine.samples):,.0f}" if machine.samples else "no"
