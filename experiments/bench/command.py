@@ -72,6 +72,7 @@ StudyName = Literal[
     "qp-snn",
     "spike-thrift",
     "convolutions",
+    "precision",
     "compiled",
 ]
 
@@ -87,7 +88,7 @@ class Config:
     studies: tuple[StudyName, ...] = ()
     """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
     shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN,
-    compressed networks as C."""
+    the accuracy in bfloat16, compressed networks as C."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0
@@ -97,7 +98,7 @@ class Config:
     jax_peer_python: Path = Path(sys.executable)
     """Interpreter that has the JAX peers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of our synapses' products; potentials and everybody else stay float32."""
+    """Of our products, spikes and saved potentials; sums and everybody else stay float32."""
     plain: bool = False
     """Add a row of ours without the settings of the whole process."""
     seed: int = 0

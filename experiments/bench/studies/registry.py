@@ -21,6 +21,7 @@ from experiments.bench.studies.channels import channels
 from experiments.bench.studies.compiled import compiled
 from experiments.bench.studies.convolutions import convolutions
 from experiments.bench.studies.lanes import lanes
+from experiments.bench.studies.precision import precision
 from experiments.bench.studies.thrift import thrift
 from experiments.bench.tables import is_same, new_table
 from jaxsnn.errors import UserError
@@ -184,5 +185,6 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "qp-snn": channels,
     "spike-thrift": thrift,
     "convolutions": convolutions,
+    "precision": precision,
     "compiled": compiled,
 }
