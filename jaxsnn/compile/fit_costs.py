@@ -20,7 +20,7 @@ from jaxsnn.compile.source import one_sample, sample_size
 from jaxsnn.files import write_atomic
 from jaxsnn.native.builder import build, find_compiler
 
-__all__ = ["fit", "layer"]
+__all__ = ["fit_prices", "layer"]
 
 FLAGS = ("-std=c99", "-O3", "-march=native")
 SECONDS = 0.05  # of the shortest measurement
@@ -75,7 +75,7 @@ def layer(
     return Plan((source, target), (step,), timesteps, side * side * outputs, 1)
 
 
-def fit() -> dict[str, Any]:
+def fit_prices() -> dict[str, Any]:
     """Return the prices, the processor they are for, and how far off they are."""
     found: dict[str, float] = {}
     off: list[float] = []
@@ -164,7 +164,7 @@ def _processor() -> str:
 
 def main(options: FitCosts) -> None:
     """Measure, and write the file."""
-    found = fit()
+    found = fit_prices()
     write_atomic(options.out, json.dumps(found, indent=2) + "\n")
     print(json.dumps(found, indent=2))
 

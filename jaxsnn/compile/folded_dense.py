@@ -12,10 +12,10 @@ import numpy as np
 from jaxsnn.compile import events
 from jaxsnn.compile.digits import narrowest_type, table
 from jaxsnn.compile.folded_layers import call_of, constant_of, function_of, indent, lists
-from jaxsnn.compile.folded_neurons import Neurons, neurons_of
+from jaxsnn.compile.folded_neurons import NeuronCode, neurons_of
 from jaxsnn.compile.layouts import Layout
 from jaxsnn.compile.plan import Plan, Weigh
-from jaxsnn.compile.sums import Sums, list_sums
+from jaxsnn.compile.sums import SumLists, list_sums
 
 __all__ = ["DenseLayer"]
 
@@ -50,14 +50,14 @@ class DenseLayer:
         return np.asarray(kernel[order])
 
     @cached_property
-    def sums(self) -> Sums:
+    def sums(self) -> SumLists:
         """The places, in bytes, that each output adds up."""
         source = self.source
         places = np.arange(len(self.matrix)) * source.lanes * (source.bits // 8)
         return list_sums(self.matrix, places, source.span, source.bits)
 
     @cached_property
-    def neurons(self) -> Neurons:
+    def neurons(self) -> NeuronCode:
         """How C takes the layer's neurons through a step."""
         constant = constant_of(self.step, self.source.wire.low)
         return neurons_of(self.name, self.step, constant, {}, narrow=False)
@@ -117,7 +117,7 @@ class DenseLayer:
       {name}_potential[o] = u;
     }}
   }}"""
-        return tables + function_of(name, self.step, self.target, self.neurons, body)
+        return tables + function_of(name, self.step, self.target, self.neurons.arrays, body)
 
     def _write(self) -> list[str]:
         """Return where a spike or a read-out goes."""

@@ -1,15 +1,16 @@
 """A layer with weights for one sample, all its steps of time at once (`folded.c`)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from jaxsnn.compile.digits import constants, table
-from jaxsnn.compile.folded_neurons import Neurons, neurons_of
+from jaxsnn.compile.folded_neurons import NeuronCode, neurons_of
 from jaxsnn.compile.layouts import Layout
 from jaxsnn.compile.plan import Plan, Pool, Weigh
-from jaxsnn.compile.sums import Sums, list_sums
+from jaxsnn.compile.sums import SumLists, list_sums
 from jaxsnn.compile.trains import ends_of_trains
 
 __all__ = ["FoldedLayer", "indent", "lists"]
@@ -58,7 +59,7 @@ class FoldedLayer:
         return (self.source.times - 1) * self.plane + self.positions
 
     @cached_property
-    def sums(self) -> Sums:
+    def sums(self) -> SumLists:
         """The places, in bytes, that each output adds up."""
         size, _, channels, outputs = self.step.kernel.shape
         source = self.source
@@ -72,7 +73,7 @@ class FoldedLayer:
         return list_sums(kernel, np.array(places) * (source.bits // 8), source.span, source.bits)
 
     @cached_property
-    def neurons(self) -> Neurons:
+    def neurons(self) -> NeuronCode:
         """How C takes the layer's neurons through a step."""
         added = self.step.shortcut
         constant = constant_of(self.step, self.source.wire.low)
@@ -113,7 +114,7 @@ class FoldedLayer:
     def code(self) -> str:
         """Return tables and function."""
         steps, last = self.plan.timesteps, self.target is None
-        through = self._compare()
+        through, arrays = self._compare()
         if not through:
             through = self.neurons.through_time(self.positions, steps, self._drive(), last=last)
         body = f"""\
@@ -129,7 +130,7 @@ class FoldedLayer:
 {indent(self._write(), 4)}
   }}"""
         return lists(self.name, self.sums) + function_of(
-            self.name, self.step, self.target, self.neurons, body
+            self.name, self.step, self.target, {**self.neurons.arrays, **arrays}, body
         )
 
     @property
@@ -182,23 +183,25 @@ for (int p = 0; p < pairs; p++) {{
             drive += f" + more[TIME * {self.positions} + i]"
         return f"(uint16_t)({drive})" if self.neurons.bits == 16 else drive
 
-    def _compare(self) -> str:
-        """Return loops that compare sums with what makes a train of spikes, or nothing."""
+    def _compare(self) -> tuple[str, dict[str, str]]:
+        """Return a loop that compares sums with the ends of spike trains, and arrays of these.
+
+        Nothing where the current changes, or the comparisons would be many.
+        """
         steady, factors = self.source.wire.constant and self.beside is None, self.sums.factors
         if not (steady and self.neurons.fires) or self.target is None:
-            return ""
+            return "", {}
         if factors is None or not self._simple:
-            return ""
+            return "", {}
         step, steps = self.step, self.plan.timesteps
         added = constant_of(step, self.source.wire.low)
         ends = ends_of_trains(step, factors, added, self.sums.largest, steps)
         if ends is None:
-            return ""
+            return "", {}
         numbers = {
             f"end{t}_{k}": values for t, each in enumerate(ends) for k, values in enumerate(each)
         }
         known, arrays = constants(f"{self.name}_each", numbers)
-        self.neurons.arrays.update(arrays)
         lines = [f"const int16_t {name} = {value};" for name, value in known.items()]
         lines += [
             f"for (int i = 0; i < {self.positions}; i++) {{",
@@ -208,7 +211,7 @@ for (int p = 0; p < pairs; p++) {{
         for t, each in enumerate(ends):
             reached = " ^ ".join(f"(v >= end{t}_{k})" for k in range(len(each))) or "0"
             lines.append(f"  fired[{t * self.positions} + i] = (uint8_t)({reached});")
-        return "\n".join([*lines, "}"])
+        return "\n".join([*lines, "}"]), arrays
 
     def _beside(self) -> str:
         """Return how a block's input is added."""
@@ -282,16 +285,18 @@ def constant_of(step: Weigh, low: int) -> np.ndarray:
     return np.asarray((low * step.kernel.sum((0, 1, 2)) << step.shift) + step.bias)
 
 
-def lists(name: str, sums: Sums) -> str:
+def lists(name: str, sums: SumLists) -> str:
     """Return the lists of a layer as tables."""
     runs, places = sums.runs, sums.places
     return table("PART", f"{name}_runs", runs) + table("PLACE", f"{name}_places", places)
 
 
-def function_of(name: str, step: Weigh, target: Layout | None, neurons: Neurons, body: str) -> str:
+def function_of(
+    name: str, step: Weigh, target: Layout | None, arrays: Mapping[str, str], body: str
+) -> str:
     """Return a layer's constants and its function."""
     rows, columns, outputs = step.shape
-    tables = [text for array, text in neurons.arrays.items() if array in body]
+    tables = [text for array, text in arrays.items() if array in body]
     parameters = _list(step, target, "int32_t *units", "int32_t *counts") or "void"
     heading = f"/* {step.name}: {rows} x {columns} x {outputs} */"
     return "\n".join([*tables, heading, f"static void {name}({parameters}) {{\n{body}\n}}\n"])

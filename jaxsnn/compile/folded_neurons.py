@@ -8,13 +8,13 @@ import numpy as np
 from jaxsnn.compile.digits import constants, table
 from jaxsnn.compile.plan import Weigh
 
-__all__ = ["Neurons", "neurons_of"]
+__all__ = ["NeuronCode", "neurons_of"]
 
 CHUNK = 8  # steps of time that a loop over positions takes a neuron through
 
 
 @dataclass(frozen=True)
-class Neurons:
+class NeuronCode:
     """The neurons of a layer.
 
     Attributes:
@@ -99,7 +99,7 @@ class Neurons:
 
 def neurons_of(
     prefix: str, step: Weigh, constant: np.ndarray, more: Mapping[str, np.ndarray], *, narrow: bool
-) -> Neurons:
+) -> NeuronCode:
     """Return the neurons of a layer.
 
     Args:
@@ -123,7 +123,7 @@ def neurons_of(
         known["constant"] = f"UINT32_C({each[0]})"
     else:
         known["constant"], arrays[array] = f"{array}[o]", table("uint32_t", array, each)
-    return Neurons(step, known, arrays, 16 if narrow else 32)
+    return NeuronCode(step, known, arrays, 16 if narrow else 32)
 
 
 def _chunk(timesteps: int) -> int:

@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxsnn.compile.digits import signed_digits
 
-__all__ = ["Part", "Sums", "list_sums"]
+__all__ = ["Part", "SumLists", "list_sums"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ EMPTY = Part(0, ())
 
 
 @dataclass(frozen=True)
-class Sums:
+class SumLists:
     """The sums of a layer's outputs, their parts in pairs."""
 
     parts: tuple[tuple[Part, ...], ...]  # of each output, an even number
@@ -67,7 +67,7 @@ class Sums:
         return np.array([each[0] for each in found]) if single else None
 
 
-def list_sums(weights: np.ndarray, places: np.ndarray, high: int, bits: int) -> Sums:
+def list_sums(weights: np.ndarray, places: np.ndarray, high: int, bits: int) -> SumLists:
     """Return the lists of a matrix of weights.
 
     Args:
@@ -84,7 +84,7 @@ def list_sums(weights: np.ndarray, places: np.ndarray, high: int, bits: int) -> 
     limit = (2**bits - 1) // high
     found = tuple(_parts(weights[:, o], places, limit) for o in range(weights.shape[1]))
     most = max((sum(_reach(part, high) for part in parts) for parts in found), default=0)
-    return Sums(found, most)
+    return SumLists(found, most)
 
 
 def _reach(part: Part, high: int) -> int:
