@@ -25,6 +25,7 @@ BASELINE = "#4d4d4d"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8c6d1f", "#000000")
 STYLE: dict[Any, Any] = {
     "figure.dpi": 130,
+    "figure.constrained_layout.use": True,
     "font.size": 9,
     "image.interpolation": "nearest",
     "axes.titlesize": 9,
@@ -52,7 +53,7 @@ def lend_figure(path: str | Path, width: float, height: float) -> Iterator[Figur
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height))
         yield figure
         content = io.BytesIO()
         figure.savefig(content, facecolor="white", format=Path(path).suffix[1:] or "png")
