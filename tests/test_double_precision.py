@@ -59,6 +59,7 @@ PROJECTIONS = GRIDS | {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PROJECTIONS)
 def test_projections_keep_float32_and_their_numbers(name):
     project = PROJECTIONS[name]()
@@ -101,6 +102,7 @@ PHASES = {
 PHASES |= {name: quantized(GRIDS[name]()) for name in ("uniform, per channel", "power of two")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PHASES)
 def test_a_phase_trains_and_ends_with_the_types_it_began_with(name):
     phase, task = PHASES[name](), train.Task(INPUTS)
@@ -135,6 +137,7 @@ TASKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", TASKS)
 def test_a_task_trains_and_evaluates(name):
     task, phase = TASKS[name], as_phase(ADAM)

@@ -55,7 +55,7 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("name", SETS)
+@pytest.mark.parametrize("name", ["nmnist", pytest.param("shd", marks=pytest.mark.slow)])
 def test_a_run_on_recordings_ends_with_report_and_raster(name, tmp_path, run_in_process):
     make, options = SETS[name]
     make(tmp_path)

@@ -236,7 +236,7 @@ def whole():
     return small(TINY)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_the_method_trains_cuts_and_tunes(whole):
     result, phases = whole
     assert phases == {
@@ -251,7 +251,7 @@ def test_the_method_trains_cuts_and_tunes(whole):
     assert all(0.5 < each <= 1 + 1e-6 for each in result.found["stability"].values())
 
 
-@pytest.mark.long
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["quantized rescaled", "compressed"])
 def test_hidden_kernels_stand_on_a_grid_of_four_bits_and_the_ends_are_floats(whole, row):
     net = whole[0].networks[row].network
@@ -264,7 +264,7 @@ def test_hidden_kernels_stand_on_a_grid_of_four_bits_and_the_ends_are_floats(who
     assert all(len(np.unique(end)) == end.size for end in ends)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_rows_have_what_the_paper_measures(whole):
     dense, control, quantized, compressed = whole[0].report.rows
     floats = 18 + 60 + 10 + 2 * (2 + 3 + 6)  # ends, read-out's bias, scales and shifts of norms

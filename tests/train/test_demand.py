@@ -46,6 +46,7 @@ def test_a_million_steps_are_refused_before_the_first(door):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("encoding", ["direct", "poisson"])
 @pytest.mark.parametrize("change", [{}, {"remat": 4}, {"micro_batches": 2}])
 def test_the_estimate_of_a_training_is_below_what_its_program_needs(change, encoding):
