@@ -33,8 +33,8 @@ import jax.numpy as jnp
 
 from jaxsnn import layers, metrics, models, train, tree
 from jaxsnn.arrays import safe_divide
-from jaxsnn.compress import masks as masking
 from jaxsnn.compress import distributions, rewiring, starting
+from jaxsnn.compress import masks as masking
 from jaxsnn.compress.phase import Phase, pruned, rewired
 from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
