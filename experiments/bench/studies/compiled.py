@@ -16,7 +16,7 @@ from jaxsnn.errors import UserError
 
 VGG = "64C3-64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-256-10"
 VARIANTS = ("dense", "integers", "many", "one")
-FEW = 8  # samples of the slow ways
+FEW = 32  # samples of the slow ways
 MANY = 512
 
 
@@ -44,13 +44,14 @@ def draw(net: Net, samples: int, seed: int) -> dict[str, Any]:
     """Return weights on a grid, images of few bright pixels, and the description."""
     random = np.random.default_rng(seed)
     top = 2 ** (net.bits - 1) - 1
+    mean_square = np.mean(np.arange(1, top + 1) ** 2)  # of the codes
     arrays: dict[str, Any] = {}
     for layer in layers_of(net.layout, net.shape):
         if not layer.kernel:
             continue
         codes = random.integers(1, top + 1, layer.kernel) * random.choice([-1, 1], layer.kernel)
         kept = random.random(layer.kernel) < net.density
-        spread = math.sqrt(math.prod(layer.kernel[:-1]) * net.density) * top
+        spread = math.sqrt(math.prod(layer.kernel[:-1]) * net.density * mean_square)
         step = 2.0 ** round(math.log2(4.0 / spread))  # so that the layers fire
         arrays[f"{layer.name}/kernel"] = (codes * kept * step).astype(np.float32)
         arrays[f"{layer.name}/bias"] = np.zeros(layer.kernel[-1], np.float32)
@@ -66,7 +67,7 @@ def compiled(
     """Time each way of each network, each in a process of its own.
 
     Raises:
-      UserError: if the C code does not give the scores of the integer network.
+      UserError: if the C code does not give the scores of the integer network, or all are 0.
     """
     del peers
     table = new_table(
@@ -82,6 +83,8 @@ def compiled(
         found = measure_all(net.name, entries, effort)
         if found["integers"][0]["loss"] != found["one"][0]["loss"]:
             raise UserError(f"{net.name}: the C code gives other scores than the integer network")
+        if not found["one"][0]["rate"]:
+            raise UserError(f"{net.name}: all scores are 0, so equal scores would prove nothing")
         each = {
             variant: statistics.median(run["median_ms"] for run in runs)
             * 1e3
