@@ -195,6 +195,18 @@ def test_without_locks_of_the_file_system_nothing_is_kept(tmp_path, monkeypatch)
         raise OSError(errno.EOPNOTSUPP, "not supported")
 
     monkeypatch.setattr(files.fcntl, "flock", unknown)
-    Lock(tmp_path).release()
+    assert not refused_twice(tmp_path)
     monkeypatch.setattr(files, "fcntl", None)
-    Lock(tmp_path).release()
+    assert not refused_twice(tmp_path)
+
+
+def refused_twice(folder):
+    """Return whether a second lock of a folder is refused while there is a first."""
+    first = Lock(folder)
+    try:
+        Lock(folder).release()
+    except UserError:
+        return True
+    finally:
+        first.release()
+    return False

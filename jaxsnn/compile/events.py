@@ -12,7 +12,7 @@ import numpy as np
 from jaxsnn.compile.digits import constants, narrowest_type, table
 from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
 
-__all__ = ["Engine", "emit", "hear", "scatter"]
+__all__ = ["Engine", "emit", "hear", "leave", "numbers_of", "scatter"]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ static void one_pool{step.target}(void) {{
 
 
 def _weigh(plan: Plan, step: Weigh) -> str:
-    name, neurons, source = f"one_{step.identifier}", step.neurons, plan.signals[step.source]
+    name, source = f"one_{step.identifier}", plan.signals[step.source]
     rows, columns, outputs = step.shape
     size = rows * columns * outputs
     # A dense layer reads its input as one row of channels, whatever shape it came in.
@@ -164,12 +164,7 @@ def _weigh(plan: Plan, step: Weigh) -> str:
     tables = [scatter(name, step.kernel)]
     if step.recurrent is not None:
         tables.append(scatter(f"{name}_self", step.recurrent[None, None]))
-    numbers = {
-        "scale": 2**step.shift, "bias": step.bias, "level": neurons.level, "theta": neurons.theta,
-        "keep": neurons.keep, "factor": neurons.factor, "right": neurons.right,
-    }  # fmt: skip
-    if step.shortcut is not None:
-        numbers |= {"from": step.shortcut.sources, "gain": step.shortcut.weight}
+    numbers = numbers_of(step)
     known, varying = constants(f"{name}_each", numbers)
     body = _neurons(plan, step, known)
     tables += [text for array, text in varying.items() if array in body]
@@ -278,22 +273,38 @@ def hear(name: str, size: int, level: str) -> str:
 """
 
 
-def _update(plan: Plan, step: Weigh, known: dict[str, str]) -> list[str]:
-    """Return the step of neuron `n`, without branches."""
-    name, neurons = f"one_{step.identifier}", step.neurons
+def numbers_of(step: Weigh) -> dict[str, np.ndarray]:
+    """Return the constants of each output of a layer, `[O]` each."""
+    neurons = step.neurons
+    numbers = {
+        "scale": 2**step.shift, "bias": step.bias, "level": neurons.level, "theta": neurons.theta,
+        "keep": neurons.keep, "factor": neurons.factor, "right": neurons.right,
+    }  # fmt: skip
+    if step.shortcut is not None:
+        numbers |= {"from": step.shortcut.sources, "gain": step.shortcut.weight}
+    return numbers
+
+
+def leave(reset: str | None, known: dict[str, str]) -> list[str]:
+    """Return the C by which reset and leak act on a potential `u`, whose spike was `before`."""
     leak = f"u = leak_one(u, {known['keep']}, {known['factor']}, {known['right']});"
-    reset = {
+    return {
         None: [leak],
         "hard": [leak, "u &= before - 1;"],
         "soft": [f"u -= before * {known['theta']};", leak],
         "soft_undecayed": [leak, f"u -= before * {known['theta']};"],
-    }[neurons.reset]
+    }[reset]
+
+
+def _update(plan: Plan, step: Weigh, known: dict[str, str]) -> list[str]:
+    """Return the step of neuron `n`, without branches."""
+    name, neurons = f"one_{step.identifier}", step.neurons
     lines = [f"int32_t u = {name}_potential[n];"]
     if neurons.reset is not None:
         lines.append(f"const int32_t before = u >= {known['level']};")
     scale, bias = (f"(uint32_t){known[what]}" for what in ("scale", "bias"))
     lines += [
-        *reset,
+        *leave(neurons.reset, known),
         f"uint32_t sum = (uint32_t)u + (uint32_t){name}_current[n] * {scale} + {bias};",
     ]
     if step.shortcut is not None:

@@ -10,7 +10,7 @@ from importlib import resources
 import numpy as np
 
 from jaxsnn.compile.digits import constants, narrowest_type
-from jaxsnn.compile.events import Engine
+from jaxsnn.compile.events import Engine, numbers_of
 from jaxsnn.compile.mcu_layers import McuLayer, declare, read, size_of, write
 from jaxsnn.compile.plan import Plan, Pool, Weigh
 from jaxsnn.compile.streams import make_stream
@@ -71,15 +71,10 @@ def _stored(plan: Plan) -> list[int]:
 
 
 def _layer(plan: Plan, step: Weigh) -> McuLayer:
-    neurons, name = step.neurons, f"mcu_{step.identifier}"
+    name = f"mcu_{step.identifier}"
     outputs = step.kernel.shape[3]
     rows = step.kernel.transpose(2, 0, 1, 3).reshape(-1, outputs)
-    numbers = {
-        "scale": 2**step.shift, "bias": step.bias, "level": neurons.level, "theta": neurons.theta,
-        "keep": neurons.keep, "factor": neurons.factor, "right": neurons.right,
-    }  # fmt: skip
-    if step.shortcut is not None:
-        numbers |= {"from": step.shortcut.sources, "gain": step.shortcut.weight}
+    numbers = numbers_of(step)
     known, varying = constants(f"{name}_each", numbers)
     heard = None if step.recurrent is None else make_stream(step.recurrent)
     sizes = {f"{name}_each_{what}": _bytes(each) for what, each in numbers.items()}

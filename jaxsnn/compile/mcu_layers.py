@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from jaxsnn.compile.digits import narrowest_type
+from jaxsnn.compile.events import leave
 from jaxsnn.compile.plan import Plan, Weigh, Wire
 from jaxsnn.compile.streams import Stream
 
@@ -235,19 +236,15 @@ class McuLayer:
     def _leave(self) -> list[str]:
         """Return what reset, decay and all that is not weighed leave of a potential."""
         step, neurons, known, name = self.step, self.step.neurons, self.known, self.name
-        leak = f"u = leak_one(u, {known['keep']}, {known['factor']}, {known['right']});"
-        reset = {
-            None: [leak],
-            "hard": [leak, "u &= before - 1;"],
-            "soft": [f"u -= before * {known['theta']};", leak],
-            "soft_undecayed": [leak, f"u -= before * {known['theta']};"],
-        }[neurons.reset]
         lines = [f"int32_t u = {name}_potential[n];"]
         if neurons.reset is not None:
             lines.append(f"const int32_t before = u >= {known['level']};")
             if neurons.fires_first or self.heard is not None:
                 lines.append(write(self.plan, step.target, "n", "before"))
-        lines += [*reset, f"uint32_t sum = (uint32_t)u + (uint32_t){known['bias']};"]
+        lines += [
+            *leave(neurons.reset, known),
+            f"uint32_t sum = (uint32_t)u + (uint32_t){known['bias']};",
+        ]
         if self._steady:
             lines.append(f"sum += (uint32_t){name}_current[n] * (uint32_t){known['scale']};")
         if step.shortcut is not None:
