@@ -4,6 +4,7 @@
     jaxsnn inspect FILE --chip loihi2
     jaxsnn eval FILE --dataset mnist --data-dir DIR
     jaxsnn export FILE --to nir --target snntorch --out net.nir
+    jaxsnn import weights.pt --layout 32C3-AP2-10 --shape 28 28 1 ... --out FILE
     jaxsnn compile FILE --out net.c
     jaxsnn compare A B
     jaxsnn --version

@@ -13,6 +13,7 @@ from tyro import conf
 from jaxsnn import data
 from jaxsnn.cli import facts, fitting, tables
 from jaxsnn.cli.compiling import Compile, accuracy_in_c
+from jaxsnn.cli.importing import Import
 from jaxsnn.errors import UserError
 from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_lava, to_nir
 
@@ -240,6 +241,7 @@ Command = (
     Annotated[Inspect, conf.subcommand("inspect")]
     | Annotated[Evaluate, conf.subcommand("eval")]
     | Annotated[Export, conf.subcommand("export")]
+    | Annotated[Import, conf.subcommand("import")]
     | Annotated[Compile, conf.subcommand("compile")]
     | Annotated[Compare, conf.subcommand("compare")]
 )

@@ -2,10 +2,12 @@
 
 A pickle is a program for a small stack machine: it may name any function of any module and call it,
 and it may use one container so often that what it makes is exponentially larger than itself. The
-machine here knows the instructions that a CIFAR batch is made of, protocols 0 to 4, and no others:
+machine here knows the instructions that a CIFAR batch and a PyTorch state dictionary are made of,
+protocols 0 to 4, and no others:
 
-- the few names that an array of bytes needs stand for functions of this file, every other name is
-  refused before anything is imported;
+- the few names that an array of bytes needs stand for functions of this file, those that a reader
+  of another format knows (`names`) for functions of that reader; every other name is refused before
+  anything is imported;
 - what is taken out of the memo is a number, a text or such a name, never a container: so nothing is
   larger than the file;
 - keys of a dictionary are numbers or texts;
@@ -14,7 +16,7 @@ machine here knows the instructions that a CIFAR batch is made of, protocols 0 t
 
 import codecs
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,19 @@ LONGEST = 1 << 20  # instructions; the largest batch, 50,000 images of CIFAR-100
 ATOMS = (type(None), bool, int, float, str, bytes)
 
 
-class _Array:
+class Built:
+    """What a pickle may give a state."""
+
+    def build(self, state: Any) -> None:
+        """Take a state."""
+        del state
+
+
+class Ordered(dict[Any, Any], Built):
+    """An ordered dictionary; its state, attributes that somebody hung on it, is not looked at."""
+
+
+class _Array(Built):
     """An array of bytes that is being made: it is empty before its state is known."""
 
     def __init__(self) -> None:
@@ -43,15 +57,11 @@ class _Array:
         self.array = flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-class _Byte:
+class _Byte(Built):
     """The dtype uint8; its pickled state carries nothing that matters."""
 
-    def build(self, state: Any) -> None:
-        """Take a state."""
-        del state
 
-
-class _Name:
+class Name:
     """A name that a pickle may call."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
@@ -79,11 +89,11 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes:
 
 
 _ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): _Name(_reconstruct),
-    ("numpy._core.multiarray", "_reconstruct"): _Name(_reconstruct),
-    ("numpy", "ndarray"): _Name(_ndarray),
-    ("numpy", "dtype"): _Name(_dtype),
-    ("_codecs", "encode"): _Name(_encode),  # how protocol 2 spells bytes
+    ("numpy.core.multiarray", "_reconstruct"): Name(_reconstruct),
+    ("numpy._core.multiarray", "_reconstruct"): Name(_reconstruct),
+    ("numpy", "ndarray"): Name(_ndarray),
+    ("numpy", "dtype"): Name(_dtype),
+    ("_codecs", "encode"): Name(_encode),  # how protocol 2 spells bytes
 }
 
 
@@ -98,7 +108,7 @@ def read_pickle(what: str, data: bytes) -> Any:
         UserError: if it is damaged or names anything else; nothing of it has been executed then.
     """
     with foreign.reading(what, "a pickle of plain arrays and lists"):
-        value = _Machine(data).run()
+        value = run(data, _ALLOWED)
     if isinstance(value, dict):
         return {
             key: item.array if isinstance(item, _Array) else item for key, item in value.items()
@@ -106,11 +116,33 @@ def read_pickle(what: str, data: bytes) -> Any:
     return value.array if isinstance(value, _Array) else value
 
 
+def run(
+    data: bytes,
+    names: Mapping[tuple[str, str], Name],
+    outside: Callable[[Any], Any] | None = None,
+) -> Any:
+    """Return what a pickle leaves on its stack; for readers, inside of `foreign.reading`.
+
+    Args:
+        data: the pickle.
+        names: module and name -> what they stand for.
+        outside: returns what lies outside of the pickle under a persistent id.
+    """
+    return _Machine(data, names, outside).run()
+
+
 class _Machine:
     """The stack machine of pickles: values on a stack, marks in it, a memo."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        names: Mapping[tuple[str, str], Name],
+        outside: Callable[[Any], Any] | None,
+    ) -> None:
         self.data = data
+        self.names = names
+        self.outside = outside
         self.at = 0
         self.stack: list[Any] = []
         self.marks: list[int] = []
@@ -170,7 +202,7 @@ class _Machine:
     def top(self, kind: type) -> Any:
         """Return the last value, which must be of a kind, and leave it."""
         value = self.pop()
-        if type(value) is not kind:
+        if not isinstance(value, kind):
             raise ValueError(f"a {kind.__name__} is missing")
         self.push(value)
         return value
@@ -204,30 +236,36 @@ class _Machine:
     def get(self, index: int) -> None:
         """Take a value out of the memo."""
         value = self.memo[index]
-        if not isinstance(value, (*ATOMS, _Name, _Byte)):
+        if not isinstance(value, (*ATOMS, Name, _Byte)):
             raise ValueError(f"a {type(value).__name__} that is used more than once")
         self.push(value)
 
     def name(self, module: Any, name: Any) -> None:
         """Put what a name stands for on the stack."""
-        if (module, name) not in _ALLOWED:
+        if (module, name) not in self.names:
             raise ValueError(f"it names {module}.{name}, which is not allowed")
-        self.push(_ALLOWED[module, name])
+        self.push(self.names[module, name])
 
     def call(self) -> None:
         """Call a name."""
         arguments, name = self.pop(), self.pop()
-        if not isinstance(name, _Name) or not isinstance(arguments, tuple):
+        if not isinstance(name, Name) or not isinstance(arguments, tuple):
             raise ValueError("a call of what is no name")
         self.push(name.call(*arguments))
 
     def build(self) -> None:
         """Give the last value its state."""
         state, value = self.pop(), self.pop()
-        if not isinstance(value, _Array | _Byte):
+        if not isinstance(value, Built):
             raise ValueError("a state of what has none")
         value.build(state)
         self.push(value)
+
+    def load(self) -> None:
+        """Put what lies outside under a persistent id on the stack."""
+        if self.outside is None:
+            raise ValueError("a value that lies outside of it")
+        self.push(self.outside(self.pop()))
 
 
 def _whole(line: bytes) -> int | bool:
@@ -301,5 +339,6 @@ _INSTRUCTIONS: dict[bytes, Callable[[_Machine], Any]] = {
     b"c": lambda m: m.name(m.line().decode(), m.line().decode()),
     b"\x93": lambda m: m.name(*[m.pop(), m.pop()][::-1]),
     b"R": lambda m: m.call(),
+    b"Q": lambda m: m.load(),
     b"b": lambda m: m.build(),
 }

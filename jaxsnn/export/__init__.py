@@ -9,11 +9,13 @@ from jaxsnn.export.npz import save_npz
 from jaxsnn.export.pack import load, save
 from jaxsnn.export.shrinking import shrink, silence
 from jaxsnn.export.stablehlo import load_stablehlo, save_stablehlo
+from jaxsnn.export.state_dict import from_torch
 
 __all__ = [
     "Model",
     "fold_norms",
     "from_nir",
+    "from_torch",
     "load",
     "load_stablehlo",
     "run_integer",

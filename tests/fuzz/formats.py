@@ -238,6 +238,58 @@ def _closed(file: Any, stream: io.BytesIO) -> bytes:
     return stream.getvalue()
 
 
+# Weights of PyTorch
+
+
+def weights() -> dict[str, Any]:
+    """Return a small state dictionary."""
+    draw = np.random.default_rng(0)
+    return {
+        "fc.weight": draw.normal(size=(3, 4)).astype(np.float32),
+        "fc.bias": draw.normal(size=3).astype(np.float16),
+        "lif.beta": np.float32(0.9),
+        "lif.reset_mechanism_val": np.int64(0),
+    }
+
+
+def make_torch(folder: Path) -> None:
+    """Write what torch.save writes."""
+    from tests.export.state_dict import torch_files
+
+    (folder / "net.pt").write_bytes(torch_files.torch_file(weights()))
+
+
+def make_safetensors(folder: Path) -> None:
+    """Write a safetensors file."""
+    from safetensors.numpy import save
+
+    arrays = {name: np.asarray(array) for name, array in weights().items()}
+    (folder / "net.safetensors").write_bytes(save(arrays))
+
+
+def read_weights(folder: Path) -> Any:
+    """Read either."""
+    from jaxsnn.export.state_dict.files import read_state
+
+    (path,) = folder.iterdir()
+    return read_state(path).arrays
+
+
+def forged_torch(draw: random.Random, name: str, data: bytes) -> bytes:
+    """Damage the pickle or a storage in an archive of torch; its checksums are right again."""
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        entries = {entry.filename: file.read(entry) for entry in file.infolist()}
+    place = draw.choice([name for name in entries if entries[name]])
+    if draw.random() < 0.7:
+        place = "archive/data.pkl"
+    entries[place] = forged_pickle(draw, name, entries[place])
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as file:
+        for entry, inner in entries.items():
+            file.writestr(zipfile.ZipInfo(entry), inner)
+    return content.getvalue()
+
+
 # Images
 
 
@@ -660,6 +712,8 @@ FORMATS: dict[str, Format] = {
     "packed file, like=": Format(make_own, read_alike, True, forged_packed),
     "program": Format(make_program, read_program, True, forged_packed, cheap=False),
     "NIR": Format(make_nir, read_nir, False, forged_nir, cheap=False),
+    "torch": Format(make_torch, read_weights, False, forged_torch),
+    "safetensors": Format(make_safetensors, read_weights, False),
     "checkpoints": Format(
         make_checkpoints, read_checkpoints, True, cheap=False, lesser=lambda: [_state(1)]
     ),
