@@ -16,6 +16,10 @@ and leaves the step of time to the reader. Each reader makes another recurrence 
 | norse        | 1 - dt/tau   | dt / (1 - lambda)      | 1        | x / (1-lambda) | >     | hard  |
 | sinabs       | exp(-1/tau)  | -1 / ln(lambda), steps | 1        | x              | >=    | soft  |
 
+Current-based neurons (`CubaLIF`) are those of "nir", "snntorch" and "norse": decays 1 - dt/tau_mem
+and 1 - dt/tau_syn, gains (dt/tau_mem) r and (dt/tau_syn) w_in, of which snnTorch's importer takes
+w_in as it is, though its exporter writes tau_syn/dt for none.
+
 "nir" is the standard with the forward Euler step that most readers take. Checked in the sources of
 snnTorch 1.0.0, SpikingJelly 2.0.0, Norse 1.1.0, sinabs 3.1.3 and nir 1.0.8:
 
@@ -41,7 +45,7 @@ import numpy as np
 
 from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, SynapticLIF
 
 __all__ = ["DIALECTS", "Dialect", "NodeConstants", "dialect_of"]
 
@@ -76,6 +80,10 @@ class Dialect:
     average: bool = True  # whether it reads AvgPool2d; if not, SumPool2d
     integrators: tuple[str, ...] = ()  # read-outs it reads, of "I" and "LI"
     branches: bool = True
+    recurrent: bool = False  # whether neurons hear their own spikes one step later
+    grouped: bool = False  # whether it reads convolutions of groups, and of sequences
+    synaptic: bool = False  # whether it reads current-based neurons, CubaLIF
+    plain_w_in: bool = False  # whether it takes the gain w_in as it is, without dt / tau_syn
     flat_constants: bool = False  # constants over images as [C, 1, 1]
 
     def timestep(self, dt: float | None) -> float:
@@ -125,7 +133,35 @@ class Dialect:
             return NodeConstants(kind, steps * dt, steps, alone)
         return NodeConstants(kind, steps * dt, alone, steps)
 
-    def threshold(self, name: str, neuron: LIF) -> np.ndarray:
+    def synaptic_constants(
+        self, name: str, neuron: SynapticLIF, dt: float
+    ) -> dict[str, np.ndarray]:
+        """Return the numbers of a CubaLIF whose decays are ours and whose gains are 1.
+
+        Raises:
+          UserError: if the target has no such neuron.
+        """
+        if not self.synaptic:
+            raise self.refuse(name, "neurons with a synaptic current")
+        if neuron.delayed:
+            raise self.refuse(name, "a synaptic current that is heard one step later")
+        steps = {}
+        for field, decay in (("tau_mem", neuron.decay), ("tau_syn", neuron.synaptic_decay)):
+            share = np.asarray(decay, np.float64)
+            with np.errstate(divide="ignore"):
+                steps[field] = np.where(share == 1.0, LONG, 1.0 / (1.0 - share))
+        w_in = np.ones_like(steps["tau_syn"]) if self.plain_w_in else steps["tau_syn"]
+        times = {field: count * dt for field, count in steps.items()}
+        return times | {"r": steps["tau_mem"], "w_in": w_in}
+
+    def synaptic_gain(
+        self, tau: np.ndarray, tau_syn: np.ndarray, r: np.ndarray, w_in: np.ndarray, dt: float
+    ) -> np.ndarray:
+        """Return the factor from current to potential of a CubaLIF."""
+        gain: np.ndarray = w_in if self.plain_w_in else w_in * dt / tau_syn
+        return np.asarray(gain * r * dt / tau)
+
+    def threshold(self, name: str, neuron: LIF | SynapticLIF) -> np.ndarray:
         """Return the threshold to write, float32, with ties as the neuron has them."""
         threshold = np.asarray(neuron.threshold, np.float32)
         if self.one_threshold and np.unique(threshold).size > 1:
@@ -134,9 +170,9 @@ class Dialect:
             return threshold
         return np.nextafter(threshold, np.float32(np.inf if neuron.strict else 0.0))
 
-    def check_neuron(self, name: str, neuron: LIF) -> None:
+    def check_neuron(self, name: str, neuron: LIF | SynapticLIF) -> None:
         """Refuse a neuron of another order or reset."""
-        if neuron.order != "integrate_then_fire":
+        if isinstance(neuron, LIF) and neuron.order != "integrate_then_fire":
             raise self.refuse(name, f"order {neuron.order!r}")
         if neuron.reset != self.reset:
             raise self.refuse(name, f"reset {neuron.reset!r} (only {self.reset!r})")
@@ -154,9 +190,17 @@ class Dialect:
 DIALECTS = {
     dialect.name: dialect
     for dialect in (
-        Dialect("nir", integrators=("I", "LI")),
-        Dialect("snntorch", free_dt=False, integrate_and_fire=False, one_threshold=True),
-        Dialect("norse", dt=1e-3, reads_r=False, average=False, branches=False),
+        Dialect("nir", integrators=("I", "LI"), recurrent=True, grouped=True, synaptic=True),
+        Dialect(
+            "snntorch",
+            free_dt=False,
+            integrate_and_fire=False,
+            one_threshold=True,
+            recurrent=True,
+            synaptic=True,
+            plain_w_in=True,
+        ),
+        Dialect("norse", dt=1e-3, reads_r=False, average=False, branches=False, synaptic=True),
         Dialect("spikingjelly", strict=False, one_decay=True, one_threshold=True, forgetful=False),
         Dialect(
             "sinabs",

@@ -62,7 +62,19 @@ def read_nir(path: str | Path) -> Graph:
             raise ValueError(f"states {stated} bytes of values, may hold {most}")
         # The types of some writers do not fit together; from_nir checks every shape itself.
         graph = nir.read(path, type_check=False)
+        with h5py.File(path, "r") as file:
+            _forget_resets(file["node"], graph)
     return graph
+
+
+def _forget_resets(group: Any, graph: Graph) -> None:
+    """Take back the resets that the package fills in where a file does not say them."""
+    for name, node in getattr(graph, "nodes", {}).items():
+        inner = group["nodes"][name]
+        if hasattr(node, "nodes"):
+            _forget_resets(inner, node)
+        elif hasattr(node, "v_reset") and "v_reset" not in inner:
+            node.v_reset = None
 
 
 def _stated_bytes(h5py: Any, group: Any, seen: set[int]) -> int:

@@ -6,8 +6,9 @@ there and `[H, W, C]` here, so the inputs of the layer behind a flattening chang
 
 | layer         | nodes                                                                        |
 |---------------|------------------------------------------------------------------------------|
-| Conv, Dense   | `Conv2d`, `Affine`, and behind it the neurons: `LIF`, `IF`; `LI` or `I` for a  |
-|               | leaky read-out, nothing for the current                                       |
+| Conv, Dense   | `Conv2d`, `Conv1d`, `Affine`, and behind it the neurons: `LIF`, `IF`,          |
+|               | `CubaLIF`; `LI` or `I` for a leaky read-out, nothing for the current           |
+| Recurrent     | the same, and a `Linear` from the neurons back to them                        |
 | Residual      | two of these; the shortcut is a `Conv2d` of 1 x 1                             |
 | AveragePool   | `AvgPool2d`; or `SumPool2d`, and the next weights are divided by the window   |
 | Flatten, Vote | `Flatten`, `Affine`                                                           |
@@ -30,6 +31,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.export.nir.dialects import Dialect, dialect_of
 from jaxsnn.export.nir.files import Graph, package, write_nir
+from jaxsnn.export.nir.writing import written
 from jaxsnn.export.ties import count_where
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers.residual import NOTHING, by_position
@@ -133,12 +135,14 @@ class _Writer:
     """The graph so far, and what comes out of its last node."""
 
     def __init__(self, nir: Any, dialect: Dialect, dt: float, shape: tuple[int, ...]):
-        if len(shape) not in (1, 3) or min(shape) < 1:
-            raise UserError(f"inputs must have the shape (H, W, C) or (features,), found {shape}")
+        if len(shape) not in (1, 2, 3) or min(shape) < 1:
+            raise UserError(
+                f"inputs must have the shape (H, W, C), (L, C) or (features,), found {shape}"
+            )
         self.nir = nir
         self.dialect = dialect
         self.dt = dt
-        self.shape = shape  # of the signal here: (H, W, C) or (features,)
+        self.shape = shape  # of the signal here: (H, W, C), (L, C) or (features,)
         self.flattened: tuple[int, ...] | None = None  # shape before a flattening, until weights
         self.scale = 1.0  # factor of the signal here over the one there, until the next weights
         self.scaled = ""  # the pooling that it comes from
@@ -148,9 +152,13 @@ class _Writer:
 
     def layer(self, name: str, layer: Any) -> None:
         """Append the nodes of a layer."""
-        if isinstance(layer, layers.Recurrent):
+        if isinstance(layer, layers.Recurrent) and not self.dialect.recurrent:
             # The standard does not say at which step a neuron hears a spike; readers differ.
             raise self.dialect.refuse(name, "a recurrent layer")
+        if isinstance(layer, layers.Conv) and not self.dialect.grouped:
+            if layer.groups > 1 or isinstance(layer, layers.Conv1d):
+                kind = type(layer).__name__
+                raise self.dialect.refuse(name, f"a layer {kind} of {layer.groups} groups")
         if isinstance(layer, layers.Synapse):
             self._weighted(name, layer)
         elif isinstance(layer, layers.Residual):
@@ -174,7 +182,9 @@ class _Writer:
             self.nodes[f"{name}_neurons"].metadata = {"ties": count}
         self._add("output", self.nir.Output({"output": self._there(self.shape)}))
         metadata = {"writer": WRITER, "target": self.dialect.name, "dt": self.dt}
-        typed = not self.dialect.flat_constants
+        # The package takes the inputs of one group for those of a convolution.
+        grouped = any(np.any(getattr(node, "groups", 1) != 1) for node in self.nodes.values())
+        typed = not self.dialect.flat_constants and not grouped
         return self.nir.NIRGraph(self.nodes, self.edges, metadata, type_check=typed)
 
     def _add(self, name: str, node: Any, *before: str) -> None:
@@ -198,7 +208,9 @@ class _Writer:
         here, shape = self.shape, self._shape_behind(name, layer)
         neurons, gain = self._neurons(name, layer.neurons, shape)
         if isinstance(layer, layers.Conv):
-            weights = self._conv(kernel * gain, bias * gain, layer.stride, layer.padding, here)
+            weights = self._conv(
+                kernel * gain, bias * gain, layer.stride, layer.padding, here, layer.groups
+            )
         else:
             weights = self._affine(kernel * gain, bias * gain)
         self._took_weights()
@@ -212,73 +224,77 @@ class _Writer:
             sources.append(shortcut.name)
         if neurons is not None:
             self._add(f"{name}_neurons", neurons, *sources)
+        if isinstance(layer, layers.Recurrent):
+            back = np.asarray(layer.recurrent[...], np.float64) * gain
+            self._add(f"{name}_recurrent", self.nir.Linear(weight=back.T.astype(np.float32)))
+            self.last = f"{name}_neurons"
+            self.edges.append((f"{name}_recurrent", self.last))
 
     def _shape_behind(self, name: str, layer: layers.Synapse) -> tuple[int, ...]:
-        inputs, outputs = layer.kernel.shape[-2:]
-        self._need(name, 3 if isinstance(layer, layers.Conv) else 1, inputs)
+        outputs = layer.kernel.shape[-1]
         if not isinstance(layer, layers.Conv):
+            self._need(name, 1, layer.inputs)
             return (outputs,)
+        self._need(name, layer.axes + 1, layer.inputs)
         lost = 0 if layer.padding == "SAME" else layer.kernel.shape[0] - 1
-        rows, columns = (-(-(side - lost) // layer.stride) for side in self.shape[:2])
-        return rows, columns, outputs
+        return (*(-(-(side - lost) // layer.stride) for side in self.shape[:-1]), outputs)
 
     def _need(self, name: str, rank: int, inputs: int | None = None) -> None:
         if len(self.shape) != rank or inputs not in (None, self.shape[-1]):
-            what = "images" if rank == 3 else "features"
+            what = ("features", "sequences", "images")[rank - 1]
             wanted = what if inputs is None else f"{what} with {inputs} channels"
             raise UserError(f"{name}: needs {wanted}, but gets {self.shape}")
 
-    def _neurons(self, name: str, neurons: Any, shape: tuple[int, ...]) -> tuple[Any, np.ndarray]:
+    def _neurons(self, name: str, firing: Any, shape: tuple[int, ...]) -> tuple[Any, np.ndarray]:
         """Return the node of the neurons, or None, and the factor of the weights before it."""
-        spiking = isinstance(neurons, layers.Neurons)
-        if not spiking and neurons.decay is None:
+        found = written(self.dialect, name, firing, self.dt)
+        if found is None:
             return None, np.ones(())
-        neuron = neurons.constants() if spiking else neurons
-        numbers = {}
-        decay = np.asarray(neuron.decay[...])
-        written = self.dialect.constants(name, decay, self.dt, spiking=spiking)
-        if spiking:
-            self.dialect.check_neuron(name, neuron)
-            numbers["v_threshold"] = self.dialect.threshold(name, neuron)
-            numbers["v_reset"] = np.zeros((), np.float32)
-        if written.kind in ("LIF", "LI"):
-            numbers |= {"tau": written.tau, "v_leak": np.zeros((), np.float32)}
-        numbers["r"] = written.r
-        laid_out = {key: self._over(value, shape) for key, value in numbers.items()}
-        return getattr(self.nir, written.kind)(**laid_out), written.gain
+        laid_out = {key: self._over(value, shape) for key, value in found.numbers.items()}
+        return getattr(self.nir, found.kind)(**laid_out), found.gain
 
     def _over(self, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Lay a constant or one for each channel out over all neurons, channels first."""
         if len(shape) == 1:
             return np.broadcast_to(values, shape).copy()
-        columns = np.broadcast_to(values, shape[-1:]).reshape(-1, 1, 1)
+        columns = np.broadcast_to(values, shape[-1:]).reshape(-1, *(1,) * (len(shape) - 1))
         if self.dialect.flat_constants:
             return columns
         return np.broadcast_to(columns, self._there(shape)).copy()
 
     def _conv(
-        self, kernel: np.ndarray, bias: np.ndarray, stride: int, padding: str, shape: Sequence[int]
+        self,
+        kernel: np.ndarray,
+        bias: np.ndarray,
+        stride: int,
+        padding: str,
+        shape: Sequence[int],
+        groups: int = 1,
     ) -> Any:
-        """Return the node of a convolution of images `shape` with `[k, k, I, O]`."""
-        size = kernel.shape[0]
+        """Return the node of a convolution of inputs `shape` with `[k, ..., I/groups, O]`."""
+        size, axes = kernel.shape[0], kernel.ndim - 2
         if padding == "SAME" and size % 2 == 0:
-            kernel = np.pad(kernel, [(1, 0), (1, 0), (0, 0), (0, 0)])
+            kernel = np.pad(kernel, [(1, 0)] * axes + [(0, 0), (0, 0)])
         border = size // 2 if padding == "SAME" else 0
+        weight = np.moveaxis(kernel, (-1, -2), (0, 1)).astype(np.float32)
+        shared = {"weight": weight, "groups": groups, "bias": bias.astype(np.float32)}
+        if axes == 1:
+            return self.nir.Conv1d(
+                input_shape=shape[0], stride=stride, padding=border, dilation=1, **shared
+            )
         return self.nir.Conv2d(
             input_shape=(shape[0], shape[1]),
-            weight=kernel.transpose(3, 2, 0, 1).astype(np.float32),
             stride=(stride, stride),
             padding=(border, border),
             dilation=(1, 1),
-            groups=1,
-            bias=bias.astype(np.float32),
+            **shared,
         )
 
     def _affine(self, kernel: np.ndarray, bias: np.ndarray) -> Any:
         """Return the node of dense weights `[I, O]`, their inputs in the order that is there."""
         if self.flattened is not None:
-            images = kernel.reshape(*self.flattened, -1)
-            kernel = images.transpose(2, 0, 1, 3).reshape(kernel.shape)
+            images = kernel.reshape(-1, self.flattened[-1], kernel.shape[-1])
+            kernel = images.swapaxes(0, 1).reshape(kernel.shape)
         return self.nir.Affine(weight=kernel.T.astype(np.float32), bias=bias.astype(np.float32))
 
     def _took_weights(self) -> None:
@@ -290,7 +306,7 @@ class _Writer:
         if not isinstance(block.conv2.neurons, layers.Neurons):
             raise self.dialect.refuse(name, "a residual block without neurons behind it")
         source, shape, scale = self.last, self.shape, self.scale
-        inputs, outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
+        inputs, outputs = block.conv1.inputs, block.conv2.kernel.shape[-1]
         self._weighted(f"{name}_conv1", block.conv1)
         weight = 1.0 if block.weight is None else np.asarray(block.weight[...], np.float64)
         pixels = np.zeros((inputs, outputs))
@@ -320,7 +336,7 @@ class _Writer:
         self.flattened = self.shape
         # Counted from behind: some readers count the batch as an axis, others do not.
         there = {"input": self._there(self.shape)}
-        self._add(name, self.nir.Flatten(there, start_dim=-3, end_dim=-1))
+        self._add(name, self.nir.Flatten(there, start_dim=-len(self.shape), end_dim=-1))
         self.shape = (int(np.prod(self.shape)),)
 
     def _vote(self, name: str, classes: int) -> None:
@@ -334,4 +350,4 @@ class _Writer:
 
     def _there(self, shape: Sequence[int]) -> np.ndarray:
         """Return a shape with channels first."""
-        return np.array(shape if len(shape) == 1 else (shape[2], *shape[:2]))
+        return np.array((shape[-1], *shape[:-1]))

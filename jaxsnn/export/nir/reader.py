@@ -2,10 +2,12 @@
 
 A graph is read as one framework reads it (`dialects`), since the standard leaves the step of
 time open. A graph that `to_nir` wrote says in its metadata for which target; any other is taken by
-the letter of the standard, unless told. It must be a chain, with residual blocks in it; a node that
-no layer here computes is refused by its name.
+the letter of the standard, unless told. It is made plain first (`plain`), and must then be a chain,
+with residual blocks in it and neurons that hear themselves; a node that no layer here computes is
+refused by its name.
 """
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,13 +18,14 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
-from jaxsnn.export.nir.checked import NUMBERS, SIZES, check_nodes, said_by
+from jaxsnn.export.nir.checked import NUMBERS, SIZES, said_by
 from jaxsnn.export.nir.dialects import Dialect, dialect_of
 from jaxsnn.export.nir.files import Graph, package, read_nir
 from jaxsnn.export.nir.graph import WRITER
+from jaxsnn.export.nir.plain import Plain, made_plain
+from jaxsnn.export.nir.reading import Reading, exact, refuse
 from jaxsnn.layers.residual import NOTHING, by_position
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
 
 __all__ = ["from_nir"]
 
@@ -46,7 +49,8 @@ def from_nir(
       target: whose reading to take, as in `to_nir`; left out, what the graph says, or "nir".
       dt: seconds of one step; left out, what the graph says, or the target's own.
       reset: "hard", "soft" or "soft_undecayed"; left out, the target's. NIR only knows "hard", and
-        frameworks also write networks that reset by subtraction.
+        frameworks also write networks that reset by subtraction: snnTorch's are "soft_undecayed".
+        Files of old releases say nothing of it; then it is asked for.
 
     Raises:
       UserError: for a file that is damaged or no NIR file, and for a node that has no layer here.
@@ -65,8 +69,7 @@ def from_nir(
         said = said_by(graph, WRITER)
         dialect = dialect_of(target or said[0] or "nir")
         dt = said[1] if dt is None and dialect.name == said[0] else dt
-        check_nodes(graph)
-        reader = _Reader(nir, graph, dialect, dialect.timestep(dt), reset or dialect.reset)
+        reader = _Reader(nir, made_plain(nir, graph), dialect, dialect.timestep(dt), reset)
         chain = layers.Chain(reader.chain())
     except UserError as error:
         raise (UserError(f"{source}: {error}") if graph is not source else error) from error
@@ -76,10 +79,10 @@ def from_nir(
 class _Reader:
     """Walk along a graph and build a layer from every node."""
 
-    def __init__(self, nir: Any, graph: Graph, dialect: Dialect, dt: float, reset: str):
+    def __init__(self, nir: Any, graph: Plain, dialect: Dialect, dt: float, reset: str | None):
         self.nir = nir
-        self.nodes = graph.nodes
-        self.dialect, self.dt, self.reset = dialect, dt, reset
+        self.nodes, self.recurrent = graph.nodes, graph.recurrent
+        self.reading = Reading(nir, dialect, dt, reset)
         self.after: dict[str, list[str]] = {name: [] for name in self.nodes}
         self.before: dict[str, list[str]] = {name: [] for name in self.nodes}
         for source, sink in graph.edges:
@@ -98,7 +101,7 @@ class _Reader:
             raise UserError(f"a NIR graph has one Input, found {len(starts)}")
         here = starts[0]
         self.shape = self.input_shape = self._input_shape(here)
-        seen = {here}
+        seen = {here, *self.recurrent.values()}
         while not isinstance(self.nodes[here], self.nir.Output):
             if len(self.after[here]) == 2:
                 passed = self._block(here)
@@ -115,8 +118,7 @@ class _Reader:
         return self.layers
 
     def _refuse(self, name: str, what: str) -> UserError:
-        kind = type(self.nodes[name]).__name__
-        return UserError(f"node {name!r} ({kind}): {what}; no layer here computes that")
+        return refuse(name, self.nodes[name], what)
 
     def _next(self, name: str) -> str:
         """Return the one node behind another."""
@@ -129,8 +131,10 @@ class _Reader:
 
     def _input_shape(self, name: str) -> tuple[int, ...]:
         shape = self.nodes[name].input_type["input"]
-        if not SIZES._replace(ndim=1).fits(shape) or np.size(shape) not in (1, 3):
-            raise self._refuse(name, f"inputs of shape {shape}, neither (C, H, W) nor (features,)")
+        if not SIZES._replace(ndim=1).fits(shape) or np.size(shape) not in (1, 2, 3):
+            raise self._refuse(
+                name, f"inputs of shape {shape}, not (C, H, W), (C, L) or (features,)"
+            )
         there = tuple(int(side) for side in np.asarray(shape))
         return there if len(there) == 1 else (*there[1:], there[0])
 
@@ -141,11 +145,11 @@ class _Reader:
     def _take(self, name: str) -> None:
         """Read one node of the chain."""
         node, nir = self.nodes[name], self.nir
-        if isinstance(node, nir.LIF | nir.IF | nir.LI | nir.I):
+        if isinstance(node, nir.LIF | nir.IF | nir.CubaLIF | nir.LI | nir.I):
             self._close(name)
             return
         self._close()
-        if isinstance(node, nir.Affine | nir.Linear | nir.Conv2d):
+        if isinstance(node, nir.Affine | nir.Linear | nir.Conv1d | nir.Conv2d):
             self.weights = name, node
         elif isinstance(node, nir.AvgPool2d | nir.SumPool2d):
             self._pool(name, node)
@@ -162,7 +166,7 @@ class _Reader:
             return
         name, node = self.weights
         self.weights = None
-        if isinstance(node, self.nir.Conv2d):
+        if isinstance(node, self.nir.Conv1d | self.nir.Conv2d):
             self._add("conv", self._conv(name, neurons))
         else:
             self._add("dense", self._dense(name, neurons))
@@ -174,36 +178,52 @@ class _Reader:
             raise self._refuse(name, f"weights {weight.shape} for inputs {self.shape}")
         kernel = weight.T * self._took_scale()
         if self.flattened is not None:
-            rows, columns, channels = self.flattened
-            images = kernel.reshape(channels, rows, columns, -1)
-            kernel = images.transpose(1, 2, 0, 3).reshape(kernel.shape)
+            images = kernel.reshape(self.flattened[-1], math.prod(self.flattened[:-1]), -1)
+            kernel = images.swapaxes(0, 1).reshape(kernel.shape)
             self.flattened = None
         self.shape = kernel.shape[1:]
         firing, gain = self._neurons(neurons, self.shape)
-        layer = layers.Dense(*kernel.shape, neurons=firing, rngs=nnx.Rngs(0))
-        bias = getattr(node, "bias", np.zeros(self.shape))
-        return self._with_values(name, layer, kernel, bias, gain)
+        bias = self._bias(name)
+        if (
+            neurons is None
+            or neurons not in self.recurrent
+            or isinstance(firing, layers.Integrator)
+        ):
+            layer = layers.Dense(*kernel.shape, neurons=firing, rngs=nnx.Rngs(0))
+            return self._with_values(name, layer, kernel, bias, gain)
+        hearing = self.recurrent[neurons]
+        weight = np.asarray(self.nodes[hearing].weight, np.float64)
+        if weight.shape != self.shape * 2:
+            raise self._refuse(hearing, f"weights {weight.shape} for neurons {self.shape}")
+        bias = bias + self._bias(hearing)
+        loop = layers.Recurrent(*kernel.shape, neurons=firing, rngs=nnx.Rngs(0))
+        loop = self._with_values(name, loop, kernel, bias, gain)
+        loop.recurrent = nnx.Param(jnp.asarray(weight.T * exact(gain), jnp.float32))
+        return loop
 
     def _conv(self, name: str, neurons: str | None, scale: float | None = None) -> layers.Conv:
         node = self.nodes[name]
-        kernel = np.asarray(node.weight, np.float64).transpose(2, 3, 1, 0)
-        size, stride = kernel.shape[0], self._whole(name, "stride")
-        if len(self.shape) != 3 or kernel.shape[2] != self.shape[2]:
-            raise self._refuse(name, f"{kernel.shape[2]} channels for inputs {self.shape}")
-        if kernel.shape[1] != size or np.any(np.asarray(node.dilation) != 1) or node.groups != 1:
-            raise self._refuse(name, "a kernel that is not square, dilated or in groups")
+        kernel = np.moveaxis(np.asarray(node.weight, np.float64), (0, 1), (-1, -2))
+        size, stride, groups = len(kernel), self._whole(name, "stride"), int(node.groups)
+        inputs, outputs = kernel.shape[-2] * groups, kernel.shape[-1]
+        if len(self.shape) != kernel.ndim - 1 or inputs != self.shape[-1]:
+            raise self._refuse(name, f"{inputs} channels for inputs {self.shape}")
+        if set(kernel.shape[:-2]) != {size} or np.any(np.asarray(node.dilation) != 1):
+            raise self._refuse(name, "a kernel that is not square, or dilated")
         padding = self._padding(name, size, stride)
         lost = 0 if padding == "SAME" else size - 1
-        rows, columns = (-(-(side - lost) // stride) for side in self.shape[:2])
-        if min(rows, columns) < 1:
-            raise self._refuse(name, f"a kernel of {size} for inputs {self.shape}")
-        self.shape = (rows, columns, kernel.shape[3])
+        sides = tuple(-(-(side - lost) // stride) for side in self.shape[:-1])
+        if min(sides) < 1 or outputs % groups:
+            raise self._refuse(name, f"a kernel {kernel.shape} for inputs {self.shape}")
+        self.shape = (*sides, outputs)
+        if neurons is not None and neurons in self.recurrent:
+            raise self._refuse(neurons, "neurons of images that hear themselves")
         firing, gain = self._neurons(neurons, self.shape)
         options: dict[str, Any] = {"size": size, "stride": stride, "padding": padding}
-        inputs, outputs = kernel.shape[2:]
-        layer = layers.Conv(inputs, outputs, neurons=firing, rngs=nnx.Rngs(0), **options)
+        kind = layers.Conv1d if len(sides) == 1 else layers.Conv
+        layer = kind(inputs, outputs, groups=groups, neurons=firing, rngs=nnx.Rngs(0), **options)
         scale = self._took_scale() if scale is None else scale
-        return self._with_values(name, layer, kernel * scale, node.bias, gain)
+        return self._with_values(name, layer, kernel * scale, self._bias(name), gain)
 
     def _padding(self, name: str, size: int, stride: int) -> str:
         padding = self.nodes[name].padding
@@ -225,18 +245,26 @@ class _Reader:
         return int(values[0])
 
     def _with_values(
-        self, name: str, layer: Layer, kernel: np.ndarray, bias: Any, gain: np.ndarray
+        self, name: str, layer: Layer, kernel: np.ndarray, bias: np.ndarray, gain: np.ndarray
     ) -> Layer:
         """Return a layer with the weights and the bias of a node, the gain of its neurons in it."""
-        gain, bias = _exact(gain), np.asarray(bias, np.float64)
-        if bias.shape != kernel.shape[-1:]:
-            raise self._refuse(name, f"a bias {bias.shape} for weights {kernel.shape}")
+        gain = exact(gain)
         kernel, bias = kernel * gain, bias * gain
         if not NUMBERS.fits(kernel) or not NUMBERS.fits(bias):
             raise self._refuse(name, "weights times the gain of the neurons beyond float32")
         layer.kernel = nnx.Param(jnp.asarray(kernel, jnp.float32))
         layer.bias = nnx.Param(jnp.asarray(bias, jnp.float32))
         return layer
+
+    def _bias(self, name: str) -> np.ndarray:
+        """Return the bias of weights, one number for each output."""
+        node = self.nodes[name]
+        bias, outputs = np.asarray(getattr(node, "bias", 0.0), np.float64), len(node.weight)
+        if bias.size == 1:
+            return np.broadcast_to(bias.reshape(()), (outputs,))
+        if bias.shape != (outputs,):
+            raise self._refuse(name, f"a bias {bias.shape} for weights {node.weight.shape}")
+        return bias
 
     def _took_scale(self) -> float:
         scale, self.scale, self.scaled = self.scale, 1.0, ""
@@ -248,37 +276,7 @@ class _Reader:
         """Return neurons, and the factor of their current."""
         if name is None:
             return layers.Integrator(), np.ones(())
-        node, nir = self.nodes[name], self.nir
-        leaky = isinstance(node, nir.LIF | nir.LI)
-        for field in ("v_leak", "v_reset"):
-            if np.any(getattr(node, field, 0.0)):
-                raise self._refuse(name, f"{field} other than 0")
-        r = self._channels(name, "r", shape)
-        if leaky:
-            tau = self._channels(name, "tau", shape)
-            decay = self.dialect.decay(tau, self.dt).astype(np.float32)
-            gain = self.dialect.gain(tau, r, self.dt)
-        else:
-            decay = np.ones((), np.float32)
-            gain = r * self.dt if self.dialect.reads_r else np.ones(())
-        if not np.all((decay >= 0.0) & (decay <= 1.0)):
-            raise self._refuse(name, f"tau {np.min(tau)} is below one step of {self.dt}")
-        if isinstance(node, nir.LI | nir.I):
-            return layers.Integrator(jnp.asarray(decay)), gain
-        threshold = self._channels(name, "v_threshold", shape).astype(np.float32)
-        constants = jnp.asarray(decay), jnp.asarray(threshold)
-        neuron = LIF(*constants, reset=self.reset, strict=self.dialect.strict)
-        return layers.Neurons(neuron), gain
-
-    def _channels(self, name: str, field: str, shape: Sequence[int]) -> np.ndarray:
-        """Return a constant of neurons as a scalar or `[C]`."""
-        values = np.asarray(getattr(self.nodes[name], field), np.float64)
-        if np.unique(values).size == 1:
-            return values.reshape(-1)[:1].reshape(())
-        channels = values.reshape(len(values), -1)
-        if len(values) != shape[-1] or np.any(channels != channels[:, :1]):
-            raise self._refuse(name, f"{field} that is not the same over a channel")
-        return channels[:, 0]
+        return self.reading.firing(name, self.nodes[name], shape)
 
     def _pool(self, name: str, node: Any) -> None:
         size = self._whole(name, "kernel_size")
@@ -292,9 +290,11 @@ class _Reader:
 
     def _flatten(self, name: str, node: Any) -> None:
         # Some writers count the batch as an axis, others do not: both mean all axes of a sample.
-        if node.start_dim not in (0, 1, -3) or node.end_dim not in (-1, 2, 3):
+        axes = max(len(self.shape), 2)
+        starts, ends = (0, 1, -axes), (-1, axes - 1, axes)
+        if node.start_dim not in starts or node.end_dim not in ends:
             raise self._refuse(name, f"axes {node.start_dim} to {node.end_dim}, not all")
-        if len(self.shape) == 3:
+        if len(self.shape) > 1:
             self.flattened = self.shape
             self._add("flatten", layers.Flatten())
             self.shape = (int(np.prod(self.shape)),)
@@ -305,7 +305,7 @@ class _Reader:
         self._close()
         shortcut, main = sorted((self._branch(name) for name in self.after[start]), key=len)
         kinds = [type(self.nodes[name]) for name in main[:-1]]
-        spiking = (nir.LIF, nir.IF)
+        spiking = (nir.LIF, nir.IF, nir.CubaLIF)
         fits = (
             shortcut[-1] == main[-1]
             and len(kinds) == 3
@@ -327,7 +327,7 @@ class _Reader:
         elif shape != self.shape:
             raise self._refuse(start, f"a shortcut from {shape} to {self.shape}")
         sources = np.where(np.any(pixels, 0), np.argmax(pixels != 0, 0), NOTHING)
-        weight = np.sum(pixels, 0) * scale * _exact(gain)
+        weight = np.sum(pixels, 0) * scale * exact(gain)
         plain = outputs >= shape[2] and tuple(sources) == by_position(shape[2], outputs)
         even = np.all((weight == 1.0) | (sources == NOTHING))
         self._add(
@@ -355,11 +355,7 @@ class _Reader:
         node = self.nodes[name]
         kernel = np.asarray(node.weight, np.float64)
         fits = kernel.shape[2:] == (1, 1) and self._whole(name, "stride") == stride
+        fits = fits and node.groups == 1
         if not fits or np.any(node.bias) or np.any(np.sum(kernel != 0, 1) > 1):
             raise self._refuse(name, "a shortcut that does more than choose channels")
         return kernel[:, :, 0, 0].T
-
-
-def _exact(gain: np.ndarray) -> np.ndarray:
-    """Return the gain, and 1 where it differs only by the rounding of tau and r."""
-    return np.where(np.isclose(gain, 1.0, rtol=1e-6, atol=0.0), 1.0, gain)

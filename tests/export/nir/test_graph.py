@@ -12,7 +12,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import from_nir, to_nir
 from jaxsnn.export.ties import count_ties
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, AdaptiveLIF, SynapticLIF
 from tests.export.nir.nir_cases import IMAGES, PEERS, network, run, spikes_in
 
 nir = pytest.importorskip("nir")
@@ -107,7 +107,7 @@ SOFTLY = LIF(0.5, reset="soft")
     "target, layout, neuron, options, message",
     [
         ("nir", "3C3-MP2-4", None, {}, "pool1: a layer MaxPool: NIR for target 'nir'"),
-        ("nir", "4R-3", None, {}, "dense1: a recurrent layer"),
+        ("norse", "4R-3", None, {}, "dense1: a recurrent layer"),
         ("nir", "3C3-4", None, {"norm": True}, "conv1: .*export.fold_norms"),
         ("nir", "3C3-4", None, {"dtype": jnp.bfloat16}, "conv1: weights of bfloat16"),
         ("snntorch", "4", SOFTLY, {}, "dense1: reset 'soft' .only 'hard'.: NIR for .*'snntorch'"),
@@ -120,6 +120,10 @@ SOFTLY = LIF(0.5, reset="soft")
         ("spikingjelly", "2", LIF(jnp.array([0.5, 0.6])), {}, "dense1: a decay for each channel"),
         ("snntorch", "2", LIF(0.5, jnp.array([1.0, 2])), {}, "dense1: a threshold for each chan"),
         ("spikingjelly", "2", LIF(0.0), {}, "dense1: decay 0"),
+        ("sinabs", "2", SynapticLIF(reset="soft"), {}, "dense1: neurons with a synaptic current"),
+        ("nir", "2", SynapticLIF(delayed=True), {}, "a synaptic current that is heard one step la"),
+        ("nir", "2", AdaptiveLIF(), {}, "dense1: neurons AdaptiveLIF, its threshold adapts"),
+        ("nir", "2-2", None, {"activation": "relu", "readout": "current"}, "dense1: rectified"),
         ("lava", "4", None, {}, "target 'lava' is unknown; choose one of nir, snntorch, norse"),
     ],
 )
@@ -146,8 +150,10 @@ def test_other_steps_and_shapes_are_refused():
         to_nir(net, None, (8, 8, 3))
     with pytest.raises(UserError, match="takes images of any size: pass inputs=task.inputs"):
         to_nir(net.replace(input_shape=None))
-    with pytest.raises(UserError, match="inputs must have the shape .H, W, C. or .features,."):
+    with pytest.raises(UserError, match="conv1: needs images with 2 channels, but gets .8, 8."):
         to_nir(net, None, (8, 8))
+    with pytest.raises(UserError, match="the shape .H, W, C., .L, C. or .features,., found .8, 0"):
+        to_nir(net, None, (8, 0, 2))
 
 
 class Mine(nnx.Module):
