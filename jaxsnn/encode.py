@@ -6,6 +6,7 @@ first synapse is computed once. The others draw or place spikes, `[T, B, ...]`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from jax import Array
 
 from jaxsnn.arrays import at_least_float32, check_whole, sum_over_time
 from jaxsnn.errors import UserError
+from jaxsnn.origins import Mixed, Origin, Side, Sum
 
-__all__ = ["Signal", "bernoulli", "direct", "latency", "signed_poisson"]
+__all__ = ["Signal", "bernoulli", "concatenate", "direct", "latency", "signed_poisson"]
 
 
 @jax.tree_util.register_dataclass
@@ -34,6 +36,7 @@ class Signal:
         divides by `n`, so one unit behind it are `n` times as many spikes.
       analog: whether the values are real numbers, which cost multiplications, and not spikes.
       sources: names of the layers whose neurons the signal comes from; none for the input.
+      origin: where each channel comes from, see `jaxsnn.origins`; None for the input.
     """
 
     value: Array
@@ -42,19 +45,30 @@ class Signal:
     events_per_unit: int = field(default=1, metadata={"static": True})
     analog: bool = field(default=False, metadata={"static": True})
     sources: tuple[str, ...] = field(default=(), metadata={"static": True})
+    origin: Origin = field(default=None, metadata={"static": True})
 
     @property
     def shape(self) -> tuple[int, ...]:
         """Return the shape of one sample at one step."""
         return self.value.shape[1 if self.constant else 2 :]
 
-    def fold(self, function: Callable[[Array], Array]) -> "Signal":
-        """Apply a function of `[N, ...]` that knows no time: once, with time folded into `N`."""
+    def fold(
+        self, function: Callable[[Array], Array], *, channelwise: bool = False, by: str = ""
+    ) -> "Signal":
+        """Apply a function of `[N, ...]` that knows no time: once, with time folded into `N`.
+
+        Args:
+          function: of `[N, ...]`.
+          channelwise: whether it makes each channel, an entry of the last axis, of itself alone,
+            however many there are: then channels are followed through it.
+          by: who applies it, for messages.
+        """
+        origin = self.origin if channelwise else Mixed(self.origin, by or "a function of one's own")
         if self.constant:
-            return replace(self, value=function(self.value))
+            return replace(self, value=function(self.value), origin=origin)
         batch = self.value.shape[:2]
         value = function(self.value.reshape((-1, *self.value.shape[2:])))
-        return replace(self, value=value.reshape((*batch, *value.shape[1:])))
+        return replace(self, value=value.reshape((*batch, *value.shape[1:])), origin=origin)
 
     def __add__(self, other: "Signal") -> "Signal":
         """Return the sum of two signals of the same shape; constant if both are.
@@ -64,18 +78,10 @@ class Signal:
         """
         if self.shape != other.shape:
             raise UserError(f"signals of the shapes {self.shape} and {other.shape} cannot be added")
-        if self.events_per_unit != other.events_per_unit and not (self.analog or other.analog):
-            raise UserError(
-                f"signals behind average poolings over {self.events_per_unit} and "
-                f"{other.events_per_unit} neurons cannot be added: their spikes would be miscounted"
-            )
-        constant = self.constant and other.constant
-        pairs = [x.value if constant else x.over_time() for x in (self, other)]
-        sources = tuple(dict.fromkeys(self.sources + other.sources))
-        analog = self.analog or other.analog
-        return replace(
-            self, value=pairs[0] + pairs[1], constant=constant, analog=analog, sources=sources
-        )
+        facts = _common("added", self, other)
+        pairs = [x.value if facts["constant"] else x.over_time() for x in (self, other)]
+        origin = Sum((self.origin, other.origin))
+        return replace(self, value=pairs[0] + pairs[1], origin=origin, **facts)
 
     def over_time(self) -> Array:
         """Return the value at every step, `[T, B, ...]`."""
@@ -90,6 +96,63 @@ class Signal:
         value = at_least_float32(self.value)
         count = self.timesteps if weights is None else weights.sum().astype(value.dtype)
         return value * count
+
+
+def concatenate(first: Signal, *others: Signal) -> Signal:
+    """Return signals side by side, the channels of one behind those of another.
+
+    >>> a, b = direct(jnp.ones((2, 4, 4, 1)), 3), direct(jnp.zeros((2, 4, 4, 2)), 3)
+    >>> concatenate(a, b).shape
+    (4, 4, 3)
+
+    Args:
+      first: `[T, B, ..., C]`.
+      *others: of the same shape but for the channels.
+
+    Returns:
+      The signal of all channels, constant if all are; real valued if one is, since a kernel then
+      multiplies.
+
+    Raises:
+      UserError: if shapes differ, or one unit stands for other numbers of spikes.
+    """
+    signals = (first, *others)
+    for other in others:
+        if other.shape[:-1] != first.shape[:-1]:
+            raise UserError(
+                f"signals of the shapes {first.shape} and {other.shape} cannot be concatenated"
+            )
+    facts = _common("concatenated", *signals)
+    values = [x.value if facts["constant"] else x.over_time() for x in signals]
+    widths = tuple(x.shape[-1] for x in signals)
+    origin = Side(tuple(x.origin for x in signals), widths)
+    return replace(first, value=jnp.concatenate(values, -1), origin=origin, **facts)
+
+
+def _common(what: str, first: Signal, *others: Signal) -> dict[str, Any]:
+    """Return the facts of several signals that become one.
+
+    Raises:
+      UserError: if one unit stands for other numbers of spikes, or times differ.
+    """
+    signals = (first, *others)
+    for other in others:
+        if first.timesteps != other.timesteps:
+            raise UserError(
+                f"signals of {first.timesteps} and {other.timesteps} steps cannot be {what}"
+            )
+        real = any(x.analog for x in signals)
+        if first.events_per_unit != other.events_per_unit and not real:
+            raise UserError(
+                f"signals behind average poolings over {first.events_per_unit} and "
+                f"{other.events_per_unit} neurons cannot be {what}: their spikes would be "
+                "miscounted"
+            )
+    return {
+        "constant": all(x.constant for x in signals),
+        "analog": any(x.analog for x in signals),
+        "sources": tuple(dict.fromkeys(name for x in signals for name in x.sources)),
+    }
 
 
 def direct(values: Array, timesteps: int) -> Signal:

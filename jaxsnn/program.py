@@ -18,12 +18,13 @@ from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Activity, Tape, walk
-from jaxsnn.layers.neurons import TRAINED, Neurons
+from jaxsnn.layers.neurons import Neurons
 from jaxsnn.layers.walk import Flow
 
 __all__ = ["Output"]
 
 Tree = Any  # a nested dictionary of arrays
+EVERYWHERE = (-float("inf"), float("inf"))
 LinearMap = Callable[[Array, Array], Array]
 
 
@@ -79,10 +80,10 @@ class ModuleProgram:
         module: nnx.Module = nnx.merge(self.graph, self.params_like, self.stats_like)
         return module
 
-    @cached_property
+    @property
     def maps(self) -> Mapping[str, LinearMap]:
-        """Return kernel name -> linear map `x, kernel -> y`."""
-        return walk.maps(self.abstract)
+        """Return kernel name -> linear map `x, kernel -> y`; the same ones of equal programs."""
+        return _maps(self)
 
     @cached_property
     def is_short(self) -> bool:
@@ -90,20 +91,30 @@ class ModuleProgram:
         return all(is_short(layer.dtype) for layer in walk.synapses(self.abstract).values())
 
     @cached_property
+    def reads_steps(self) -> bool:
+        """Return whether a layer multiplies the codes of its weights, if they have some."""
+        return any(is_short(layer.dtype) for layer in walk.synapses(self.abstract).values())
+
+    @cached_property
     def has_norms(self) -> bool:
         """Return whether batch normalisation is in it."""
         return any(isinstance(node, nnx.BatchNorm) for _, node in nnx.iter_modules(self.abstract))
 
     @cached_property
+    def neurons(self) -> Mapping[str, Neurons]:
+        """Return path -> layer of neurons."""
+        found = nnx.iter_modules(self.abstract)
+        return {"/".join(map(str, path)): node for path, node in found if isinstance(node, Neurons)}
+
+    @cached_property
     def ranges(self) -> Mapping[str, tuple[float, float]]:
         """Return leaf name -> the range of a neuron constant that is trained."""
-        found = nnx.iter_modules(self.abstract)
-        neurons = {path: node for path, node in found if isinstance(node, Neurons)}
-        return {
-            "/".join(map(str, [*path, name])): TRAINED[name]
-            for path, node in neurons.items()
+        found = {
+            f"{path}/{name}": node.options.ends(name)
+            for path, node in self.neurons.items()
             for name in node.trained
         }
+        return {name: ends for name, ends in found.items() if ends != EVERYWHERE}
 
     def fill(self, params: Tree, stats: Tree) -> nnx.Module:
         """Return the module with these arrays in it.
@@ -213,23 +224,29 @@ class ModuleProgram:
         return Output(readout.reshape((-1, *readout.shape[2:])), stats, activity)
 
 
+@lru_cache(maxsize=32)
+def _maps(program: ModuleProgram) -> Mapping[str, LinearMap]:
+    return walk.maps(program.abstract)
+
+
 @lru_cache(maxsize=32)  # a method and its checks ask again and again
 def _flow(program: ModuleProgram, structure: Any, leaves: tuple[Any, ...]) -> Flow:
     tapes: list[Tape] = []
-    ends: list[tuple[str, ...]] = []
+    ends: list[Signal] = []
 
     def run(params: Tree, stats: Tree, x: Any) -> Array:
         signal = as_signal(x)
         tapes.append(Tape())
         found = _run(program.fill(params, stats), signal, tapes[-1])
-        ends.append(found.sources)
+        ends.append(replace(found, value=jnp.zeros(())))
         return found.over_time()
 
     shapes = [jax.ShapeDtypeStruct(*each) for each in leaves]
     jax.eval_shape(run, *jax.tree.unflatten(structure, shapes))
     tape = tapes[-1]
     feeds = {feed.kernel: feed for feed in tape.feeds}
-    return Flow(feeds, ends[-1], tape.activity.analog, tape.activity.cached, tape.pools)
+    end, activity = ends[-1], tape.activity
+    return Flow(feeds, end.sources, activity.analog, activity.cached, tape.pools, end.origin)
 
 
 def as_signal(x: Array | Signal) -> Signal:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 foreign memory
-tree arrays files fields archive hdf5
+tree arrays draws files fields archive hdf5 origins
 options
 coding surrogate encode native
 inputs neurons compress

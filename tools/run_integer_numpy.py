@@ -15,9 +15,9 @@ def windows(x, k, step):
 
 
 def convolve(x, kernel, stage):
-    """Return the convolution of `[N, H, W, I]` with a kernel `[k, k, I, O]`."""
+    """Return the convolution of `[N, H, W, I]`, or `[N, L, I]`, with a kernel `[k, k, I, O]`."""
     border = np.array([len(kernel) - 1, len(kernel)]) // 2 * (stage["padding"] == "SAME")
-    x = np.pad(x, ((0, 0), border, border, (0, 0)))
+    x = np.pad(x.reshape(len(x), -1, *x.shape[-2:]), ((0, 0), border, border, (0, 0)))
     return np.einsum("nhwcij,ijco->nhwo", windows(x, len(kernel), stage["stride"]), kernel)
 
 

@@ -162,14 +162,14 @@ def make_plan(network: IntegerNetwork, shape: tuple[int, ...], *, constant: bool
 
     Args:
       network: from `export.to_integer`.
-      shape: of a sample at one step, `[H, W, C]` or `[features]`.
+      shape: of a sample at one step, `[H, W, C]`, `[L, C]` or `[features]`.
       constant: whether a sample is the same at every step (direct coding).
 
     Raises:
       UserError: for a layer that has no C code, by its name, and layers that do not fit.
     """
     grid = network.inputs
-    first = _signal((1, 1, *shape) if len(shape) == 1 else shape, grid, constant)
+    first = _signal((1,) * (3 - len(shape)) + tuple(shape), grid, constant)
     builder = _Builder([first], [], {report.layer: report.state_bits for report in network.report})
     voters = 1
     for place, stage in enumerate(network.stages):

@@ -2,9 +2,9 @@
 
 Each layer is an object with its `name`, its `kind` and the options of that kind, all of them
 written out; what fires is an object in the field `neurons`. The numbers that a layer holds, weights
-and constants of neurons, are no options: of constants only the shape is here. A surrogate
-is the name of its curve with width and peak. Nothing here is executed; a kind or a field that this
-jaxsnn does not know is refused, since a network without it would compute something else.
+and constants of neurons, are no options: of constants only the shape is here. Nothing here is
+executed; a kind or a field that this jaxsnn does not know is refused, since a network without it
+would compute something else.
 """
 
 import math
@@ -15,28 +15,18 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsnn import fields, layers, surrogate
+from jaxsnn import fields, layers
 from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
+from jaxsnn.export.firing import check_neurons, describe_firing, make_firing
 from jaxsnn.layers.convolution import PADDINGS
-from jaxsnn.layers.neurons import Firing
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF, ORDERS, RESETS
-from jaxsnn.surrogate import Surrogate
 
 __all__ = ["describe", "describe_network", "rebuild"]
 
-# The curves that have a name in files.
-CURVES = {
-    make.__name__: make().shape
-    for make in (
-        *(surrogate.rectangle, surrogate.triangle, surrogate.atan, surrogate.fast_sigmoid),
-        *(surrogate.sigmoid, surrogate.constant, surrogate.stdb),
-    )
-}
-
 LAYERS: dict[type, str] = {
     layers.Conv: "conv",
+    layers.Conv1d: "conv1d",
     layers.Dense: "dense",
     layers.Recurrent: "recurrent",
     layers.Residual: "residual",
@@ -46,7 +36,6 @@ LAYERS: dict[type, str] = {
     layers.Dropout: "dropout",
     layers.Vote: "vote",
 }
-CONSTANTS = ("decay", "threshold")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of a layer
 
@@ -59,12 +48,6 @@ SYNAPSE = {
     "neurons": fields.OBJECT,
 }
 NORM = {"momentum": fields.within(0, 1), "epsilon": fields.within(0, 1)}
-SURROGATE = {
-    "curve": fields.one_of(*CURVES),
-    "width": fields.NUMBER,
-    "peak": fields.NUMBER,
-    "normalized": fields.FLAG,
-}
 KINDS: dict[str, dict[str, fields.Field]] = {
     "conv": SYNAPSE
     | {
@@ -89,21 +72,9 @@ KINDS: dict[str, dict[str, fields.Field]] = {
 SHARED = "shared_max_pool"  # a max pooling whose gradient goes to all equal inputs
 KINDS[SHARED] = KINDS["max_pool"]
 KINDS["projected_residual"] = KINDS["residual"] | {"projection": fields.OBJECT}
-CONV = {"conv": KINDS["conv"]}  # what a residual block consists of
-FIRING: dict[str, dict[str, fields.Field]] = {
-    "lif": {
-        "reset": fields.one_of(*RESETS),
-        "strict": fields.FLAG,
-        "detach_reset": fields.FLAG,
-        "order": fields.one_of(*ORDERS),
-        "surrogate": fields.OBJECT,
-        "trained": fields.several(fields.one_of(*CONSTANTS)),
-        "decay": fields.SHAPE,
-        "threshold": fields.SHAPE,
-    },
-    "integrator": {"decay": fields.maybe(fields.SHAPE)},
-    "rectified": {},
-}
+GROUPED = "grouped_conv"  # a convolution of several groups
+KINDS["conv1d"] = KINDS[GROUPED] = KINDS["conv"] | {"groups": fields.whole(1)}
+CONV = {kind: KINDS[kind] for kind in ("conv", GROUPED)}  # what a residual block consists of
 
 
 def describe(module: layers.Chain) -> list[dict[str, Any]]:
@@ -176,10 +147,7 @@ def check_constants(module: nnx.Module) -> None:
         if isinstance(node, layers.Integrator) and node.decay is not None:
             check_range(f"{where}/decay", node.decay[...], 0.0, 1.0)
         elif isinstance(node, layers.Neurons):
-            if "decay" not in node.trained:
-                check_range(f"{where}/decay", node.decay[...], 0.0, 1.0)
-            if "threshold" not in node.trained:
-                check_range(f"{where}/threshold", node.threshold[...], 0.0, math.inf, open_low=True)
+            check_neurons(where, node)
         elif isinstance(node, nnx.BatchNorm):
             check_range(f"{where}/var", node.var[...], 0.0, math.inf)
 
@@ -229,58 +197,21 @@ def _describe(name: str, layer: Any) -> dict[str, Any]:
             return {"kind": kind, "rate": float(layer.rate)}
         case "vote":
             return {"kind": kind, "classes": layer.classes}
-    inputs, outputs = layer.kernel.shape[-2:]
     norm = layer.norm
     data = {
         "kind": kind,
-        "inputs": inputs,
-        "outputs": outputs,
+        "inputs": layer.inputs,
+        "outputs": layer.kernel.shape[-1],
         "bias": layer.bias is not None,
         "norm": norm and {"momentum": float(norm.momentum), "epsilon": float(norm.epsilon)},
         "dtype": jnp.dtype(layer.dtype).name,
-        "neurons": _describe_firing(name, layer.neurons),
+        "neurons": describe_firing(name, layer.neurons),
     }
-    if kind == "conv":
+    if isinstance(layer, layers.Conv):
         data |= {"size": layer.kernel.shape[0], "stride": layer.stride, "padding": layer.padding}
+        if layer.groups > 1 or kind == "conv1d":
+            data |= {"kind": GROUPED if kind == "conv" else kind, "groups": layer.groups}
     return data
-
-
-def _describe_firing(name: str, neurons: Any) -> dict[str, Any]:
-    if type(neurons) is layers.Integrator:
-        shape = None if neurons.decay is None else list(neurons.decay.shape)
-        return {"kind": "integrator", "decay": shape}
-    if type(neurons) is layers.Rectified:
-        return {"kind": "rectified"}
-    if type(neurons) is not layers.Neurons:
-        found = type(neurons).__name__
-        raise UserError(f"layer {name!r} fires by a {found}: a file describes those of jaxsnn only")
-    lif = neurons.options
-    return {
-        "kind": "lif",
-        "reset": lif.reset,
-        "strict": lif.strict,
-        "detach_reset": lif.detach_reset,
-        "order": lif.order,
-        "surrogate": _describe_surrogate(name, lif.surrogate),
-        "trained": sorted(neurons.trained),
-        "decay": list(neurons.decay.shape),
-        "threshold": list(neurons.threshold.shape),
-    }
-
-
-def _describe_surrogate(name: str, function: Surrogate) -> dict[str, Any]:
-    curves = [curve for curve, shape in CURVES.items() if shape is function.shape]
-    if not curves:
-        raise UserError(
-            f"layer {name!r}: its surrogate is a function of your own, which no file holds; "
-            f"choose one of {', '.join(CURVES)} before saving, spikes are the same"
-        )
-    return {
-        "curve": curves[0],
-        "width": float(function.width),
-        "peak": float(function.peak),
-        "normalized": function.normalized,
-    }
 
 
 def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
@@ -315,6 +246,8 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
 def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
     makers: dict[str, Any] = {
         "conv": layers.Conv,
+        GROUPED: layers.Conv,
+        "conv1d": layers.Conv1d,
         "dense": layers.Dense,
         "recurrent": layers.Recurrent,
     }
@@ -324,32 +257,13 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
         "dtype": DTYPES[data["dtype"]],
         "rngs": nnx.Rngs(0),
     }
-    if data["kind"] == "conv":
-        options |= {name: data[name] for name in ("size", "stride", "padding")}
-    firing = _make_firing(f"{where}, neurons", data["neurons"])
+    options |= {x: data[x] for x in ("size", "stride", "padding", "groups") if x in data}
+    firing = make_firing(f"{where}, neurons", data["neurons"])
     if data["kind"] == "recurrent" and not isinstance(firing, layers.Neurons):
-        raise UserError(f"architecture: {where}: a recurrent layer needs neurons of kind 'lif'")
+        raise UserError(f"architecture: {where}: a recurrent layer needs neurons that spike")
     widths = data["inputs"], data["outputs"]
     layer: layers.Synapse = makers[data["kind"]](*widths, neurons=firing, **options)
     if layer.norm is not None:
         norm = fields.check(f"architecture: {where}, norm", data["norm"], NORM)
         layer.norm.momentum, layer.norm.epsilon = norm["momentum"], norm["epsilon"]
     return layer
-
-
-def _make_firing(where: str, data: Any) -> Firing:
-    data = _checked(where, data, FIRING)
-    if data["kind"] == "rectified":
-        return layers.Rectified()
-    if data["kind"] == "integrator":
-        return layers.Integrator(None if data["decay"] is None else jnp.ones(data["decay"]))
-    curve = fields.check(f"architecture: {where}, surrogate", data["surrogate"], SURROGATE)
-    shape, options = CURVES[curve["curve"]], ("reset", "strict", "detach_reset", "order")
-    timed = curve["curve"] == surrogate.stdb.__name__
-    neuron = LIF(
-        jnp.ones(data["decay"]),
-        jnp.ones(data["threshold"]),
-        surrogate=Surrogate(shape, curve["width"], curve["peak"], curve["normalized"], timed),
-        **{name: data[name] for name in options},
-    )
-    return layers.Neurons(neuron, tuple(data["trained"]))

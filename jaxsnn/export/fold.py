@@ -8,7 +8,8 @@ and variance `v`, and the layer's weights `W` and bias `b`,
 
 "kernel" makes that `(g W) x + c`. "neuron" divides the whole neuron by `|g|`: its current, its
 threshold `theta`, and with them its potential, which changes no spike in any reset or order, since
-each is linear in potential and threshold together:
+each is linear in potential and threshold together (so are the constants that a neuron says are
+`scaled`, such as an adaptation):
 
     current = sign(g) W x + c / |g|        threshold = theta / |g|
 
@@ -33,7 +34,7 @@ from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
 
-__all__ = ["fold_norms"]
+__all__ = ["fold_norms", "values_of"]
 
 WAYS = ("kernel", "neuron")
 NEGLIGIBLE = 1e-20  # a smaller |g| counts as 0: what it passes on is below the rounding of c
@@ -56,7 +57,8 @@ def fold_norms(net: Network, into: str = "kernel") -> Network:
       A new network, for evaluation.
 
     Raises:
-      UserError: if `into` is unknown, a foreign function is wrapped, or the network is no chain.
+      UserError: if `into` is unknown, a foreign function is wrapped, the network is no chain, or a
+        neuron does not say how it scales.
 
     Example:
       >>> from jaxsnn import models
@@ -91,7 +93,7 @@ def _divided(block: layers.Residual, divisor: np.ndarray) -> layers.Residual:
         block.conv2,
         projection=block.projection,
         sources=block.sources,
-        weight=jnp.asarray(_values(block.weight, 1.0) / divisor, jnp.float32),
+        weight=jnp.asarray(values_of(block.weight, 1.0) / divisor, jnp.float32),
     )
 
 
@@ -101,8 +103,8 @@ def _fold(layer: layers.Synapse, into: str, steps: dict[str, Step]) -> np.ndarra
     The steps become those of the new leaves, in place too.
     """
     norm: Any = layer.norm
-    mean, var = _values(norm.mean), _values(norm.var)
-    scale, offset, bias = _values(norm.scale, 1.0), _values(norm.bias), _values(layer.bias)
+    mean, var = values_of(norm.mean), values_of(norm.var)
+    scale, offset, bias = values_of(norm.scale, 1.0), values_of(norm.bias), values_of(layer.bias)
     factor = scale / np.sqrt(var + norm.epsilon)
     factor = np.where(np.abs(factor) > NEGLIGIBLE, factor, 0.0)
     current = offset + factor * (bias - mean)
@@ -110,18 +112,22 @@ def _fold(layer: layers.Synapse, into: str, steps: dict[str, Step]) -> np.ndarra
     for name in [name for name in steps if name.startswith(f"{layer.name}/")]:
         if name != f"{layer.name}/kernel":
             del steps[name]
-    if into == "kernel" or not isinstance(layer.neurons, layers.Neurons):
+    neurons = layer.neurons
+    if into == "kernel" or not isinstance(neurons, layers.Neurons):
         _multiply(layer, factor, steps)
         _set_bias(layer, current)
         return None
+    if neurons.options.scaled is None:
+        raise UserError(
+            f"layer {layer.name!r} fires by {type(neurons.options).__name__}, which does not say "
+            "how it scales (`scaled`): choose into 'kernel'"
+        )
     divisor = np.where(factor == 0.0, 1.0, np.abs(factor))
-    layer.kernel = _param(_values(layer.kernel) * np.sign(factor))
+    layer.kernel = _param(values_of(layer.kernel) * np.sign(factor))
     _set_bias(layer, current / divisor)
     if isinstance(layer, layers.Recurrent):
-        layer.recurrent = _param(_values(layer.recurrent) / divisor)
-    neuron = layer.neurons.constants()
-    threshold = np.asarray(neuron.threshold, np.float64) / divisor
-    layer.neurons = layers.Neurons(replace(neuron, threshold=jnp.asarray(threshold, jnp.float32)))
+        layer.recurrent = _param(values_of(layer.recurrent) / divisor)
+    layer.neurons = layers.Neurons(neurons.constants().divided(divisor), trained=())
     return divisor
 
 
@@ -131,7 +137,7 @@ def _multiply(layer: layers.Synapse, factor: np.ndarray, steps: dict[str, Step])
     step = steps.get(name) or _found_step(layer.kernel[...])
     if step is None or np.any(np.asarray(step.offset)):
         steps.pop(name, None)
-        layer.kernel = _param(_values(layer.kernel) * factor)
+        layer.kernel = _param(values_of(layer.kernel) * factor)
         return
     codes = step.encode(layer.kernel[...]).codes
     channels = (1,) * (codes.ndim - 1) + (-1,)
@@ -151,7 +157,7 @@ def _found_step(kernel: Any) -> Step | None:
     return Step.of(jnp.asarray(scale), bits=grid.bits, unit=float(grid.unit[0]))
 
 
-def _values(variable: Any, absent: float = 0.0) -> np.ndarray:
+def values_of(variable: Any, absent: float = 0.0) -> np.ndarray:
     """Return the numbers of a variable in float64, or what stands for one that is not there."""
     return np.asarray(absent if variable is None else variable[...], np.float64)
 

@@ -1,9 +1,13 @@
 """Physical shrinking: a network without the channels that pruning gave up.
 
 A channel of a layer is an output of its weights, with its bias, its norm and its neurons. Without
-it the arrays of the layer lose an entry, and the kernel of the next layer an input; behind a
+it the arrays of the layer lose an entry, and the kernels of all that hear it an input; behind a
 flattening, one for each pixel. Nothing else changes: the smaller network computes what the larger
 one does whose removed channels never spike, which `silence` makes of it for comparison.
+
+Channels are followed through any topology of our layers by one walk over a traced pass
+(`dependencies`). What a sum joins goes together; the groups of a convolution are cut evenly, or as
+a whole. What cannot be cut is refused by the name of its layer, with the reason.
 
 In a residual block every kept channel goes on receiving its own channel over the shortcut, or
 nothing if that is gone ("follow"). The released code of QP-SNN (Wei et al. 2025,
@@ -13,38 +17,48 @@ function than before, which fine-tuning has to repair.
 Letters in shapes: `I` inputs, `O` outputs, `C` channels of a layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxsnn import layers, tree
 from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
-from jaxsnn.layers.residual import NOTHING, by_position
+from jaxsnn.export.cutting import cut_block, cut_layer, take
+from jaxsnn.export.dependencies import CUT, Units, follows, walk_channels
+from jaxsnn.export.starving import needed
+from jaxsnn.inputs import Inputs
+from jaxsnn.layers.walk import layers_of
 from jaxsnn.network import Network
 
 __all__ = ["shrink", "silence"]
 
-# Layers that treat every channel by itself and leave the channels in their order.
-TRANSPARENT = (layers.AveragePool, layers.MaxPool, layers.Flatten, layers.Dropout)
-SHRINKABLE = (layers.Conv, layers.Dense)  # and what is derived from them
 SHORTCUTS = ("follow", "padded")
 
-Kept = np.ndarray | None  # boolean [C]; None where all channels are kept
+Known = Mapping[str, layers.Synapse]
 
 
-def shrink(net: Network, keep: Mapping[str, ArrayLike], *, shortcuts: str = "follow") -> Network:
+def shrink(
+    net: Network,
+    keep: Mapping[str, ArrayLike] | None = None,
+    *,
+    inputs: Inputs | Sequence[int] | None = None,
+    shortcuts: str = "follow",
+) -> Network:
     """Remove channels from a network.
 
     Args:
-      net: the network, a chain of layers.
+      net: the network, of our layers in any topology.
       keep: layer -> its channels that stay, as indices or as a boolean mask `[C]`; of a block the
-        layers are "block1/conv1" and "block1/conv2". Layers left out keep all.
+        layers are "block1/conv1" and "block1/conv2". Layers left out keep all. Without `keep`
+        everything goes that the read-out does without: channels that never fire, since nothing
+        drives them, and channels that nobody hears.
+      inputs: of the task, or the shape of one sample at one step; may be left out where the network
+        knows it (`net.input_shape`), or takes features.
       shortcuts: "follow" or "padded", as above.
 
     Returns:
@@ -53,8 +67,9 @@ def shrink(net: Network, keep: Mapping[str, ArrayLike], *, shortcuts: str = "fol
 
     Raises:
       UserError: for a layer that is not there, or is the read-out; for indices or masks that do
-        not fit, or keep nothing; for a topology or a layer that channels cannot be followed
-        through; for a padded shortcut from more channels to fewer. The message names the layer.
+        not fit, or keep nothing; for channels that a sum joins to others that stay, that cannot
+        be followed, or that groups cannot lose; for a padded shortcut from more channels to fewer.
+        The message names the layer.
 
     Example:
       >>> from jaxsnn import models
@@ -65,27 +80,86 @@ def shrink(net: Network, keep: Mapping[str, ArrayLike], *, shortcuts: str = "fol
     if shortcuts not in SHORTCUTS:
         raise UserError(f"shortcuts {shortcuts!r} is unknown; choose {' or '.join(SHORTCUTS)}")
     module = net.module
+    known = layers.synapses(module)
+    inputs = _inputs(net, known, inputs)
+    flow = net.flow(inputs)
+    if keep is not None:
+        _check_names(known, flow.readout, keep)
+    units = walk_channels(flow, module)
+    kept = needed(units, known) if keep is None else _chosen(units, known, keep)
+    masks = {name: kept[units.own(name)] for name in known}
+    entering = {name: (into < 0) | kept[into] for name, into in units.inputs.items()}
+    for name, into in entering.items():
+        if not (into.all() and masks[name].all()):
+            cut_layer(known[name], into, masks[name])
+    for block in layers_of(module):
+        if isinstance(block, layers.Residual):
+            ends = entering[f"{block.name}/conv1"], masks[f"{block.name}/conv2"]
+            cut_block(block, *ends, shortcuts)
+    small = Network.of(module, net.input_shape).replace(steps=_steps(net.steps, masks))
     if not isinstance(module, layers.Chain):
-        raise UserError(
-            f"channels are followed through a Chain of layers, found the topology of "
-            f"{type(module).__name__}: mute them by export.silence"
-        )
-    synapses = layers.synapses(module)
-    masks = _masks(synapses, keep)
-    flowing: Kept = None
-    for name in module.names:
-        layer = getattr(module, name)
-        if isinstance(layer, layers.Residual):
-            if layer.projection is not None:
-                raise UserError(f"{name!r} has a projected shortcut, which cannot be shrunk")
-            setattr(module, name, _shrink_block(name, layer, flowing, masks, shortcuts))
-            flowing = masks.get(f"{name}/conv2")
-        elif isinstance(layer, SHRINKABLE):
-            _slice(name, layer, flowing, masks.get(name))
-            flowing = masks.get(name)
-        elif flowing is not None and not isinstance(layer, TRANSPARENT):
-            raise UserError(f"channels cannot be followed through {name!r}, {type(layer).__name__}")
-    return Network.of(module, net.input_shape).replace(steps=_steps(net.steps, masks))
+        _check_runs(small, inputs)
+    return small
+
+
+def _check_runs(small: Network, inputs: Inputs) -> None:
+    """Refuse a topology that names widths of its own."""
+    try:
+        small.flow(inputs)
+    except (TypeError, ValueError) as error:
+        line = str(error).strip().partition("\n")[0]
+        name = type(small.module).__name__
+        raise UserError(f"{name} does not run without the channels: {line}") from error
+
+
+def _inputs(net: Network, known: Known, inputs: Inputs | Sequence[int] | None) -> Inputs:
+    """Return inputs of the shape that the network takes."""
+    if isinstance(inputs, Inputs):
+        return inputs
+    shape = inputs or net.input_shape
+    if shape is None:
+        first = next(iter(known.values()))
+        if not isinstance(first, layers.Dense) or not isinstance(net.module, layers.Chain):
+            raise UserError("nothing is known of the network's input: pass inputs=task.inputs")
+        shape = (first.inputs,)
+    return Inputs(tuple(shape), timesteps=1)
+
+
+def _check_names(known: Known, readout: Sequence[str], keep: Mapping[str, ArrayLike]) -> None:
+    """Refuse names of layers whose channels nobody chooses."""
+    hidden = [
+        name
+        for name, layer in known.items()
+        if isinstance(layer, CUT) and not follows(layer) and name not in readout
+    ]
+    for name in keep:
+        if name in readout:
+            raise UserError(f"{name!r} is the read-out: its channels are the classes")
+        if name not in hidden:
+            raise UserError(f"no layer {name!r} to shrink; there are: {', '.join(hidden)}")
+
+
+def _chosen(units: Units, known: Known, keep: Mapping[str, ArrayLike]) -> np.ndarray:
+    """Return which units stay, boolean `[units]`, after `keep` was checked."""
+    kept = np.ones(units.parents.size, bool)
+    for name, chosen in keep.items():
+        kept[units.own(name)] = _as_mask(name, chosen, units.widths[name])
+    roots = units.roots(np.arange(kept.size))
+    for unit in np.flatnonzero(~kept).tolist():
+        if (why := units.pins.get(int(roots[unit]))) is not None:
+            raise UserError(f"channels of {units.layer(unit)!r} cannot be cut: {why}")
+    for root in np.unique(roots[~kept]):
+        members = np.flatnonzero(roots == root)
+        gone = int(members[~kept[members]][0])
+        for unit in members[kept[members]].tolist():
+            one, other = units.layer(gone), units.layer(unit)
+            if not follows(known[other]):
+                raise UserError(
+                    f"channel {gone - units.first[one]} of {one!r} and channel "
+                    f"{unit - units.first[other]} of {other!r} are added: keep both, or none"
+                )
+        kept[members] = False
+    return kept
 
 
 def silence(net: Network, keep: Mapping[str, ArrayLike]) -> Network:
@@ -132,27 +206,15 @@ def silence(net: Network, keep: Mapping[str, ArrayLike]) -> Network:
     return net.replace(params=params, stats=stats, steps=net.steps)
 
 
-def _masks(
-    synapses: Mapping[str, layers.Synapse], keep: Mapping[str, ArrayLike]
-) -> dict[str, Kept]:
-    """Return what is kept of each layer that `keep` names, after it was checked."""
-    *hidden, readout = synapses
-    prunable = [name for name in hidden if isinstance(synapses[name], SHRINKABLE)]
-    if readout in keep:
-        raise UserError(f"{readout!r} is the read-out: its channels are the classes")
-    for name in keep:
-        if name not in prunable:
-            raise UserError(f"no layer {name!r} to shrink; there are: {', '.join(prunable)}")
-    return {name: _mask(name, kept, synapses[name]) for name, kept in keep.items()}
-
-
-def _steps(steps: Mapping[str, Step], masks: Mapping[str, Kept]) -> dict[str, Step]:
-    """Return the steps of the remaining channels: scales are cut where there is one for each."""
+def _steps(steps: Mapping[str, Step], masks: Mapping[str, np.ndarray]) -> dict[str, Step]:
+    """Return the steps of the remaining channels: scales and bits that each has are cut."""
     found = {}
     for name, step in steps.items():
         mask = masks.get(name.rpartition("/")[0])
-        if mask is not None and step.scale.ndim and step.scale.shape[-1] == mask.size:
-            step = replace(step, scale=_take(step.scale, mask, -1))
+        for field in ("scale", "bits"):
+            numbers = getattr(step, field)
+            if mask is not None and numbers.ndim and numbers.shape[-1] == mask.size:
+                step = replace(step, **{field: take(numbers, mask, -1)})
         found[name] = step
     return found
 
@@ -162,12 +224,6 @@ def _where(mask: np.ndarray, leaf: ArrayLike, value: float) -> Array:
     found = np.array(leaf)
     found[..., ~mask] = value
     return jnp.asarray(found)
-
-
-def _mask(name: str, kept: ArrayLike, layer: layers.Synapse) -> Kept:
-    """Return what is kept as a mask, None if that is all."""
-    mask = _as_mask(name, kept, layer.kernel.shape[-1])
-    return None if mask.all() else mask
 
 
 def _as_mask(name: str, kept: ArrayLike, width: int) -> np.ndarray:
@@ -190,70 +246,3 @@ def _as_mask(name: str, kept: ArrayLike, width: int) -> np.ndarray:
     if not mask.any():
         raise UserError(f"{name!r} keeps no channel; one must stay")
     return mask
-
-
-def _shrink_block(
-    name: str, block: layers.Residual, inputs: Kept, masks: Mapping[str, Kept], shortcuts: str
-) -> layers.Residual:
-    """Return a block of what is kept, its shortcut rearranged."""
-    middle, outputs = (masks.get(f"{name}/conv{i}") for i in (1, 2))
-    old_inputs, old_outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
-    sources = block.sources or by_position(old_inputs, old_outputs)
-    weight = None if block.weight is None else _take(block.weight[...], outputs, 0)
-    _slice(f"{name}/conv1", block.conv1, inputs, middle)
-    _slice(f"{name}/conv2", block.conv2, middle, outputs)
-    new_inputs, new_outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
-    if shortcuts == "padded":
-        if new_outputs < new_inputs:
-            raise UserError(
-                f"the padded shortcut of {name!r} cannot add {new_inputs} channels to "
-                f"{new_outputs}: keep more of '{name}/conv2', or let shortcuts follow"
-            )
-        return layers.Residual(block.conv1, block.conv2, weight=weight)
-    kept_inputs = _indices(inputs, old_inputs)
-    place = dict(zip(kept_inputs, range(new_inputs), strict=True))
-    found = tuple(place.get(sources[o], NOTHING) for o in _indices(outputs, old_outputs))
-    plain = new_outputs >= new_inputs and found == by_position(new_inputs, new_outputs)
-    rearranged = None if plain else found
-    return layers.Residual(block.conv1, block.conv2, sources=rearranged, weight=weight)
-
-
-def _slice(name: str, layer: layers.Synapse, inputs: Kept, outputs: Kept) -> None:
-    """Cut a layer down to its kept inputs and outputs, in place."""
-    kernel = layer.kernel[...]
-    if inputs is not None:
-        # Flattened images: the channels of one pixel after those of another.
-        pixels, rest = divmod(kernel.shape[-2], inputs.size)
-        if rest:
-            raise UserError(
-                f"{name!r} has {kernel.shape[-2]} inputs, no multiple of the {inputs.size} channels"
-            )
-        kernel = _take(kernel, np.tile(inputs, pixels), -2)
-    layer.kernel = nnx.Param(_take(kernel, outputs, -1))
-    if isinstance(layer, layers.Recurrent):
-        layer.recurrent = nnx.Param(_take(_take(layer.recurrent[...], outputs, 0), outputs, 1))
-    if layer.bias is not None:
-        layer.bias = nnx.Param(_take(layer.bias[...], outputs, 0))
-    if outputs is None:
-        return
-    if layer.norm is not None:
-        norm = layer.norm
-        for variable in (norm.scale, norm.bias, norm.mean, norm.var):
-            if variable is not None:
-                variable.set_value(_take(variable[...], outputs, 0))
-        norm.num_features = int(outputs.sum())
-    if isinstance(layer.neurons, layers.Neurons):
-        for constant in (layer.neurons.decay, layer.neurons.threshold):
-            if constant[...].ndim:
-                constant.set_value(_take(constant[...], outputs, 0))
-
-
-def _take(array: ArrayLike, kept: Kept, axis: int) -> Array:
-    """Return the kept entries along an axis; on the host, where a new shape compiles nothing."""
-    if kept is None:
-        return jnp.asarray(array)
-    return jnp.asarray(np.compress(kept, np.asarray(array), axis=axis))
-
-
-def _indices(kept: Kept, width: int) -> list[int]:
-    return list(range(width)) if kept is None else np.flatnonzero(kept).tolist()

@@ -10,7 +10,7 @@ from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.neurons import Integrator, Neurons, Rectified, watch
 from jaxsnn.layers.pooling import AveragePool, Dropout, Flatten, MaxPool, Vote, mean_pixels
 from jaxsnn.layers.residual import Residual
-from jaxsnn.layers.synapses import Conv, Dense, Recurrent, Synapse
+from jaxsnn.layers.synapses import Conv, Conv1d, Dense, Recurrent, Synapse
 from jaxsnn.layers.tape import Activity, Tape
 from jaxsnn.layers.walk import synapses
 
@@ -19,6 +19,7 @@ __all__ = [
     "AveragePool",
     "Chain",
     "Conv",
+    "Conv1d",
     "Dense",
     "Dropout",
     "Flatten",

@@ -31,6 +31,7 @@ from jax.custom_batching import sequential_vmap
 
 from jaxsnn.arrays import at_least_float32, is_short
 from jaxsnn.errors import UserError
+from jaxsnn.layers.grouped import convolve_groups
 from jaxsnn.native import convolutions as onednn
 
 __all__ = ["convolve"]
@@ -57,15 +58,17 @@ def convolve(
     *,
     stride: int = 1,
     padding: str = "SAME",
+    groups: int = 1,
     dtype: jax.typing.DTypeLike | None = None,
 ) -> Array:
     """Return the convolution (cross-correlation) of images with a kernel.
 
     Args:
       images: `[N, H, W, C]`.
-      kernel: `[kh, kw, C, O]`; rounded to the numbers of the images.
+      kernel: `[kh, kw, C / groups, O]`; rounded to the numbers of the images.
       stride: step in both directions, >= 1.
       padding: "SAME" (zeros around, as PyTorch's `(k-1)//2` for odd kernels) or "VALID".
+      groups: into which channels are cut, each convolved by itself (`grouped`).
       dtype: of the result; that of the images if left out.
 
     Returns:
@@ -78,6 +81,8 @@ def convolve(
         raise UserError(f"padding {padding!r} is unknown; choose one of {', '.join(PADDINGS)}")
     borders = tuple(_border(size, padding) for size in kernel.shape[:2])
     found = jnp.dtype(dtype or images.dtype)
+    if groups > 1:
+        return convolve_groups(images, kernel, groups, stride, borders, found)
     if jax.default_backend() == "cpu":
         outputs: Array = _convolve(stride, borders, found, images, kernel)
         return outputs

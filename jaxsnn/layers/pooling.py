@@ -1,5 +1,6 @@
 """Layers without weights: pooling, flattening, dropout, voting."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -13,6 +14,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.tape import Tape
+from jaxsnn.origins import Tiled
 
 __all__ = ["AveragePool", "Dropout", "Flatten", "MaxPool", "Vote", "mean_pixels"]
 
@@ -35,7 +37,8 @@ class AveragePool(Layer):
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
         del tape
-        pooled = signal.fold(lambda x: windows(x, self.size).mean((2, 4)))
+        _check_images(self, signal)
+        pooled = signal.fold(lambda x: windows(x, self.size).mean((2, 4)), channelwise=True)
         return replace(pooled, events_per_unit=signal.events_per_unit * self.size**2)
 
 
@@ -71,10 +74,20 @@ class MaxPool(Layer):
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
-        pooled = signal.fold(lambda x: largest(windows(x, self.size), self.ties))
+        _check_images(self, signal)
+        pooled = signal.fold(lambda x: largest(windows(x, self.size), self.ties), channelwise=True)
         tape.pools[self.name] = signal.sources
         tape.activity.pooled[self.name] = lax.stop_gradient(tape.total(pooled))
         return pooled
+
+
+def _check_images(pool: Layer, signal: Signal) -> None:
+    """Raise a `UserError` that names the pooling if its input is no image."""
+    if len(signal.shape) != 3:
+        raise UserError(
+            f"layer {pool.name!r} pools images [H, W, C], found an input of the shape "
+            f"{signal.shape}"
+        )
 
 
 def windows(images: Array, size: int) -> Array:
@@ -106,7 +119,8 @@ class Flatten(Layer):
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return `[T, B, features]`."""
         del tape
-        return signal.fold(lambda x: x.reshape(x.shape[0], -1))
+        flat = signal.fold(lambda x: x.reshape(x.shape[0], -1))
+        return replace(flat, origin=Tiled(signal.origin, math.prod(signal.shape[:-1])))
 
 
 class Dropout(Layer):
@@ -154,7 +168,8 @@ class Vote(Layer):
         """Return `[T, B, classes]` from `[T, B, classes * voters]`, float32 or wider."""
         del tape
         wide = replace(signal, value=at_least_float32(signal.value))
-        return wide.fold(lambda x: x.reshape(x.shape[0], self.classes, -1).mean(-1))
+        by = f"{self.name!r}, Vote"
+        return wide.fold(lambda x: x.reshape(x.shape[0], self.classes, -1).mean(-1), by=by)
 
 
 def mean_pixels(signal: Signal) -> Signal:
@@ -170,5 +185,5 @@ def mean_pixels(signal: Signal) -> Signal:
       `[T, B, C]`.
     """
     height, width, _ = signal.shape
-    pooled = signal.fold(lambda x: x.mean((1, 2)))
+    pooled = signal.fold(lambda x: x.mean((1, 2)), channelwise=True)
     return replace(pooled, events_per_unit=signal.events_per_unit * height * width)

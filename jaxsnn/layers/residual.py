@@ -1,6 +1,7 @@
 """A basic residual block: two convolutions around a shortcut."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +11,9 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.neurons import Constant, Integrator
-from jaxsnn.layers.synapses import Conv
+from jaxsnn.layers.synapses import Conv, Conv1d
 from jaxsnn.layers.tape import Tape
+from jaxsnn.origins import Chosen
 
 __all__ = ["NOTHING", "Residual", "by_position"]
 
@@ -57,7 +59,10 @@ class Residual(Layer):
         sources: Sequence[int] | None = None,
         weight: Array | None = None,
     ):
-        inputs, outputs = conv1.kernel.shape[-2], conv2.kernel.shape[-1]
+        inputs, outputs = conv1.inputs, conv2.kernel.shape[-1]
+        for conv in (conv1, conv2, projection):
+            if isinstance(conv, Conv1d):
+                raise UserError("a block is made of convolutions of images, found Conv1d")
         if projection is not None:
             _check_projection(projection, (inputs, outputs), conv1.stride)
             if sources is not None:
@@ -87,7 +92,7 @@ class Residual(Layer):
         stride, outputs = self.conv1.stride, self.conv2.kernel.shape[-1]
         if self.projection is not None:
             projected = self.projection(signal, tape)
-            return projected.fold(self._weigh)
+            return projected.fold(self._weigh, channelwise=True)
 
         def reshape(x: Array) -> Array:
             x = x[:, ::stride, ::stride]
@@ -101,7 +106,8 @@ class Residual(Layer):
                 x = jnp.where(found, x[..., np.maximum(sources, 0)], 0)
             return self._weigh(x)
 
-        return signal.fold(reshape)
+        chosen = self.sources or by_position(self.conv1.inputs, outputs)
+        return replace(signal.fold(reshape), origin=Chosen(signal.origin, chosen))
 
     def _weigh(self, x: Array) -> Array:
         if self.weight is None:

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
 
-from jaxsnn import memory
-from jaxsnn.arrays import is_short, straight_through
+from jaxsnn import draws, memory
+from jaxsnn.arrays import check_whole, is_short, straight_through
 from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
@@ -21,9 +21,10 @@ from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.neurons import Firing, Integrator, Neurons, as_firing
 from jaxsnn.layers.products import multiply
 from jaxsnn.layers.tape import Tape
-from jaxsnn.neurons import LIF, spikes_of
+from jaxsnn.neurons import Neuron
+from jaxsnn.origins import Own
 
-__all__ = ["Conv", "Dense", "Recurrent", "Synapse"]
+__all__ = ["Conv", "Conv1d", "Dense", "Recurrent", "Synapse"]
 
 
 class Synapse(Layer):
@@ -34,6 +35,7 @@ class Synapse(Layer):
     >>> class Diagonal(Synapse):
     ...     def weigh(self, x, kernel):
     ...         return x * kernel.reshape(1, -1)
+    >>> from jaxsnn.neurons import LIF
     >>> layer = Diagonal((4,), 1, neurons=LIF(0.5), rngs=nnx.Rngs(0))
     >>> layer.weigh(jnp.ones((2, 4)), layer.kernel[...]).shape
     (2, 4)
@@ -55,7 +57,7 @@ class Synapse(Layer):
         shape: tuple[int, ...],
         fan_in: int,
         *,
-        neurons: Firing | LIF,
+        neurons: Firing | Neuron,
         use_bias: bool = True,
         norm: bool = False,
         dtype: Any = jnp.float32,
@@ -68,6 +70,11 @@ class Synapse(Layer):
         self.norm = nnx.BatchNorm(shape[-1], momentum=0.9, rngs=rngs) if norm else None
         self.neurons = as_firing(neurons)
         self.dtype = dtype
+
+    @property
+    def inputs(self) -> int:
+        """Return the channels, or features, of the input."""
+        return int(self.kernel.shape[-2])
 
     def weigh(self, x: Array, kernel: Array) -> Array:
         """Return the linear map of `x`, `[N, ...]`, without bias."""
@@ -128,10 +135,11 @@ class Synapse(Layer):
         whole = whole or self._step(tape) is not None or not is_short(self.dtype)
         dtype = jnp.float32 if whole else self.dtype
         current = replace(signal.fold(lambda x: self.current(x, tape, dtype)), events_per_unit=1)
-        tape.feed(kernel, self.name, signal, current.shape)
+        tape.feed(kernel, self.name, signal, current.shape, shortcut)
         if shortcut is not None:
             current = current + replace(shortcut, events_per_unit=1)
-        return self.neurons(current, tape, self.name, self.feedback(), self.dtype)
+        fired = self.neurons(current, tape, self.name, self.feedback(), self.dtype)
+        return replace(fired, origin=Own(self.name))
 
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear map of each of the layer's kernels."""
@@ -141,6 +149,7 @@ class Synapse(Layer):
 class Dense(Synapse):
     """Connect every input with every output: `[N, I] @ [I, O]`.
 
+    >>> from jaxsnn.neurons import LIF
     >>> dense = Dense(16, 10, neurons=LIF(0.5), rngs=nnx.Rngs(0))
     >>> dense.kernel.shape, dense.bias.shape
     ((16, 10), (10,))
@@ -152,7 +161,7 @@ class Dense(Synapse):
       **options: `use_bias`, `norm`, `dtype` and `rngs`, as of `Synapse`.
     """
 
-    def __init__(self, inputs: int, outputs: int, *, neurons: Firing | LIF, **options: Any):
+    def __init__(self, inputs: int, outputs: int, *, neurons: Firing | Neuron, **options: Any):
         super().__init__((inputs, outputs), inputs, neurons=neurons, **options)
 
     def check_input(self, signal: Signal) -> None:
@@ -173,9 +182,16 @@ class Dense(Synapse):
 
 
 class Conv(Synapse):
-    """Convolve images `[N, H, W, I]` with square kernels `[k, k, I, O]`.
+    """Convolve images `[N, H, W, I]` with square kernels `[k, k, I/groups, O]`.
 
+    With several groups the channels of the input and of the output are cut into as many equal
+    parts, and each part of the output sees its part of the input only; with as many groups as input
+    channels the convolution is depthwise.
+
+    >>> from jaxsnn.neurons import LIF
     >>> Conv((8, 8, 1), 16, 3, neurons=LIF(0.5), rngs=nnx.Rngs(0)).kernel.shape
+    (3, 3, 1, 16)
+    >>> Conv(16, 16, 3, groups=16, neurons=LIF(0.5), rngs=nnx.Rngs(0)).kernel.shape
     (3, 3, 1, 16)
 
     Args:
@@ -185,8 +201,14 @@ class Conv(Synapse):
       neurons: what turns the current into spikes, activations or a read-out.
       stride: between two windows.
       padding: "SAME" or "VALID".
+      groups: divides I and O.
       **options: `use_bias`, `norm`, `dtype` and `rngs`, as of `Synapse`.
+
+    Raises:
+      UserError: for groups that do not divide the channels.
     """
+
+    axes = 2  # of an image
 
     def __init__(
         self,
@@ -194,33 +216,73 @@ class Conv(Synapse):
         outputs: int,
         size: int = 3,
         *,
-        neurons: Firing | LIF,
+        neurons: Firing | Neuron,
         stride: int = 1,
         padding: str = "SAME",
+        groups: int = 1,
         **options: Any,
     ):
         inputs = inputs if isinstance(inputs, int) else inputs[-1]
-        shape = size, size, inputs, outputs
-        super().__init__(shape, size * size * inputs, neurons=neurons, **options)
+        check_whole("groups", groups, 1, 1 << 20)
+        if inputs % groups or outputs % groups:
+            raise UserError(
+                f"{groups} groups do not divide {inputs} input and {outputs} output channels"
+            )
+        each = inputs // groups
+        shape = (*(size,) * self.axes, each, outputs)
+        super().__init__(shape, size**self.axes * each, neurons=neurons, **options)
         self.stride = stride
         self.padding = padding
+        self.groups = groups
+
+    @property
+    def inputs(self) -> int:
+        """Return the channels of the input."""
+        return self.kernel.shape[-2] * self.groups
 
     def check_input(self, signal: Signal) -> None:
         """Raise a `UserError` unless the input is an image of as many channels as the kernel's."""
-        channels = self.kernel.shape[-2]
-        if len(signal.shape) != 3 or signal.shape[-1] != channels:
+        if len(signal.shape) != self.axes + 1 or signal.shape[-1] != self.inputs:
+            takes = "images [H, W, " if self.axes == 2 else "sequences [L, "
             raise UserError(
-                f"layer {self.name!r} takes images [H, W, {channels}], found an input of the shape "
+                f"layer {self.name!r} takes {takes}{self.inputs}], found an input of the shape "
                 f"{signal.shape}"
             )
 
     def weigh(self, x: Array, kernel: Array) -> Array:
         """Return the convolution of `x` with `kernel`."""
-        return convolve(x, kernel, stride=self.stride, padding=self.padding)
+        return self.product(x, kernel, x.dtype)
 
     def product(self, x: Array, kernel: Array, dtype: Any) -> Array:
         """Return the convolution of `x` with `kernel` in a dtype, rounded once."""
-        return convolve(x, kernel, stride=self.stride, padding=self.padding, dtype=dtype)
+        return convolve(
+            x, kernel, stride=self.stride, padding=self.padding, groups=self.groups, dtype=dtype
+        )
+
+
+class Conv1d(Conv):
+    """Convolve sequences `[N, L, I]` with kernels `[k, I/groups, O]`.
+
+    The sequence is an axis of each sample at each step, such as places, frequencies or tokens, and
+    not the time of the neurons.
+
+    >>> from jaxsnn.neurons import LIF
+    >>> Conv1d(16, 8, 3, stride=2, neurons=LIF(0.5), rngs=nnx.Rngs(0)).kernel.shape
+    (3, 16, 8)
+
+    Args:
+      inputs: channels of the input, I; or its shape, whose last number they are.
+      outputs: channels of the output, O.
+      size: of the kernel, k.
+      **options: as of `Conv`.
+    """
+
+    axes = 1
+
+    def product(self, x: Array, kernel: Array, dtype: Any) -> Array:
+        """Return the convolution of `x` with `kernel` in a dtype: that of images of one row."""
+        row: Array = super().product(x[:, None], kernel[None], dtype)[:, 0]
+        return row
 
 
 class Recurrent(Dense):
@@ -228,6 +290,7 @@ class Recurrent(Dense):
 
     `x[t] = W o_in[t] + R o[t-1] + b`, with `R` `[O, O]` under the name "recurrent".
 
+    >>> from jaxsnn.neurons import LIF
     >>> layer = Recurrent(16, 10, neurons=LIF(0.5), rngs=nnx.Rngs(0))
     >>> layer.kernel.shape, layer.recurrent.shape
     ((16, 10), (10, 10))
@@ -235,7 +298,7 @@ class Recurrent(Dense):
     Args:
       inputs: features of the input, I.
       outputs: neurons, O.
-      neurons: LIF neurons of the order "integrate_then_fire".
+      neurons: neurons; LIF ones of the order "integrate_then_fire".
       rngs: random numbers for the start values.
       **options: `use_bias`, `norm` and `dtype`, as of `Synapse`.
     """
@@ -243,7 +306,13 @@ class Recurrent(Dense):
     neurons: Neurons
 
     def __init__(
-        self, inputs: int, outputs: int, *, neurons: Neurons | LIF, rngs: nnx.Rngs, **options: Any
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        neurons: Neurons | Neuron,
+        rngs: nnx.Rngs,
+        **options: Any,
     ):
         super().__init__(inputs, outputs, neurons=neurons, rngs=rngs, **options)
         bound = outputs**-0.5
@@ -258,7 +327,7 @@ class Recurrent(Dense):
         before = tape.membranes.get(self.name)
         spikes = super().__call__(signal, tape, shortcut)
         rest = jnp.zeros_like(spikes.value[0])
-        first = rest if before is None else spikes_of(self.neurons.constants(), before.potential)
+        first = rest if before is None else self.neurons.constants().spikes(before)
         # The last step's spikes are heard by nobody yet.
         heard = tape.sum(jnp.concatenate([first[None].astype(rest.dtype), spikes.value[:-1]]))
         recurrent = f"{self.name}/recurrent"
@@ -302,4 +371,4 @@ def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> Array:
     """
     size = " x ".join(f"{n:,}" for n in shape)
     memory.check(f"a kernel of {size} weights", 4 * math.prod(shape), "take a smaller layer")
-    return jax.random.uniform(rngs.params(), shape, jnp.float32, -bound, bound)
+    return draws.uniform(rngs.params(), shape, -bound, bound)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxsnn.arrays import sum_over_time
 from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.neurons import Membrane
+from jaxsnn.origins import Origin
 
 __all__ = ["Activity", "Feed", "Tape"]
 
@@ -74,6 +74,8 @@ class Feed(NamedTuple):
     sources: tuple[str, ...]  # layers whose neurons feed it; none for the network's input
     shape: tuple[int, ...]  # of one sample of its input at one step
     outputs: tuple[int, ...]  # of one sample of its output at one step
+    origin: Origin = None  # of the channels of its input
+    added: tuple[Origin, ...] = ()  # of what a shortcut adds to its current, if there is one
 
 
 class Tape:
@@ -92,7 +94,8 @@ class Tape:
       axis: the mapped axis over which the batch is spread, if any.
       counted: 1 for each step that is recorded and 0 for the others, `[T]`; None for all.
       steps: kernel -> the step of its grid, of those that are known to stand on one.
-      membranes: layer name -> membrane; read where a pass begins, written where it ends.
+      membranes: layer name -> state of its neurons; read where a pass begins, written where it
+        ends. A pass begins with zeros.
       activity: the record.
       feeds: what enters each kernel, in the order of the calls.
       pools: max pooling -> layers whose neurons it pools.
@@ -103,7 +106,7 @@ class Tape:
         *,
         train: bool = False,
         key: Array | None = None,
-        membranes: Mapping[str, Membrane] | None = None,
+        membranes: Mapping[str, Any] | None = None,
         axis: str | None = None,
         counted: Array | None = None,
         steps: Mapping[str, Step] | None = None,
@@ -119,8 +122,15 @@ class Tape:
         self._key = key
         self._draws = 0
 
-    def feed(self, kernel: str, layer: str, signal: Signal, outputs: tuple[int, ...]) -> None:
-        """Record what enters a kernel.
+    def feed(
+        self,
+        kernel: str,
+        layer: str,
+        signal: Signal,
+        outputs: tuple[int, ...],
+        shortcut: Signal | None = None,
+    ) -> None:
+        """Record what enters a kernel, and what is added to its current.
 
         Raises:
           UserError: if a layer runs twice in one pass, whose spikes would be counted once.
@@ -129,7 +139,9 @@ class Tape:
             raise UserError(
                 f"layer {layer!r} runs twice in one pass: give each place a layer of its own"
             )
-        self.feeds.append(Feed(kernel, layer, signal.sources, signal.shape, outputs))
+        added = () if shortcut is None else (shortcut.origin,)
+        facts = signal.sources, signal.shape, outputs, signal.origin, added
+        self.feeds.append(Feed(kernel, layer, *facts))
         if signal.analog:
             self.activity.analog += (kernel,)
             if signal.constant:

@@ -14,6 +14,7 @@ from jax import Array
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.synapses import Synapse
 from jaxsnn.layers.tape import Feed
+from jaxsnn.origins import Origin
 
 __all__ = ["Flow", "layers_of", "maps", "synapses"]
 
@@ -26,6 +27,7 @@ class Flow(NamedTuple):
     analog: tuple[str, ...]  # kernels whose input is real valued
     cached: tuple[str, ...]  # those of them that are computed once, their input being constant
     pools: Mapping[str, tuple[str, ...]]  # max pooling -> layers whose neurons it pools
+    end: Origin = None  # of the channels of the read-out
 
     @property
     def order(self) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from jax import Array
 from jaxsnn import export, layers, train, tree
 from jaxsnn.compress import singular
 from jaxsnn.errors import UserError
+from jaxsnn.export.dependencies import bound
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import walk
 from jaxsnn.network import Network, Output
@@ -28,7 +29,8 @@ def prunable(net: Network, inputs: Inputs) -> tuple[str, ...]:
     """Return the convolutions whose channels can go, in order: those not read out.
 
     Neither can those whose channels a sum joins to such channels: the last layer of a residual
-    block that an unchanged shortcut joins to the last one, and what a sum of one's own adds.
+    block that an unchanged shortcut joins to the last one; nor those that belong to channels of
+    other layers, by a sum of one's own or in a group, which would have to choose with them.
 
     >>> from jaxsnn import models
     >>> net = models.build("4C3-5C3-AP2-6-3", (4, 4, 1))
@@ -40,12 +42,12 @@ def prunable(net: Network, inputs: Inputs) -> tuple[str, ...]:
       inputs: what enters it.
     """
     flow = net.flow(inputs)
-    fixed = set(flow.readout)
+    known = layers.synapses(net.module)
+    fixed = set(flow.readout) | bound(flow, net.module)
     for feed in flow.feeds.values():
-        if feed.layer in flow.readout or len(feed.sources) > 1:
+        if feed.layer in flow.readout:
             fixed |= set(feed.sources)
     fixed |= {end for end, ends in joined(net, inputs).items() if fixed & set(ends)}
-    known = layers.synapses(net.module)
     return tuple(
         name
         for name in flow.order
@@ -71,7 +73,7 @@ def joined(net: Network, inputs: Inputs) -> dict[str, tuple[str, ...]]:
     stages: dict[str, list[str]] = {}
     for block in sorted(blocks, key=lambda block: flow.order.index(block.conv2.name)):
         first, last = block.conv1, block.conv2
-        same = block.projection is None and first.kernel.shape[-2] == last.kernel.shape[-1]
+        same = block.projection is None and first.inputs == last.kernel.shape[-1]
         before = [x for x in flow.feeds[f"{first.name}/kernel"].sources if same and x in stages]
         stages[last.name] = stages[before[0]] if before else []
         stages[last.name].append(last.name)
@@ -111,8 +113,13 @@ class _Statistic:
             found = activity.magnitude
             return {x: singular.membrane_scores(found[x], timesteps) for x, _ in self.places}
         record = activity.spikes | activity.pooled
-        maps = {x: m if (m := record[at]).ndim == 4 else m[:, None, None] for x, at in self.places}
+        maps = {x: _as_images(record[at]) for x, at in self.places}
         return {x: singular.singular_scores(each, timesteps) for x, each in maps.items()}
+
+
+def _as_images(record: Array) -> Array:
+    """Return counts `[B, C]`, `[B, L, C]` or `[B, H, W, C]` as images."""
+    return record.reshape(len(record), *(1,) * (4 - record.ndim), *record.shape[1:])
 
 
 def scores(
@@ -187,11 +194,14 @@ def kept(
     return singular.kept_channels(means | sums, ratios)
 
 
-def rehearse(net: Network, ratios: Mapping[str, float], *, shortcuts: str = "follow") -> None:
+def rehearse(
+    net: Network, inputs: Inputs, ratios: Mapping[str, float], *, shortcuts: str = "follow"
+) -> None:
     """Refuse, before anything is trained, a cut that would fail: nothing of it stays.
 
     Args:
       net: the network.
+      inputs: what enters it.
       ratios: layer -> share of its channels to remove.
       shortcuts: of residual blocks, see `export.shrink`.
 
@@ -200,7 +210,7 @@ def rehearse(net: Network, ratios: Mapping[str, float], *, shortcuts: str = "fol
     """
     leaves = tree.named_leaves(net.params)
     zeros = {name: np.zeros((1, leaves[f"{name}/kernel"].shape[-1])) for name in ratios}
-    export.shrink(net, kept(zeros, ratios), shortcuts=shortcuts)
+    export.shrink(net, kept(zeros, ratios), inputs=inputs, shortcuts=shortcuts)
 
 
 def check_images(size: int, batches: int, batch_size: int) -> None:

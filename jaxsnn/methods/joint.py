@@ -278,14 +278,15 @@ class _Pipeline:
             batches=c.calibration_batches, batch_size=c.calibration_batch_size,
         )  # fmt: skip
         kept = channels.kept(scores, ratios)
-        free = export.shrink(held.free, kept)
+        free = export.shrink(held.free, kept, inputs=held.task.inputs)
         left = held.masks
         if left is not None:
             whole = jax.tree.map(
                 lambda mask, leaf: np.broadcast_to(np.asarray(mask, np.float32), leaf.shape),
                 left, held.free.params,
             )  # fmt: skip
-            cut = export.shrink(held.free.replace(params=whole), kept)
+            masks = held.free.replace(params=whole)
+            cut = export.shrink(masks, kept, inputs=held.task.inputs)
             left = jax.tree.map(lambda leaf: leaf != 0, cut.params)
         return replace(held, free=free, masks=left)
 
@@ -384,6 +385,6 @@ class _Pipeline:
         if "channels" in c.stages:
             sizes = c.calibration_batches, c.calibration_batch_size
             channels.check_images(len(data.train.labels), *sizes)
-            channels.rehearse(held.free, self.ratios(held))
+            channels.rehearse(held.free, held.task.inputs, self.ratios(held))
         if "connections" in c.stages:
             jax.eval_shape(lambda params: sets.prune(params, self.sparse(held)), held.free.params)

@@ -39,7 +39,7 @@ from flax import nnx
 from jax import Array
 
 from jaxsnn import compress as ways
-from jaxsnn import export, train, tree
+from jaxsnn import draws, export, train, tree
 from jaxsnn.arrays import check_whole
 from jaxsnn.compress import rescaling, singular
 from jaxsnn.data import Dataset, Split
@@ -229,7 +229,7 @@ def cut(
     """
     chosen = replaced(options, **fields)
     keep = kept(net, task.inputs, scores(net, task, split[0], chosen), chosen)
-    return export.shrink(net, keep, shortcuts=chosen.shortcuts)
+    return export.shrink(net, keep, inputs=task.inputs, shortcuts=chosen.shortcuts)
 
 
 def quantized_leaves(net: Network, inputs: Inputs) -> tuple[str, ...]:
@@ -307,7 +307,7 @@ def fresh_norms(net: Network, readout: Collection[str] = (), *, seed: int = 0) -
     def restart(name: str, leaf: Array) -> Array:
         layer, _, part = name.rpartition("/")
         if layer in readout and leaf.ndim > 1:
-            return 0.01 * jax.random.normal(jax.random.key(seed), leaf.shape, leaf.dtype)
+            return draws.normal(jax.random.key(seed), leaf.shape, 0.01).astype(leaf.dtype)
         if layer not in norms and layer not in readout:
             return leaf
         return jnp.ones_like(leaf) if part in ("scale", "var") else jnp.zeros_like(leaf)
@@ -348,7 +348,8 @@ class _Work:
 
     def shrunk(self, net: Network, keep: Mapping[str, np.ndarray]) -> Network:
         """Return a network of the kept channels, parts of it restarted if that is asked for."""
-        small = export.shrink(net, keep, shortcuts=self.options.shortcuts)
+        inputs, shortcuts = self.task.inputs, self.options.shortcuts
+        small = export.shrink(net, keep, inputs=inputs, shortcuts=shortcuts)
         if not self.options.reinit_norm:
             return small
         inputs = self.task.inputs
@@ -381,7 +382,8 @@ def check(net: Network, task: train.Task, data: Dataset, options: Options) -> No
     """
     task.check(net, data.train)
     _bits(net, task.inputs, options.bits)
-    channels.rehearse(net, _shares(net, task.inputs, options), shortcuts=options.shortcuts)
+    ratios = _shares(net, task.inputs, options)
+    channels.rehearse(net, task.inputs, ratios, shortcuts=options.shortcuts)
     size = len(data.train.labels)
     check_whole("batch_size", options.batch_size, 1, size)
     check_whole("tune_batch_size", options.tune_batch_size or 1, 1, size)

@@ -17,7 +17,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Tape, walk
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import Neuron
 
 __all__ = ["ann_of", "rescale", "residual_blocks", "resized", "spiking_of"]
 
@@ -37,7 +37,7 @@ def ann_of(net: Network) -> Network:
     return _with_units(net, layers.Rectified)
 
 
-def spiking_of(net: Network, neuron: LIF) -> Network:
+def spiking_of(net: Network, neuron: Neuron) -> Network:
     """Return the spiking network of a network's layout, all of its hidden neurons alike.
 
     Args:
@@ -46,6 +46,7 @@ def spiking_of(net: Network, neuron: LIF) -> Network:
 
     Example:
       >>> from jaxsnn import models
+      >>> from jaxsnn.neurons import LIF
       >>> ann = models.build("8-3", (4,), readout="current", activation="relu")
       >>> spiking_of(ann, LIF(0.9, 1.0)).stats["dense1"]["neurons"]["threshold"].item()
       1.0
@@ -138,11 +139,13 @@ def _output(layer: nnx.Module, signal: Signal) -> Signal:
 
 def _resized(layer: Any, inputs: int, width: int | None, rngs: nnx.Rngs) -> Any:
     """Return a layer made anew for so many inputs, with a width of its own."""
-    if type(layer) not in (layers.Conv, layers.Dense, layers.Recurrent):
+    known = type(layer) in (layers.Conv, layers.Dense, layers.Recurrent)
+    if not known or getattr(layer, "groups", 1) > 1:
         if layers.synapses(layer):
+            what = f"{type(layer).__name__} of several groups" if known else type(layer).__name__
             raise UserError(
-                f"layer {layer.name!r}, a {type(layer).__name__}, cannot get another width: "
-                "resized makes Conv, Dense and Recurrent anew"
+                f"layer {layer.name!r}, a {what}, cannot get another width: resized makes Conv, "
+                "Dense and Recurrent anew"
             )
         return layer
     outputs = layer.kernel.shape[-1] if width is None else width
@@ -201,12 +204,22 @@ def rescale(net: Network, factors: Mapping[str, Number]) -> Network:
         variables = [getattr(layer, kernel) for kernel in layer.maps()]
         variables += [] if layer.bias is None else [layer.bias]
         if isinstance(layer.neurons, layers.Neurons):
-            variables.append(layer.neurons.threshold)
+            variables += _scaled(name, layer.neurons)
         if name in ends:
             variables.append(_shortcut(ends[name]))
         for variable in variables:
             variable[...] = jnp.asarray(variable[...] * factor, variable[...].dtype)
     return Network.of(module, net.input_shape)
+
+
+def _scaled(name: str, neurons: layers.Neurons) -> list[Any]:
+    """Return the constants of neurons that are in units of the potential."""
+    if neurons.options.scaled is None:
+        raise UserError(
+            f"layer {name!r} fires by {type(neurons.options).__name__}, which does not say how it "
+            "scales (`scaled`): leave the layer out"
+        )
+    return [neurons.variable(constant) for constant in neurons.options.scaled]
 
 
 def _shortcut(block: layers.Residual) -> Any:

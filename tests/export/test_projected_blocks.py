@@ -35,6 +35,10 @@ def test_nir_holds_its_weights(net):
     np.testing.assert_allclose(found / found.flat[0], kernel.T / kernel.flat[0], rtol=1e-5)
 
 
-def test_its_channels_cannot_be_cut(net):
-    with pytest.raises(UserError, match="'block1' has a projected shortcut, which cannot be shr"):
-        export.shrink(net, {"conv1": [0, 1]})
+def test_its_channels_are_cut_with_those_of_the_shortcut(net):
+    keep = {"conv1": [0, 1], "block1/conv1": [1, 3], "block1/conv2": [0, 2, 3]}
+    small = export.shrink(net, keep)
+    found, whole = (each.params["block1"]["projection"]["kernel"] for each in (small, net))
+    np.testing.assert_array_equal(found, np.asarray(whole)[:, :, :2][..., [0, 2, 3]])
+    with pytest.raises(UserError, match="no layer 'block1/projection' to shrink"):
+        export.shrink(net, {"block1/projection": [0]})

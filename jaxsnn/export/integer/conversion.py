@@ -50,9 +50,11 @@ from jaxsnn.export.integer.network import (
 from jaxsnn.export.integer.units import decays, int32, narrowest, scales
 from jaxsnn.export.integer.verdict import IntegerWeights, LayerVerdict, judge
 from jaxsnn.inputs import Inputs
+from jaxsnn.layers.grouped import ordinary
 from jaxsnn.layers.residual import NOTHING, by_position
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
+from jaxsnn.neurons.lif import lif_of
 
 __all__ = ["to_integer"]
 
@@ -227,7 +229,7 @@ def _join(
     name: str, block: layers.Residual, grid: IntegerGrid, options: _Options
 ) -> tuple[Joined, list[LayerVerdict]]:
     """Convert a residual block."""
-    inputs, outputs = block.conv1.kernel.shape[-2], block.conv2.kernel.shape[-1]
+    inputs, outputs = block.conv1.inputs, block.conv2.kernel.shape[-1]
     sources = np.asarray(block.sources or by_position(inputs, outputs))
     weight = np.ones(outputs) if block.weight is None else np.asarray(block.weight[...], np.float64)
     shortcut = _Shortcut(np.where(sources == NOTHING, 0.0, weight), grid)
@@ -251,7 +253,9 @@ def _weigh(
     for part, known in ((layer, layers.Dense | layers.Conv), (firing, FIRING)):
         if not isinstance(part, known):
             raise UserError(f"{name!r}, {type(part).__name__}, has no counterpart of integers")
-    neuron = firing.constants() if isinstance(firing, layers.Neurons) else None
+    neuron = None
+    if isinstance(firing, layers.Neurons):
+        neuron = lif_of(name, firing.constants(), "integers")
     weights = _weights(name, layer, grid, options, apart=neuron is not None)
     decay = _decay(layer, neuron)
     leaks = options.leaks[np.abs(decay.reshape(-1, 1) - options.leaks[:, 0]).argmin(1)]
@@ -264,7 +268,7 @@ def _weigh(
         wanted=options.fraction_bits,
         summed=0 if neuron else options.timesteps * voters,
     )
-    kernel = weights.integers.reshape(layer.kernel.shape)
+    kernel = _laid_out(name, layer, weights.integers.reshape(layer.kernel.shape))
     fixed = choice.fixed
     stage = Weighted(
         kernel=narrowest(kernel),
@@ -295,6 +299,21 @@ def _weigh(
     )
     one = float(weights.unit[0] / 2.0 ** choice.fraction_bits[0])
     return _Converted(stage, report, int32(fixed.shortcut), 1.0 if neuron else one)
+
+
+def _laid_out(name: str, layer: layers.Synapse, kernel: np.ndarray) -> np.ndarray:
+    """Return a kernel as integer networks have it: of one group, square, zeros in between."""
+    if not isinstance(layer, layers.Conv):
+        return kernel
+    kernel = ordinary(kernel, layer.groups)
+    if not isinstance(layer, layers.Conv1d):
+        return kernel
+    size = len(kernel)
+    if layer.padding != "SAME" and size > 1:
+        raise UserError(f"{name!r}, Conv1d, has integers with padding 'SAME' only")
+    square = np.zeros((size, *kernel.shape), kernel.dtype)
+    square[(size - 1) // 2] = kernel  # the row that meets the only row of its images
+    return square
 
 
 def _weights(

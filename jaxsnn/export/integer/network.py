@@ -103,7 +103,11 @@ class IntegerNeurons:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Weighted:
-    """A layer with weights: kernel int8 or wider, `[k, k, I, O]` or `[I, O]`."""
+    """A layer with weights: kernel int8 or wider, `[k, k, I, O]` or `[I, O]`.
+
+    A kernel of several groups has zeros between them; one of sequences `[N, L, I]` stands in a row
+    of a square of zeros, and its input is an image of one row.
+    """
 
     kernel: Array
     shift: Array  # [O]
@@ -134,6 +138,8 @@ class Weighted:
         return (product << shift) + _across(self.bias, product)
 
     def _convolve(self, x: Array, kernel: Array) -> Array:
+        if x.ndim == 3:  # a sequence: an image of one row
+            return self._convolve(x[:, None], kernel)[:, 0]
         size, step = kernel.shape[0], self.stride
         around = ((size - 1) // 2, size // 2) if self.padding == "SAME" else (0, 0)
         x = jnp.pad(x, ((0, 0), around, around, (0, 0)))

@@ -36,7 +36,7 @@ def reference(network, x):
     def weigh(layer, x, extra):
         kernel = np.asarray(layer.kernel, np.int64)
         if kernel.ndim == 4:
-            k = kernel.shape[0]
+            k, x = kernel.shape[0], x.reshape(len(x), -1, *x.shape[-2:])  # sequences: one row
             if layer.padding == "SAME":
                 border = ((k - 1) // 2, k // 2)
                 x = np.pad(x, ((0, 0), border, border, (0, 0)))
