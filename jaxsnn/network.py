@@ -119,7 +119,8 @@ class Network:
           stats: what is no parameter.
 
         Raises:
-          UserError: if `apply` cannot be called.
+          UserError: if `apply` cannot be called, or a leaf is no array, such as the functions in an
+            Equinox module: `equinox.partition(module, equinox.is_array)` splits them off.
 
         Example:
           >>> import jax.numpy as jnp
@@ -129,6 +130,13 @@ class Network:
         """
         if not callable(apply):
             raise UserError(f"apply must be a function, found {type(apply).__name__}")
+        for what, given in (("params", params), ("stats", stats)):
+            for name, leaf in tree.named_leaves(given).items():
+                if not isinstance(leaf, int | float) and not hasattr(leaf, "shape"):
+                    raise UserError(
+                        f"{what}: the leaf {name!r} is {type(leaf).__name__}, expected an array; "
+                        "split off what is none, as equinox.partition(module, equinox.is_array)"
+                    )
         program = ForeignProgram(apply, stats is not None, keywords_of(apply))
         return Network(params, {} if stats is None else stats, program=program)
 
@@ -174,6 +182,14 @@ class Network:
         if "params" in parts and "steps" not in parts:
             parts["steps"] = {}
         return replace(self, **parts)
+
+    def for_passes(self) -> "Network":
+        """Return the network with what its passes read: without steps, unless in bfloat16.
+
+        Networks that differ in the grids of their weights alone then share compiled programs.
+        """
+        reads = isinstance(self.program, ModuleProgram) and self.program.reads_steps
+        return self if reads or not self.steps else replace(self, steps={})
 
     def in_range(self) -> "Network":
         """Return the network with trained constants of neurons clipped into their ranges."""

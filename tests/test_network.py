@@ -280,6 +280,9 @@ def test_a_foreign_function_is_told_what_it_asks_for_by_name():
 def test_what_a_foreign_function_must_keep_to():
     with pytest.raises(UserError, match="apply must be a function, found dict"):
         Network.wrap({}, {})
+    mlp = equinox.nn.MLP(3, 2, 4, 1, key=jax.random.key(0))
+    with pytest.raises(UserError, match="leaf 'activation' is .*, expected an array; split off"):
+        Network.wrap(mlp, lambda params, x: x)
     net = Network.wrap({}, lambda params, x: x.mean(0))
     with pytest.raises(UserError, match=r"must return the read-out .*classes\], found .*2, 6"):
         net(X)

@@ -334,13 +334,16 @@ def _leaves(root: str, tree: Any) -> dict[str, np.ndarray]:
 def _check_shapes(
     what: str, trees: list[Any], shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> None:
-    """Refuse leaves that are not those of a network, in name or shape."""
+    """Refuse leaves that are not those of a network, in name or shape, all of them in one line."""
+    unlike = []
     for root, tree in zip(ROOTS, trees, strict=True):
         expected = {name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}
         found = shapes[root]
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
-                raise UserError(
+                unlike.append(
                     f"{root}/{name}: {what} has {expected.get(name, 'no such leaf')}, "
                     f"the numbers have {found.get(name, 'no such leaf')}"
                 )
+    if unlike:
+        raise UserError("; ".join(unlike))
