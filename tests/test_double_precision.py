@@ -88,6 +88,8 @@ PHASES = {
     "rewired at random": lambda: compress.rewired(
         optax.sgd(0.1, momentum=0.9), HALF, 6, growth=rewiring.at_random, key=jax.random.key(0)
     ),
+    "learned scales": lambda: compress.learned_scales(ADAM, {"*/kernel": 3}, per="channel"),
+    "learned bits": lambda: compress.learned_bits(ADAM, {"*/kernel": 1 / 8}, 100.0),
     "gradually pruned": lambda: compress.gradually_pruned(
         ADAM, {"*/kernel": 0.5}, begin=0, end=4, every=2
     ),

@@ -6,6 +6,7 @@ prints a line for each leaf and, if asked to, writes all of them as floats. The 
 in `jaxsnn/export/container.py`, `jaxsnn/export/pack.py` and `jaxsnn/coding/forms.py`.
 """
 
+import itertools
 import json
 import sys
 import zlib
@@ -20,7 +21,9 @@ PARTS = {"floats": ["values"], "codes": ["codebook", "codes"]}
 PARTS["scaled_codes"] = ["gamma", "width", "codes"]
 PARTS["grid_codes"] = ["scale", "unit", "low", "grid", "codes"]
 PARTS["near_grid_codes"] = [*PARTS["grid_codes"], "ulps"]
+PARTS["channel_codes"] = ["scale", "unit", "widths", "codes"]
 PLACES = {"": [], "sparse_": ["bitmap"], "indexed_": ["gap_width", "gaps"]}
+PLACES["grouped_"] = ["group", "patterns"]
 
 
 def numbers(packed, width, count):
@@ -29,8 +32,23 @@ def numbers(packed, width, count):
     return digits.astype(np.int64) @ (1 << np.arange(width)[::-1])
 
 
-def places(parts, size):
+def grouped(parts, shape):
+    """Return the places of n of every m inputs, the last axis but one."""
+    n, m = (int(number) for number in parts["group"])
+    table = np.array(list(itertools.combinations(range(m), n)))
+    rows = (int(np.prod(shape[:-2])) * shape[-1], -(-shape[-2] // m))
+    width = max(1, int(np.ceil(np.log2(len(table)))))
+    chosen = table[numbers(parts["patterns"], width, rows[0] * rows[1])]
+    marks = np.zeros((rows[0] * rows[1], m), bool)
+    np.put_along_axis(marks, chosen, True, 1)
+    marks = marks.reshape(*shape[:-2], shape[-1], -1)[..., : shape[-2]]
+    return np.flatnonzero(np.swapaxes(marks, -1, -2))
+
+
+def places(parts, shape, size):
     """Return the places of the weights that are stored."""
+    if "group" in parts:
+        return grouped(parts, shape)
     if "bitmap" in parts:
         return np.flatnonzero(np.unpackbits(parts["bitmap"], count=size))
     if "gaps" not in parts:
@@ -43,12 +61,12 @@ def places(parts, size):
 
 def decode(form, shape, sizes, content):
     """Return a leaf from the bytes of its parts, as float32."""
-    places_of = next(each for each in ("sparse_", "indexed_", "") if form.startswith(each))
+    places_of = next(each for each in [*PLACES][::-1] if form.startswith(each))
     names = PLACES[places_of] + PARTS[form[len(places_of) :]]
     cut = np.split(content, np.cumsum(sizes)[:-1])
     parts = {n: part.view(TYPES.get(n, "u1")) for n, part in zip(names, cut, strict=True)}
     leaf = np.zeros(int(np.prod(shape)), np.float32)
-    where = places(parts, leaf.size)
+    where = places(parts, shape, leaf.size)
     if "codebook" in parts:
         width = max(1, int(np.ceil(np.log2(max(parts["codebook"].size, 1)))))
         leaf[where] = parts["codebook"][numbers(parts["codes"], width, where.size)]
@@ -57,6 +75,15 @@ def decode(form, shape, sizes, content):
         codes, top = numbers(parts["codes"], width, where.size), 2**width - 1
         levels = (2 * codes - top).astype(np.float32) * np.float32(1 / top)
         leaf[where] = np.broadcast_to(parts["gamma"], shape).ravel()[where] * levels + np.float32(0)
+    elif "widths" in parts:  # k - 2**(b - 1), the codes of the channels of 1 bit first, then 2, ...
+        width, first = np.broadcast_to(parts["widths"], shape).ravel()[where], 0
+        scale, unit = np.broadcast_to(parts["scale"], shape).ravel()[where], parts["unit"][0]
+        for b in range(1, 9):
+            here = width == b
+            after = first - (-int(here.sum()) * b // 8)
+            k = numbers(parts["codes"][first:after], b, int(here.sum())) - (1 << b >> 1)
+            leaf[where[here]] = scale[here] * (k.astype(np.float32) * unit) + np.float32(0)
+            first = after
     elif "grid" in parts:  # scale ((low + stride k) unit); or powers of two, if stride is 0
         stride, width = (int(number) for number in parts["grid"][:2])
         c = int(parts["low"][0]) + (stride or 1) * numbers(parts["codes"], width, where.size)

@@ -95,6 +95,6 @@ def _layers(
     return rows
 
 
-def _bits(leaf: np.ndarray, step: Step | None) -> int:
+def _bits(leaf: np.ndarray, step: Step | None) -> float:
     """Return the bits of a weight: what the file says, or what its numbers need."""
-    return coding.bits(leaf) if step is None else int(step.bits)
+    return coding.bits(leaf) if step is None else coding.mean_bits(leaf, np.asarray(step.bits))

@@ -4,7 +4,15 @@ from jaxsnn.coding.finding import columns, distinct
 from jaxsnn.coding.forms import MAX_VALUES, PARTS
 from jaxsnn.coding.levels import LeafGrid, OnGrid
 from jaxsnn.coding.reading import decode, stored_step
-from jaxsnn.coding.writing import Cost, bits, cost, encode, known_or_found, num_bytes
+from jaxsnn.coding.writing import (
+    Cost,
+    bits,
+    cost,
+    encode,
+    known_or_found,
+    mean_bits,
+    num_bytes,
+)
 
 __all__ = [
     "MAX_VALUES",
@@ -19,6 +27,7 @@ __all__ = [
     "distinct",
     "encode",
     "known_or_found",
+    "mean_bits",
     "num_bytes",
     "stored_step",
 ]

@@ -1,7 +1,7 @@
 """A leaf as few bytes: floats, codes of a codebook or of a scale, with or without zeros.
 
 A leaf of `n` weights, `z` of them not zero, in `O` output channels (the last axis), is written in
-the smallest of fifteen forms. All weights, or only those that are not zero, are
+the smallest of twenty-four forms. All weights, or only those that are not zero, are
 
 | form           | parts                        | bytes          |                        |
 |----------------|------------------------------|----------------|------------------------|
@@ -10,13 +10,16 @@ the smallest of fifteen forms. All weights, or only those that are not zero, are
 | `scaled_codes` | gamma, width, codes          | 4O + 1 + nb/8  | b bits                 |
 | `grid_codes`   | scale, unit, low, grid, codes | 4S + 9 + nb/8 | S scales, 1 or O       |
 | `near_grid_codes` | and ulps                  | and 1 + SKu/8  | K levels, u bits       |
+| `channel_codes` | scale, unit, widths, codes  | 4S + 4 + O + nb/8 | b bits, mean of O   |
 
-and which ones these are is a bitmap, or the gaps in front of them (`bitstream`):
+and which ones these are is a bitmap, or the gaps in front of them (`bitstream`), or the patterns of
+their groups (`groups`):
 
 | form                                   | more parts      | more bytes, with z in the place of n |
 |----------------------------------------|-----------------|--------------------------------------|
 | `sparse_floats`, `sparse_codes`, ...   | bitmap          | n/8                                  |
 | `indexed_floats`, `indexed_codes`, ... | gap_width, gaps | 1 + those of the gaps                |
+| `grouped_floats`, `grouped_codes`, ... | group, patterns | 2 + gp/8, g groups, p bits a pattern |
 
 with `d` distinct values, `k = max(1, ceil(log2 d))` bits for each code, fractions of a byte rounded
 up, and codebooks only for `d <= 256`. Gaps of weights pruned at random take half of the bitmap's
@@ -35,6 +38,10 @@ code `k`: `c = low + stride k`, or with the stride 0 powers of two, `sign(e) 2**
 Weights that saw more than this one rounding are near the grid: `ulps` says by how many units in the
 last place those of each channel and each level `|c| = 1, ..., K` are off, in `u` bits. Its first
 byte is `u`; then come the numbers plus `2**(u - 1)`, channel by channel.
+
+Channel codes are for a known grid whose channels have different widths: `b` bits of 0 to 8 for each
+channel, and the level `k - 2**(b - 1)`; without a code, of 0 bits, it is 0. The codes of all
+channels of 1 bit come first, those of 2 bits next, ..., each width filled up to whole bytes.
 
 `-0.0` is stored as `0.0`; everything else returns bit for bit. The packed file writes exactly these
 parts, and the metrics count exactly these bytes.
@@ -57,6 +64,7 @@ PLACES: dict[str, dict[str, Any]] = {
     "": {},
     "sparse_": {"bitmap": np.uint8},
     "indexed_": {"gap_width": np.uint8, "gaps": np.uint8},
+    "grouped_": {"group": np.uint8, "patterns": np.uint8},
 }
 VALUES: dict[str, dict[str, Any]] = {
     "floats": {"values": np.float32},
@@ -69,6 +77,12 @@ VALUES: dict[str, dict[str, Any]] = {
         "grid": np.uint8,
         "codes": np.uint8,
     },
+}
+VALUES["channel_codes"] = {
+    "scale": np.float32,
+    "unit": np.float32,
+    "widths": np.uint8,
+    "codes": np.uint8,
 }
 VALUES["near_grid_codes"] = VALUES["grid_codes"] | {"ulps": np.uint8}
 PARTS: dict[str, dict[str, Any]] = {

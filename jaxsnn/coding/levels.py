@@ -36,7 +36,7 @@ class OnGrid(Protocol):
 
     @property
     def bits(self) -> Any:
-        """`[]`."""
+        """`[]`, or `[1, ..., 1, O]`."""
 
 
 class Span(NamedTuple):
@@ -106,10 +106,13 @@ class LeafGrid(NamedTuple):
     ulps: np.ndarray | None = (
         None  # int [S, K]: how far weights of the levels +-1, ..., +-K are off
     )
+    widths: np.ndarray | None = None  # bits of each channel, int64 [O], where they may differ
 
     @property
     def fits(self) -> bool:
-        """Return whether the parts of grid codes have room for it."""
+        """Return whether the parts of codes have room for it."""
+        if self.widths is not None:
+            return self.bits <= MAX_WIDTH
         return self.whole.fits and self.others.fits
 
     @property
@@ -146,10 +149,21 @@ def _known_grid(weights: np.ndarray, known: OnGrid | None) -> LeafGrid | None:
         return None
     flat = codes.ravel().astype(np.int64)
     spans = Span.of(flat), Span.of(flat[weights.ravel() != 0])
-    bits = min(int(known.bits), FLOAT_BITS)
-    return LeafGrid(
-        scale.ravel(), unit.reshape(1).astype(np.float32), bits, flat, *spans, known=True
-    )
+    bits = np.minimum(np.asarray(known.bits), FLOAT_BITS).astype(np.int64)
+    widths = bits.ravel() if bits.size > 1 else None
+    if widths is not None and not _within(codes, widths):
+        return None
+    values = scale.ravel(), unit.reshape(1).astype(np.float32), int(bits.max())
+    return LeafGrid(*values, flat, *spans, known=True, widths=widths)
+
+
+def _within(codes: np.ndarray, widths: np.ndarray) -> bool:
+    """Return whether the codes `[..., O]` of each channel are signed numbers of its bits."""
+    rows = codes.reshape(-1, codes.shape[-1] if codes.ndim else 1)
+    if widths.shape != rows.shape[1:]:
+        return False
+    top = 2.0 ** (widths - 1)  # of 0 bits one half: the code 0 alone
+    return bool(np.all((rows >= -np.floor(top)) & (rows <= np.ceil(top) - 1)))
 
 
 def on_grid(levels: np.ndarray, scale: np.ndarray, unit: Any) -> np.ndarray:

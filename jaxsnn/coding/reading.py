@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxsnn.coding import bitstream
+from jaxsnn.coding import bitstream, groups
 from jaxsnn.coding.finding import LARGEST_POWER
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, code_bits
 from jaxsnn.coding.levels import Span, move, on_grid
@@ -36,12 +36,14 @@ def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -
             found = f"{parts[part].dtype} with {parts[part].ndim} axes"
             raise ValueError(f"{part} is {found}, expected flat {np.dtype(dtype).name}")
     size = math.prod(shape)
-    stored = _places(form, parts, size)
+    stored = _places(form, parts, shape)
     count = size if stored is None else int(stored.sum())
     if "codebook" in PARTS[form]:
         values = _from_codebook(parts, count)
     elif "gamma" in PARTS[form]:
         values = _from_gamma(form, parts, shape, stored, count)
+    elif "widths" in PARTS[form]:
+        values = _from_channels(parts, shape, stored)
     elif "grid" in PARTS[form]:
         values = _from_grid(parts, shape, stored, count)
     else:
@@ -65,18 +67,21 @@ def stored_step(
       shape: shape of the leaf.
 
     Returns:
-      Scale `[]` or `[1, ..., 1, O]`, unit, offset and bits `[]`, all float32: the fields of a
-      `compress.Step`, by which each weight is `scale (c unit)`.
+      Scale `[]` or `[1, ..., 1, O]`, unit and offset `[]`, bits as the scale, all float32: the
+      fields of a `compress.Step`, by which each weight is `scale (c unit)`.
     """
+    bits: int | np.ndarray
+    channels = (1,) * (len(shape) - 1) + (-1,)
     if "gamma" in PARTS[form]:
         width = int(parts["width"][0])
         scale, unit, bits = parts["gamma"], np.float32(1 / (2**width - 1)), width
     elif "grid" in PARTS[form] and "ulps" not in PARTS[form]:
         scale, unit, bits = parts["scale"], parts["unit"][0], int(parts["grid"][2])
+    elif "widths" in PARTS[form]:
+        scale, unit, bits = parts["scale"], parts["unit"][0], parts["widths"].reshape(channels)
     else:
         return None
-    channels = scale.size > 1 or "gamma" in PARTS[form]
-    scale = scale.reshape((1,) * (len(shape) - 1) + (-1,)) if channels else scale.reshape(())
+    scale = scale.reshape(channels if scale.size > 1 or "gamma" in PARTS[form] else ())
     numbers = (np.asarray(number, np.float32) for number in (unit, 0.0, bits))
     return scale, *numbers
 
@@ -133,6 +138,32 @@ def _from_grid(
     return values if "ulps" not in parts else _moved(values, levels, parts, shape, stored)
 
 
+def _from_channels(
+    parts: Mapping[str, np.ndarray], shape: tuple[int, ...], stored: np.ndarray | None
+) -> np.ndarray:
+    """Return the values of codes whose width is that of their channel."""
+    scale, widths = parts["scale"], parts["widths"]
+    channels = shape[-1] if shape else 1
+    _check_size("unit", parts["unit"].size, 1)
+    _check_size("widths", widths.size, channels)
+    if scale.size != 1:
+        _check_size("scale", scale.size, channels)
+    if widths.max(initial=0) > MAX_WIDTH or not np.isfinite(scale).all():
+        raise ValueError(f"widths reach {widths.max(initial=0)}, or a scale is not finite")
+    counts = np.zeros(channels, np.int64) + math.prod(shape[:-1])
+    if stored is not None:
+        counts = stored.reshape(-1, channels).sum(0)
+    sizes = [-(-int(counts[widths == b].sum()) * b // 8) for b in range(1, MAX_WIDTH + 1)]
+    _check_size("codes", parts["codes"].size, sum(sizes))
+    each = _of_stored(widths, shape, stored)
+    levels = np.zeros(each.size, np.int64)
+    for b, packed in enumerate(np.split(parts["codes"], np.cumsum(sizes)[:-1]), 1):
+        count = int(np.count_nonzero(each == b))
+        levels[each == b] = bitstream.unpack(packed, b, count).astype(np.int64) - 2 ** (b - 1)
+    scales = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
+    return on_grid(levels, scales, parts["unit"][0])
+
+
 def _moved(
     values: np.ndarray,
     levels: np.ndarray,
@@ -169,17 +200,23 @@ def _of_stored(
     return spread if stored is None else spread[stored]
 
 
-def _places(form: str, parts: Mapping[str, np.ndarray], size: int) -> np.ndarray | None:
-    """Return where the weights are that are stored, booleans `[size]`; None if all are.
+def _places(
+    form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> np.ndarray | None:
+    """Return where the weights are that are stored, booleans, flat; None if all are.
 
     Nothing of that size is made before the parts were found to be of it.
     """
+    size = math.prod(shape)
     if "bitmap" in PARTS[form]:
         _check_size("bitmap", parts["bitmap"].size, -(-size // 8))
         return np.unpackbits(parts["bitmap"], count=size).astype(bool)
     if "gaps" in PARTS[form]:
         _check_size("gap_width", parts["gap_width"].size, 1)
         return bitstream.unpack_gaps(parts["gaps"], int(parts["gap_width"][0]), size)
+    if "patterns" in PARTS[form]:
+        _check_size("group", parts["group"].size, 2)
+        return groups.marked(parts["group"], parts["patterns"], shape)
     return None
 
 

@@ -4,17 +4,25 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsnn.coding import bitstream
-from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, PARTS, SAMPLE, VALUES, code_bits
-from jaxsnn.coding.levels import LeafGrid, OnGrid, Span, grid_of
+from jaxsnn.coding import bitstream, groups
+from jaxsnn.coding.forms import (
+    FLOAT_BITS,
+    MAX_VALUES,
+    MAX_WIDTH,
+    PARTS,
+    SAMPLE,
+    VALUES,
+    code_bits,
+)
+from jaxsnn.coding.levels import LeafGrid, OnGrid, grid_of
 
-__all__ = ["Cost", "bits", "cost", "encode", "known_or_found", "num_bytes"]
+__all__ = ["Cost", "bits", "cost", "encode", "known_or_found", "mean_bits", "num_bytes"]
 
 
 class Cost(NamedTuple):
     """What a leaf takes in its smallest form."""
 
-    bits: int  # of one weight
+    bits: float  # of one weight; where channels differ, the mean over weights that are not zero
     num_bytes: int  # of all parts of the form
 
 
@@ -28,13 +36,29 @@ def cost(leaf: Any, known: OnGrid | None = None) -> Cost:
     grid = grid_of(weights, known)
     form, num_bytes = _smallest(weights, grid)
     if known is not None:
-        return Cost(int(known.bits), num_bytes)
+        return Cost(mean_bits(weights, np.asarray(known.bits)), num_bytes)
     if "codebook" in PARTS[form]:
         return Cost(code_bits(_distinct(weights.ravel())), num_bytes)
     return Cost(FLOAT_BITS if grid is None or "values" in PARTS[form] else grid.bits, num_bytes)
 
 
-def bits(leaf: Any, known: OnGrid | None = None) -> int:
+def mean_bits(weights: np.ndarray, widths: np.ndarray) -> float:
+    """Return the width of a code, or the mean of those of the channels over their weights.
+
+    >>> mean_bits(np.float32([[1, 0], [1, 2]]), np.array([[2, 8]]))
+    4.0
+
+    Args:
+      weights: `[..., O]`; those that are zero do not count.
+      widths: of the codes, one or `O`.
+    """
+    if widths.size == 1:
+        return int(widths.ravel()[0])
+    kept = np.count_nonzero(weights.reshape(-1, weights.shape[-1]), axis=0)
+    return float(widths.ravel() @ kept / max(kept.sum(), 1))
+
+
+def bits(leaf: Any, known: OnGrid | None = None) -> float:
     """Return the bits of one weight: those of its grid, or `ceil(log2 d)` of `d` distinct values.
 
     Without a known grid, a leaf counts as quantized when it stands on one that is found, or has at
@@ -51,7 +75,7 @@ def bits(leaf: Any, known: OnGrid | None = None) -> int:
       known: their grid, if it is known.
 
     Returns:
-      1 to 8, the bits of the known grid, or 32.
+      1 to 8, the bits of the known grid (the mean where those of its channels differ), or 32.
     """
     return cost(leaf, known).bits
 
@@ -115,24 +139,39 @@ def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.nd
         width = bitstream.gap_size(stored)[1]
         parts["gap_width"] = np.array([width], np.uint8)
         parts["gaps"] = bitstream.pack_gaps(stored, width)
+    elif "patterns" in PARTS[form] and (found := groups.search(weights != 0)):
+        stored, parts = found.marks, found.parts
     if "codebook" in PARTS[form]:
         codebook, codes = np.unique(flat[stored], return_inverse=True)
         parts["codebook"] = codebook
         parts["codes"] = bitstream.pack(codes, code_bits(codebook.size))
     elif grid is not None and "values" not in PARTS[form]:
-        parts |= _parts_of_grid(form, grid, stored)
+        parts |= _parts_of_grid(form, grid, stored, zeros=bool(np.any(flat[stored] == 0)))
     else:
         parts["values"] = flat[stored]
     return form, parts
 
 
-def _parts_of_grid(form: str, grid: LeafGrid, stored: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the parts of a form with codes of a grid, for the weights that are stored."""
+def _parts_of_grid(
+    form: str, grid: LeafGrid, stored: np.ndarray, *, zeros: bool
+) -> dict[str, np.ndarray]:
+    """Return the parts of a form with codes of a grid, for the weights that are stored.
+
+    Args:
+      form: its name.
+      grid: of the leaf.
+      stored: booleans `[n]`.
+      zeros: whether one of these weights is zero.
+    """
     levels = grid.levels[stored]
     if "gamma" in PARTS[form]:
         codes = bitstream.pack((levels + 2**grid.bits - 1) // 2, grid.bits)
         return {"gamma": grid.scale, "width": np.array([grid.bits], np.uint8), "codes": codes}
-    span = grid.whole if stored.all() else grid.others
+    if grid.widths is not None:
+        codes = _pack_channels(grid.levels, grid.widths, stored)
+        widths = grid.widths.astype(np.uint8)
+        return {"scale": grid.scale, "unit": grid.unit, "widths": widths, "codes": codes}
+    span = grid.whole if zeros else grid.others
     parts = {"scale": grid.scale, "unit": grid.unit, "low": np.array([span.low], np.int16)}
     parts["grid"] = np.array([span.stride, span.width, grid.bits], np.uint8)
     parts["codes"] = bitstream.pack(span.codes(levels), span.width)
@@ -141,6 +180,13 @@ def _parts_of_grid(form: str, grid: LeafGrid, stored: np.ndarray) -> dict[str, n
         packed = bitstream.pack(grid.ulps.ravel() + 2 ** (width - 1), width)
         parts["ulps"] = np.concatenate([np.array([width], np.uint8), packed])
     return parts
+
+
+def _pack_channels(levels: np.ndarray, widths: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    """Return the codes of levels `[n]`, those of the channels of 1 bit first, then of 2, ..."""
+    each = np.where(stored, np.resize(widths, levels.size), 0)
+    packed = [bitstream.pack(levels[each == b] + 2 ** (b - 1), b) for b in range(1, MAX_WIDTH + 1)]
+    return np.concatenate(packed)
 
 
 def _ulp_width(ulps: np.ndarray) -> int:
@@ -159,30 +205,53 @@ def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, int]:
     A known grid is kept: of such a leaf the forms are those that say its step.
     """
     flat = weights.ravel()
-    nonzero, distinct = int(np.count_nonzero(flat)), _distinct(flat)
-    whole, others = {}, {}  # bytes of all weights, and of those that are not zero
-    told = grid is not None and grid.fits and grid.known
-    if distinct <= MAX_VALUES and not told:
-        rest = distinct - (nonzero < flat.size)
-        whole["codes"] = 4 * distinct + -(-flat.size * code_bits(distinct) // 8)
-        others["codes"] = 4 * rest + -(-nonzero * code_bits(rest) // 8)
-    if grid is not None:
-        whole |= _grid_sizes(weights, grid, np.full(flat.size, True), grid.whole)
-        others |= _grid_sizes(weights, grid, flat != 0, grid.others)
-    if not told:
-        whole["floats"], others["floats"] = 4 * flat.size, 4 * nonzero
+    marked, distinct = flat != 0, _distinct(flat)
+    sizes = _value_sizes(weights, grid, np.full(flat.size, True), distinct)
+    others = _value_sizes(weights, grid, marked, distinct)
     places = {"sparse_": -(-flat.size // 8)}
-    if 2 * nonzero < flat.size:  # each gap takes 2 bits or more
-        places["indexed_"] = 1 + bitstream.gap_size(flat != 0)[0]
-    sizes = whole | {
+    if 2 * np.count_nonzero(marked) < flat.size:  # each gap takes 2 bits or more
+        places["indexed_"] = 1 + bitstream.gap_size(marked)[0]
+    sizes |= {
         where + what: more + size for what, size in others.items() for where, more in places.items()
     }
+    if grouped := groups.search(weights != 0):
+        others = _value_sizes(weights, grid, grouped.marks, distinct)
+        sizes |= {f"grouped_{what}": grouped.num_bytes + size for what, size in others.items()}
     form = min(sizes, key=sizes.__getitem__)
     return form, sizes[form]
 
 
+def _value_sizes(
+    weights: np.ndarray, grid: LeafGrid | None, stored: np.ndarray, distinct: int
+) -> dict[str, int]:
+    """Return what -> bytes of the weights that are stored, without their places.
+
+    Args:
+      weights: the leaf.
+      grid: its own, if it has one.
+      stored: booleans `[n]`.
+      distinct: values of the whole leaf.
+    """
+    flat, sizes = weights.ravel(), {}
+    count, zeros = int(np.count_nonzero(stored)), bool(np.any(flat[stored] == 0))
+    told = grid is not None and grid.fits and grid.known
+    if distinct <= MAX_VALUES and not told:
+        values = distinct - (not flat.all() and not zeros)
+        sizes["codes"] = 4 * values + -(-count * code_bits(values) // 8)
+    if grid is not None and grid.widths is not None:
+        if grid.fits:
+            each = np.bincount(np.resize(grid.widths, flat.size)[stored], minlength=1)
+            packed = sum(-(-int(n) * b // 8) for b, n in enumerate(each))
+            sizes["channel_codes"] = 4 * grid.scale.size + 4 + grid.widths.size + packed
+    elif grid is not None:
+        sizes |= _grid_sizes(weights, grid, stored, zeros=zeros)
+    if not told:
+        sizes["floats"] = 4 * count
+    return sizes
+
+
 def _grid_sizes(
-    weights: np.ndarray, grid: LeafGrid, stored: np.ndarray, span: Span
+    weights: np.ndarray, grid: LeafGrid, stored: np.ndarray, *, zeros: bool
 ) -> dict[str, int]:
     """Return the bytes of the forms that are codes of a grid, for the weights that are stored."""
     sizes, scales, count = {}, grid.scale.size, int(np.count_nonzero(stored))
@@ -191,7 +260,8 @@ def _grid_sizes(
         if grid.ulps is not None:
             table = 1 - (-grid.ulps.size * _ulp_width(grid.ulps) // 8)
         form = "grid_codes" if grid.ulps is None else "near_grid_codes"
-        sizes[form] = 4 * scales + 9 + table - (-count * span.width // 8)
+        width = (grid.whole if zeros else grid.others).width
+        sizes[form] = 4 * scales + 9 + table - (-count * width // 8)
     if weights.ndim > 1 and scales == weights.shape[-1] and grid.is_scaled:
         alive = np.broadcast_to(grid.scale, weights.shape).ravel() != 0
         if not np.any(stored & alive & (grid.levels == 0)):

@@ -1,6 +1,6 @@
 """Compression as geometry: a set to stay in, a way to hold weights there, a schedule."""
 
-from jaxsnn.compress import masks, rewiring, schedules, singular, starting
+from jaxsnn.compress import masks, mixed, rewiring, schedules, singular, starting
 from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.compress.gradients import pass_within
 from jaxsnn.compress.gradual import prune_gradually
@@ -11,13 +11,13 @@ from jaxsnn.compress.grids import (
     ternary_grid,
     uniform_grid,
 )
+from jaxsnn.compress.groups import n_of_m
 from jaxsnn.compress.phase import Phase, gradually_pruned, pruned, pulled, quantized, rewired
 from jaxsnn.compress.projections import (
     Projection,
     Recipe,
     compose,
     keep_largest,
-    n_of_m,
     on_mask,
     project,
     prune,
@@ -25,7 +25,9 @@ from jaxsnn.compress.projections import (
     restrict,
 )
 from jaxsnn.compress.rescaling import gradient_rule, rescaled, vanilla
+from jaxsnn.compress.scales import learned_scales
 from jaxsnn.compress.transforms import confine, latent, pull, snap
+from jaxsnn.compress.widths import learned_bits
 
 __all__ = [
     "Phase",
@@ -40,7 +42,10 @@ __all__ = [
     "gradually_pruned",
     "keep_largest",
     "latent",
+    "learned_bits",
+    "learned_scales",
     "masks",
+    "mixed",
     "n_of_m",
     "on_mask",
     "pass_within",

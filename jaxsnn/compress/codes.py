@@ -10,6 +10,7 @@ Letters in shapes: `...` any shape, `O` output channels (the last axis).
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -17,7 +18,7 @@ import jax.numpy as jnp
 
 from jaxsnn.arrays import Array, Number, at_least_float32, opaque, safe_divide
 
-__all__ = ["HasSteps", "Quantized", "Step"]
+__all__ = ["HasSteps", "Quantized", "Step", "along_channels"]
 
 
 @jax.tree_util.register_dataclass
@@ -31,7 +32,7 @@ class Step:
       scale: `[]`, or `[1, ..., 1, O]` with one for each output channel, >= 0.
       unit: `[]`, distance of two codes in units of the scale: 1, or `1 / (2**b - 1)` of ReScaW.
       offset: `[]`, the weight of code 0: 0 for the grids of this package.
-      bits: `[]`, width of the codes, whole.
+      bits: `[]`, width of the codes, whole, or `[1, ..., 1, O]` with one for each output channel.
     """
 
     scale: Array
@@ -58,10 +59,8 @@ class Step:
         >>> step.encode(jnp.asarray([0.1, -0.3, 0.0])).codes.tolist()
         [1, -3, 0]
         """
-        values = at_least_float32(leaf) - self.offset
-        codes = safe_divide(values, opaque(self.scale * self.unit))
-        exponent = 8 if codes.dtype == jnp.float32 else 11
-        return self.with_codes(jnp.round(jax.lax.reduce_precision(codes, exponent, 18)))
+        found: Quantized = _encode(self, leaf)
+        return found
 
     def with_codes(self, codes: Array) -> "Quantized":
         """Return the leaf of these codes, `[...]` of whole numbers, floats or not."""
@@ -78,7 +77,7 @@ class Quantized:
       scale: `[]`, or `[1, ..., 1, O]` with one for each output channel, >= 0.
       unit: `[]`, distance of two codes in units of the scale: 1, or `1 / (2**b - 1)` of ReScaW.
       offset: `[]`, the weight of code 0: 0 for the grids of this package.
-      bits: `[]`, width of the codes, whole.
+      bits: `[]`, width of the codes, whole, or `[1, ..., 1, O]` with one for each output channel.
     """
 
     codes: Array
@@ -101,8 +100,28 @@ class Quantized:
         >>> Step.of(jnp.float32(0.5), bits=3).with_codes(jnp.asarray([3, 0, -1])).decode().tolist()
         [1.5, 0.0, -0.5]
         """
-        levels = self.codes.astype(self.scale.dtype) * opaque(self.unit)
-        return self.scale * levels + self.offset
+        weights: Array = _decode(self)
+        return weights
+
+
+@partial(jax.jit, inline=True)
+def _encode(step: Step, leaf: Array) -> Quantized:
+    values = at_least_float32(leaf) - step.offset
+    codes = safe_divide(values, opaque(step.scale * step.unit))
+    exponent = 8 if codes.dtype == jnp.float32 else 11
+    return step.with_codes(jnp.round(jax.lax.reduce_precision(codes, exponent, 18)))
+
+
+@partial(jax.jit, inline=True)
+def _decode(found: Quantized) -> Array:
+    levels = found.codes.astype(found.scale.dtype) * opaque(found.unit)
+    return found.scale * levels + found.offset
+
+
+def along_channels(numbers: Number, leaf: Array) -> Array:
+    """Return a number for the leaf, `[]`, or those of its channels `[O]` as `[1, ..., 1, O]`."""
+    found = jnp.asarray(numbers)
+    return found.reshape((1,) * (leaf.ndim - 1) + (-1,)) if found.ndim == 1 else found
 
 
 @runtime_checkable

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsnn import tree
-from jaxsnn.arrays import Array, Number, check_range, check_whole, top_fraction
+from jaxsnn.arrays import Array, Number, check_range, check_whole, is_traced, top_fraction
 from jaxsnn.compress.masks import land_inside
 from jaxsnn.compress.projections import check_survivors
 from jaxsnn.compress.schedules import cubic_sparsity
@@ -41,9 +41,9 @@ class GradualState(NamedTuple):
 def prune_gradually(
     final: Mapping[str, Number],
     *,
-    begin: int,
-    end: int,
-    every: int,
+    begin: Number,
+    end: Number,
+    every: Number,
     initial: Number = 0.0,
 ) -> optax.GradientTransformationExtraArgs:
     """Confine weights to masks that narrow along a cubic ramp of sparsity.
@@ -65,9 +65,9 @@ def prune_gradually(
 
     Args:
       final: pattern -> sparsity `s_f` at the end of the ramp, in [0, 1], may be traced.
-      begin: update `t_0` of the first pruning, at least 0.
-      end: update `t_0 + n dt` of the last one, a multiple of `every` after `begin`.
-      every: updates `dt` between prunings, at least 1.
+      begin: update `t_0` of the first pruning, whole, at least 0, may be traced.
+      end: update `t_0 + n dt` of the last one, a multiple of `every` after `begin`, likewise.
+      every: updates `dt` between prunings, whole, at least 1, likewise.
       initial: sparsity `s_i` of the first pruning, in [0, 1], may be traced.
 
     Returns:
@@ -80,7 +80,8 @@ def prune_gradually(
     check_whole("every", every, 1, float("inf"))
     check_whole("begin", begin, 0, float("inf"))
     check_range("initial sparsity", initial, 0, 1)
-    if end <= begin or (end - begin) % every:
+    known = not any(map(is_traced, (begin, end, every)))
+    if known and (end <= begin or (end - begin) % every):
         raise UserError(f"end must be begin {begin} plus a multiple of every {every}, found {end}")
 
     def init_fn(params: Any) -> GradualState:

@@ -25,16 +25,21 @@ from jaxsnn.arrays import (
     at_least_float32,
     check_range,
     check_whole,
+    is_traced,
     safe_divide,
 )
-from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.codes import Quantized, Step, along_channels
 from jaxsnn.compress.fitting import First, Nearest, alternate, mean_magnitude, search
 from jaxsnn.compress.projections import Projection
 from jaxsnn.errors import UserError
 
 __all__ = [
     "Grid",
+    "Per",
     "binary_grid",
+    "check_bits",
+    "check_channels",
+    "check_per",
     "pow2_grid",
     "symmetric_uniform",
     "ternary_grid",
@@ -61,8 +66,8 @@ class Grid:
     """
 
     nearest: Nearest  # V / alpha [...] and the largest level [] -> nearest levels [...]
-    top: Number  # the largest level
-    bits: Number  # width of the codes, for who packs them
+    top: Number  # the largest level, or with a scale for each channel that of each, `[O]`
+    bits: Number  # width of the codes, for who packs them, likewise
     keep_zeros: bool = False  # entries that are zero stay zero and do not count for the mean
     per: Per = "leaf"  # whether alpha is one for the leaf or one for each index of the last axis
     sweeps: int = 3
@@ -72,14 +77,14 @@ class Grid:
         """Return the levels `[...]` and the scale, `[]` or `[1, ..., 1, O]`, of the result."""
         scale, levels = _fit(
             at_least_float32(leaf),
-            self.top,
+            along_channels(self.top, leaf),
             per=self.per,
             nearest=self.nearest,
             first=self.first,
             sweeps=self.sweeps,
             keep_zeros=self.keep_zeros,
         )
-        return Step.of(scale, bits=self.bits).with_codes(levels)
+        return Step.of(scale, bits=along_channels(self.bits, leaf)).with_codes(levels)
 
     def __call__(self, leaf: Array) -> Array:
         """Return the nearest point of the grid, `[...]` like the leaf."""
@@ -88,6 +93,8 @@ class Grid:
     def check(self, name: str, leaf: Array) -> None:
         """Raise a `UserError` that names the leaf if it has no channels and should."""
         check_channels(self.per, name, leaf)
+        if jnp.ndim(self.bits):
+            check_bits(name, self.bits, leaf, self.per)
 
 
 # Outside of compiled code too: a loop on its own would be compiled at every call.
@@ -106,6 +113,23 @@ def check_channels(per: str, name: str, leaf: Array) -> None:
             f"a scale for each channel needs a leaf of two axes or more, but {name!r} has shape "
             f"{leaf.shape}: take one for the leaf or leave it out of the recipe"
         )
+
+
+def check_bits(name: str, bits: Number, leaf: Array, per: Per) -> None:
+    """Raise a `UserError` by the leaf's name for bits that a grid cannot have.
+
+    They are 0 (all weights are zero) or 2 to 16, one number or, with a scale for each channel, one
+    for each channel. Traced ones pass.
+    """
+    fits = per == "channel" and jnp.shape(bits) == leaf.shape[-1:]
+    if jnp.ndim(bits) and not fits:
+        raise UserError(
+            f"the bits of {name!r} have the shape {jnp.shape(bits)}, its channels are "
+            f"{leaf.shape[-1:]}: give one number, or one for each channel and per='channel'"
+        )
+    check_whole(f"bits of {name!r}", bits, 0, 16)
+    if not is_traced(bits) and np.any(np.asarray(bits) == 1):
+        raise UserError(f"bits of {name!r} must be 0, or 2 to 16, found 1: see binary_grid")
 
 
 def check_per(per: Per) -> Per:
@@ -171,7 +195,8 @@ def uniform_grid(
     [3.0, -2.0, 1.0, 0.0]
 
     Args:
-      bits: `b`, whole, in [2, 16], may be traced.
+      bits: `b`, whole, in [2, 16], may be traced; with `per="channel"` also one for each channel,
+        `[O]`.
       keep_zeros: accepted like the other grids; the level 0 keeps zeros anyway.
       sweeps: rounds of the alternation between scale and levels.
       per: "leaf", or "channel" for an alpha for each index of the last axis.
@@ -238,24 +263,31 @@ class _SymmetricUniform:
     per: Per
 
     def quantize(self, leaf: Array) -> Quantized:
-        top, values = self.top, at_least_float32(leaf)
-        axes = tuple(range(leaf.ndim - 1)) if self.per == "channel" else None
-        keepdims = self.per == "channel"
-        magnitude = jnp.abs(values)
-        largest = (
-            jnp.max(magnitude, axes, keepdims=keepdims)
-            if self.quantile is None
-            else jnp.quantile(magnitude, self.quantile, axes, keepdims=keepdims)
-        )
-        # Multiplied before it is divided, so that entries half-way between levels stay there.
-        levels = jnp.round(safe_divide(values * top, largest))
-        return Step.of(largest / top, bits=self.bits).with_codes(jnp.clip(levels, -top, top))
+        found: Quantized = _symmetric(self.per, self.bits, self.top, self.quantile, leaf)
+        return found
 
     def __call__(self, leaf: Array) -> Array:
         return self.quantize(leaf).decode().astype(leaf.dtype)
 
     def check(self, name: str, leaf: Array) -> None:
         check_channels(self.per, name, leaf)
+
+
+@partial(jax.jit, static_argnums=0, inline=True)
+def _symmetric(
+    per: Per, bits: Number, top: Number, quantile: Number | None, leaf: Array
+) -> Quantized:
+    values, keepdims = at_least_float32(leaf), per == "channel"
+    axes = tuple(range(leaf.ndim - 1)) if keepdims else None
+    magnitude = jnp.abs(values)
+    largest = (
+        jnp.max(magnitude, axes, keepdims=keepdims)
+        if quantile is None
+        else jnp.quantile(magnitude, quantile, axes, keepdims=keepdims)
+    )
+    # Multiplied before it is divided, so that entries half-way between levels stay there.
+    levels = jnp.round(safe_divide(values * top, largest))
+    return Step.of(largest / top, bits=bits).with_codes(jnp.clip(levels, -top, top))
 
 
 def symmetric_uniform(

@@ -230,8 +230,14 @@ def starved_outputs(masks: Any) -> dict[str, Array]:
     Returns:
       leaf name -> number of entries of the last axis where nothing is kept, int32 `[]`.
     """
+    found = {x: mask for x, mask in tree.named_leaves(masks).items() if jnp.ndim(mask) >= 2}
+    starved: dict[str, Array] = _starved(found)
+    return starved
+
+
+@jax.jit
+def _starved(masks: dict[str, Array]) -> dict[str, Array]:
     return {
-        name: jnp.sum(~jnp.any(mask, axis=tuple(range(jnp.ndim(mask) - 1))))
-        for name, mask in tree.named_leaves(masks).items()
-        if jnp.ndim(mask) >= 2
+        name: jnp.sum(~jnp.any(mask, axis=tuple(range(mask.ndim - 1))))
+        for name, mask in masks.items()
     }

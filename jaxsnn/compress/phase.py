@@ -39,6 +39,7 @@ __all__ = [
     "Phase",
     "as_phase",
     "gradually_pruned",
+    "plain_optimizer",
     "pruned",
     "pulled",
     "quantized",
@@ -110,10 +111,14 @@ def as_phase(optimizer: Phase | optax.GradientTransformation, *, name: str = "op
     )
 
 
-def _optimizer(inner: Any) -> optax.GradientTransformationExtraArgs:
-    """Return the argument `inner` of a factory if it is a plain optax optimizer."""
+def plain_optimizer(inner: Any, *, name: str = "inner") -> optax.GradientTransformationExtraArgs:
+    """Return the argument of a factory if it is a plain optax optimizer.
+
+    Raises:
+      UserError: if it is not, but a phase for instance.
+    """
     if not isinstance(inner, optax.GradientTransformation):
-        raise UserError(f"inner must be an optax optimizer, found {type(inner).__name__}")
+        raise UserError(f"{name} must be an optax optimizer, found {type(inner).__name__}")
     return optax.with_extra_args_support(inner)
 
 
@@ -159,7 +164,7 @@ def quantized(
         return Finished(*land(free, recipe))
 
     return Phase(
-        latent(_optimizer(inner), recipe, straight_through=straight_through), begin, finish
+        latent(plain_optimizer(inner), recipe, straight_through=straight_through), begin, finish
     )
 
 
@@ -192,7 +197,7 @@ def pruned(inner: optax.GradientTransformation, masks: Any) -> Phase:
             params,
         )
 
-    return Phase(optax.chain(_optimizer(inner), confine(masks)), begin)
+    return Phase(optax.chain(plain_optimizer(inner), confine(masks)), begin)
 
 
 def pulled(
@@ -231,7 +236,9 @@ def pulled(
       UserError: as `pull`, and if `inner` is no optimizer.
     """
     inside = () if masks is None else (confine(masks),)
-    optimizer = optax.chain(pull(recipe, penalty, every, mode=mode), _optimizer(inner), *inside)
+    optimizer = optax.chain(
+        pull(recipe, penalty, every, mode=mode), plain_optimizer(inner), *inside
+    )
 
     def observe(params: Any, opt_state: optax.OptState) -> dict[str, Array]:
         found = residuals(opt_state, params)
@@ -283,7 +290,7 @@ def rewired(
       UserError: if a number is out of range; at `init`, if masks and parameters do not fit.
     """
     rate = prune_rate(steps, initial, final)
-    optimizer = sparse(_optimizer(inner), masks, keep_gradient=keep_gradient)
+    optimizer = sparse(plain_optimizer(inner), masks, keep_gradient=keep_gradient)
 
     def after_epoch(params: Any, opt_state: optax.OptState) -> tuple[Any, optax.OptState]:
         count = find(opt_state, SparseState).count
@@ -314,9 +321,9 @@ def gradually_pruned(
     inner: optax.GradientTransformation,
     final: Mapping[str, Number],
     *,
-    begin: int,
-    end: int,
-    every: int,
+    begin: Number,
+    end: Number,
+    every: Number,
     initial: Number = 0.0,
 ) -> Phase:
     """Prune while training, along a cubic ramp of sparsity (`prune_gradually`).
@@ -331,9 +338,9 @@ def gradually_pruned(
     Args:
       inner: the optimizer.
       final: pattern -> sparsity at the end of the ramp, in [0, 1], may be traced.
-      begin: update of the first pruning, at least 0.
-      end: update of the last one, a multiple of `every` after `begin`.
-      every: updates between prunings, at least 1.
+      begin: update of the first pruning, at least 0, may be traced.
+      end: update of the last one, a multiple of `every` after `begin`, may be traced.
+      every: updates between prunings, at least 1, may be traced.
       initial: sparsity of the first pruning, in [0, 1], may be traced.
 
     Returns:
@@ -348,7 +355,7 @@ def gradually_pruned(
         del params
         return _densities(find(opt_state, GradualState).masks)
 
-    return Phase(optax.chain(_optimizer(inner), narrowing), observe=observe)
+    return Phase(optax.chain(plain_optimizer(inner), narrowing), observe=observe)
 
 
 def _densities(masks: Mapping[str, Array]) -> dict[str, Array]:

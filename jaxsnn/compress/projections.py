@@ -2,7 +2,8 @@
 
 A projection maps a leaf to the nearest point of a set, `argmin_{Z in S} ||Z - V||_F`, in the shape
 and dtype of the leaf. Here are the sets of few non-zeros (`keep_largest`, `percentile_keep`,
-`n_of_m`, `on_mask`) and the means to apply several in turn; `grids.py` has the sets of few values.
+`on_mask`) and the means to apply several in turn; `groups.py` has N:M sparsity, `grids.py` the sets
+of few values.
 
 Letters in shapes: `...` any shape, `I` inputs of a synapse, `O` its outputs (the last axis).
 """
@@ -19,10 +20,8 @@ from jaxsnn.arrays import (
     Number,
     at_least_float32,
     check_range,
-    check_whole,
     is_traced,
     keep_count,
-    ranks,
     top_fraction,
 )
 from jaxsnn.compress.codes import HasSteps, Quantized, Step
@@ -35,7 +34,6 @@ __all__ = [
     "compose",
     "identity",
     "keep_largest",
-    "n_of_m",
     "on_mask",
     "percentile_keep",
     "project",
@@ -255,46 +253,6 @@ def check_mask(mask: Array, name: str, leaf: Array) -> None:
             f"the mask of {name!r} has shape {jnp.shape(mask)}, "
             f"which does not broadcast to the leaf's {leaf.shape}"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class _NOfM:
-    n: int
-    m: int
-
-    def __call__(self, leaf: Array) -> Array:
-        inputs_last = jnp.swapaxes(jnp.abs(leaf), -1, -2)
-        groups = inputs_last.reshape(*inputs_last.shape[:-1], -1, self.m)
-        kept = (ranks(groups) < self.n).reshape(inputs_last.shape)
-        return jnp.where(jnp.swapaxes(kept, -1, -2), leaf, jnp.zeros_like(leaf))
-
-    def check(self, name: str, leaf: Array) -> None:
-        if leaf.ndim < 2 or leaf.shape[-2] % self.m:
-            raise UserError(
-                f"{self.n}:{self.m} sparsity needs a multiple of {self.m} inputs (second axis "
-                f"from the end), but {name!r} has shape {leaf.shape}"
-            )
-
-
-def n_of_m(n: int, m: int) -> Projection:
-    """Keep the `n` largest of every `m` inputs of each output (N:M sparsity).
-
-    Groups run along the input axis, the last but one: `[I, O]` of a dense kernel,
-    `[kh, kw, I, O]` of a convolution. Ties go to the lower index.
-
-    >>> n_of_m(1, 2)(jnp.asarray([[1.0, 3.0], [2.0, -4.0]])).tolist()
-    [[0.0, 0.0], [2.0, -4.0]]
-
-    Args:
-      n: how many to keep of each group, in [1, m].
-      m: size of a group; must divide the number of inputs.
-
-    Raises:
-      UserError: if `n` is not in [1, m]; once the leaf is known, if `m` does not divide its inputs.
-    """
-    check_whole("m", m, 1, float("inf"))
-    check_whole("n", n, 1, m)
-    return _NOfM(n, m)
 
 
 @runtime_checkable

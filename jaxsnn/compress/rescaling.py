@@ -30,8 +30,10 @@ Letters in shapes: `...` any shape, `O` output channels (the last axis).
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial, wraps
+from typing import Any, Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -64,12 +66,32 @@ __all__ = [
 ]
 
 Gamma = Literal["mean", "max", "percentile"]
+Found = TypeVar("Found")
 
 MAX_BITS = 8
 SMALLEST_GAMMA = 1e-8
 
 # Row b: s = 2**b - 1 and 1 / s. Looked up, because a compiled division need not be exact.
 _STEPS = np.array([[s, 1 / s] for s in (1, *(2**b - 1 for b in range(1, MAX_BITS + 1)))])
+
+
+def _compiled(
+    method: Callable[["Quantizer", Array], Found],
+) -> Callable[["Quantizer", Array], Found]:
+    """Run a method as one compiled program for all quantizers of a kind, not step by step."""
+
+    @partial(jax.jit, static_argnums=0, inline=True)
+    def program(kind: tuple[Any, ...], numbers: tuple[Any, ...], leaf: Array) -> Found:
+        (gamma, per), (bits, quantile, kept) = kind, numbers
+        return method(Quantizer(bits, gamma, per, quantile, kept), leaf)
+
+    @wraps(method)
+    def call(quantizer: "Quantizer", leaf: Array) -> Found:
+        q = quantizer
+        found: Found = program((q.gamma, q.per), (q.bits, q.quantile, q.kept), leaf)
+        return found
+
+    return call
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +104,7 @@ class Quantizer:
     quantile: Number = 0.99
     kept: Array | None = None  # bool, broadcastable to the leaf
 
+    @_compiled
     def gammas(self, leaf: Array) -> Array:
         """Return gamma of a leaf that is not quantized yet, `[1, ..., 1, O]` or `[]`, > 0."""
         values = at_least_float32(leaf)
@@ -107,6 +130,7 @@ class Quantizer:
             gamma = jnp.where(count > 0, jnp.max(jnp.abs(tails), axis=0), 0.0)
         return jnp.maximum(gamma, SMALLEST_GAMMA)
 
+    @_compiled
     def quantize(self, leaf: Array) -> Quantized:
         """Return the levels `[...]` and gamma; a level is `2 k - s`, or 0 outside `kept`.
 
@@ -117,6 +141,7 @@ class Quantizer:
         _, unit = self._steps(gamma.dtype)
         return Step.of(gamma, bits=self.bits, unit=unit).with_codes(self._levels(leaf, gamma))
 
+    @_compiled
     def __call__(self, leaf: Array) -> Array:
         """Return the quantized leaf, `[...]` in its dtype, zero outside `kept`."""
         gamma = self.gammas(leaf)
@@ -267,6 +292,7 @@ def differentiable(quantizer: Quantizer, rule: GradientRule) -> Projection:
     return quantize
 
 
+@jax.jit
 def utilisation(found: Quantized) -> Array:
     """Return the share of the `2**b` codes that occur, float32 `[]` in (0, 1] (Eq. 8).
 

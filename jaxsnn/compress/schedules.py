@@ -1,7 +1,7 @@
 """What changes in the course of training: ramps and steps of hyperparameters, and the timesteps.
 
 Ramps and steps are optax schedules, count `[]` -> value `[]`. The values may be traced, so that a
-sweep can vary them; the counts are Python numbers.
+sweep can vary them; so may the counts of ramps, while those of steps are Python numbers.
 
 The number of timesteps T falls in stages, for each T is a program of its own: a network trained at
 T0 is trained on at a smaller T, that one at a smaller one still, each starting from the weights of
@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 import jax.numpy as jnp
 import optax
 
-from jaxsnn.arrays import Array, Number, check_range, check_whole
+from jaxsnn.arrays import Array, Number, check_range, check_whole, is_traced
 from jaxsnn.errors import UserError
 
 __all__ = [
@@ -63,7 +63,7 @@ def stepwise(values: Sequence[Number], boundaries: Sequence[int]) -> optax.Sched
     return schedule
 
 
-def cubic_sparsity(initial: Number, final: Number, begin: int, end: int) -> optax.Schedule:
+def cubic_sparsity(initial: Number, final: Number, begin: Number, end: Number) -> optax.Schedule:
     """Prune fast while much is redundant and slowly towards the end.
 
         s(t) = s_f + (s_i - s_f) (1 - (t - t_0) / (t_1 - t_0))^3        for t_0 <= t <= t_1
@@ -90,7 +90,7 @@ def cubic_sparsity(initial: Number, final: Number, begin: int, end: int) -> opta
     return _polynomial(initial, final, begin, end, power=3)
 
 
-def linear_ramp(initial: Number, final: Number, begin: int, end: int) -> optax.Schedule:
+def linear_ramp(initial: Number, final: Number, begin: Number, end: Number) -> optax.Schedule:
     """Go from one value to another in a straight line, and stay constant outside.
 
     >>> rate = linear_ramp(1.0, 0.0, 0, 4)
@@ -110,11 +110,17 @@ def linear_ramp(initial: Number, final: Number, begin: int, end: int) -> optax.S
 
 
 def _polynomial(
-    initial: Number, final: Number, begin: int, end: int, *, power: int
+    initial: Number, final: Number, begin: Number, end: Number, *, power: int
 ) -> optax.Schedule:
-    if not 0 <= begin < end:
+    known = not is_traced(begin) and not is_traced(end)
+    if known and not 0 <= begin < end:
         raise UserError(f"a ramp needs 0 <= begin < end, found begin {begin} and end {end}")
-    return optax.polynomial_schedule(initial, final, power, end - begin, begin)
+
+    def schedule(count: Array) -> Array:
+        rest = 1 - jnp.clip((count - begin) / (end - begin), 0, 1)
+        return jnp.asarray(final + (initial - final) * rest**power)
+
+    return schedule
 
 
 # ----------------------------------------------------------------------------------------------

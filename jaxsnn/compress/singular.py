@@ -26,6 +26,7 @@ Letters in shapes: `B` samples, `H` rows, `W` columns, `C` channels, `n` batches
 
 from collections.abc import Mapping
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -181,6 +182,12 @@ def score_stability(scores: Array) -> Array:
         raise UserError(
             f"score stability compares two batches or more, [n, C], found the shape {scores.shape}"
         )
+    stability: Array = _mean_cosine(scores)
+    return stability
+
+
+@jax.jit
+def _mean_cosine(scores: Array) -> Array:
     norms = jnp.linalg.norm(scores, axis=1, keepdims=True)
     unit = safe_divide(scores, jnp.broadcast_to(norms, scores.shape))
     cosines = jnp.matmul(unit, unit.T, precision=lax.Precision.HIGHEST)

@@ -298,7 +298,8 @@ def latent(
         if is_placeholder(params):
             return LatentState(params, inner.init(params))
         leaves = tree.named_leaves(params)
-        free = {name: jnp.array(leaves[name]) for name in resolve(recipe, params)}  # to donate
+        chosen = {name: leaves[name] for name in resolve(recipe, params)}
+        free = jax.device_put(chosen, may_alias=False)  # copies, which a loop may donate
         return LatentState(free, inner.init(params))
 
     def update_fn(

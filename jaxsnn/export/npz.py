@@ -109,6 +109,6 @@ def integers(leaf: Any, known: Quantized | None = None) -> dict[str, np.ndarray]
 
 def _narrow(numbers: np.ndarray) -> np.ndarray:
     """Return whole numbers as int8, or int16 or int32 where they need it."""
-    largest = np.abs(numbers).max(initial=0)
-    kinds = (np.int8, np.int16, np.int32)
-    return numbers.astype(next(kind for kind in kinds if largest <= np.iinfo(kind).max))
+    low, high = numbers.min(initial=0), numbers.max(initial=0)
+    ends = ((kind, np.iinfo(kind)) for kind in (np.int8, np.int16, np.int32))
+    return numbers.astype(next(kind for kind, end in ends if end.min <= low and high <= end.max))

@@ -90,6 +90,7 @@ class Counts:
       steps: time steps that were counted, summed over the samples, int32 `[]`.
       arrivals: kernel behind an average pooling -> steps at which an input was not 0, int32
         `[*input]`.
+      products: product of spikes with spikes -> additions at each token, int32 `[L]`.
       broken: kernel -> whether an event of it was no whole number, bool `[]`.
       analog: kernels whose input is real valued; they cost multiplications.
       cached: those of them that are computed once a sample and not T times.
@@ -100,6 +101,7 @@ class Counts:
     num_samples: jax.Array
     steps: jax.Array
     arrivals: dict[str, jax.Array]
+    products: dict[str, jax.Array]
     broken: dict[str, jax.Array]
     analog: tuple[str, ...] = field(metadata={"static": True})
     cached: tuple[str, ...] = field(metadata={"static": True})
@@ -122,15 +124,16 @@ class Counts:
 
 def no_counts(activity: Activity) -> Counts:
     """Return zeros for the layers of `activity`, which may be made of shapes (`jax.eval_shape`)."""
-    counted = activity.spikes, activity.events, activity.arrivals
+    counted = activity.spikes, activity.events, activity.arrivals, activity.products
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], jnp.int32), counted)
-    spikes, events, arrivals = zeros
+    spikes, events, arrivals, products = zeros
     return Counts(
         spikes=spikes,
         events=events,
         num_samples=jnp.zeros((), jnp.int32),
         steps=jnp.zeros((), jnp.int32),
         arrivals=arrivals,
+        products=products,
         broken={kernel: jnp.zeros((), bool) for kernel in events},
         analog=activity.analog,
         cached=activity.cached,
@@ -175,6 +178,7 @@ def accumulate(counts: Counts, activity: Activity, *, valid: jax.Array | None = 
         num_samples=counts.num_samples + counted,
         steps=counts.steps + counted * activity.steps,
         arrivals=jax.tree.map(add, counts.arrivals, activity.arrivals),
+        products=jax.tree.map(add, counts.products, activity.products),
         broken=broken,
     )
 

@@ -12,7 +12,7 @@ from jaxsnn.metrics import operations
 from jaxsnn.metrics.counts import Counts, saturated_neurons, silent_neurons
 from jaxsnn.network import Network
 
-__all__ = ["OTHERS", "Facts", "computed", "densities", "density", "fired", "stored"]
+__all__ = ["OTHERS", "Facts", "computed", "densities", "density", "fired", "stored", "widths"]
 
 OTHERS = "biases and norms"  # no name that a layer can have: it has spaces
 
@@ -76,13 +76,29 @@ def stored(net: Network) -> Facts:
     return Facts({"density": density(net), "bits": bits, "weight_bytes": num_bytes}, layers)
 
 
-def computed(net: Network, counts: Counts, bits: Mapping[str, int]) -> Facts:
+def widths(net: Network, found: Facts) -> dict[str, Any]:
+    """Return kernel -> bits of its weights: a number, or where channels differ `[1, ..., 1, O]`.
+
+    Args:
+      net: the network.
+      found: what `stored` returned of it.
+    """
+    known = {name: np.asarray(step.bits) for name, step in net.steps.items()}
+    return {
+        name: known[name]
+        if name in known and known[name].size > 1
+        else found.layers[_layer(name)]["bits"]
+        for name in _selected(net)
+    }
+
+
+def computed(net: Network, counts: Counts, bits: Mapping[str, Any]) -> Facts:
     """Return additions, multiplications and energy; nothing of a foreign function.
 
     Args:
       net: the network.
       counts: over a data set, arrays on the host.
-      bits: layer -> bits of a weight of it.
+      bits: kernel -> bits of its weights, of `widths`.
     """
     synapses, leaves, samples = net.synapses, _leaves(net.params), int(counts.num_samples)
     if not synapses:
@@ -94,13 +110,20 @@ def computed(net: Network, counts: Counts, bits: Mapping[str, int]) -> Facts:
         kernel: count * (1 if kernel in counts.cached else counts.timesteps)
         for kernel, count in operations.macs(synapses, leaves, shapes).items()
     }
-    synops, macs = sum(additions.values()) / samples, sum(products.values())
-    weighted = sum(count * bits[_layer(kernel)] for kernel, count in additions.items())
+    met = {name: int(np.sum(each, dtype=np.int64)) for name, each in counts.products.items()}
+    synops = (sum(additions.values()) + sum(met.values())) / samples
+    macs = sum(products.values())
+    weighted = sum(
+        operations.synops_of_totals(synapses, leaves, {kernel: total}, worth=bits[kernel])[kernel]
+        if np.ndim(bits[kernel])
+        else additions[kernel] * bits[kernel]
+        for kernel, total in events.items()
+    )
     return Facts(
         {
             "synops": synops,
             "macs": macs,
-            "bit_ops": weighted / samples,
+            "bit_ops": (weighted + sum(met.values())) / samples,  # a spike has a bit
             "energy_pj": operations.energy(synops, macs, table=operations.ENERGY_45NM_FLOAT32),
             "energy_pj_int32": operations.energy(synops, macs, table=operations.ENERGY_45NM_INT32),
         },
@@ -110,7 +133,8 @@ def computed(net: Network, counts: Counts, bits: Mapping[str, int]) -> Facts:
                 "macs": products.get(kernel, 0),
             }
             for kernel in synapses
-        },
+        }
+        | {name: {"synops": count / samples, "macs": 0} for name, count in met.items()},
     )
 
 

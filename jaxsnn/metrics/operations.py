@@ -12,11 +12,15 @@ Then, with `events[i]` the number of spikes that reached input `i`,
 Fan-outs are small whole numbers, exact in float32; products and sums are integers on the host, so
 that no count is rounded. A spike that crosses an average pooling is one event of the pooled input.
 
+The product of spikes with spikes (`layers.Attention`) has no weights: its additions are counted in
+the pass, by what met.
+
 Leak and threshold, the drawing of input spikes and memory are not counted. For the coarser
 energies of published comparisons see `published`.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -55,22 +59,51 @@ ENERGY_45NM_FLOAT32 = EnergyTable(mac=4.6, ac=0.9)
 ENERGY_45NM_INT32 = EnergyTable(mac=3.2, ac=0.1)
 
 
-def fan_out(synapse: Synapse, kernel: Any, input_shape: tuple[int, ...]) -> np.ndarray:
+def fan_out(
+    synapse: Synapse, kernel: Any, input_shape: tuple[int, ...], worth: Any = 1
+) -> np.ndarray:
     """Count the non-zero weights that an event at each input of a synapse meets.
 
     Args:
       synapse: linear map from `[N, *input_shape]` and a kernel to `[N, *output_shape]`.
       kernel: its weights; only where they are zero matters.
       input_shape: shape of one sample's input.
+      worth: whole number that each weight counts, broadcastable to the kernel: its bits.
 
     Returns:
       Whole numbers, int64 `[*input_shape]`.
     """
-    mask = (jnp.asarray(kernel) != 0).astype(jnp.float32)
-    silence = jnp.zeros((1, *input_shape), jnp.float32)
-    slope = jax.grad(lambda x: jnp.sum(synapse(x, mask)))(silence)
+    return _fan_outs({"": synapse}, {"": kernel}, {"": input_shape}, worth)[""]
+
+
+def _fan_outs(
+    synapses: Mapping[str, Synapse],
+    params: Mapping[str, Any],
+    input_shapes: Mapping[str, tuple[int, ...]],
+    worth: Any = 1,
+) -> dict[str, np.ndarray]:
+    """Return `fan_out` of each kernel that has an input shape, by one compiled program."""
+    forms = tuple((synapses[name], tuple(shape)) for name, shape in input_shapes.items())
+    slopes = _slopes(forms, [params[name] for name in input_shapes], worth)
     # Fast convolution algorithms of accelerators leave rounding errors far below one half.
-    return np.rint(np.asarray(slope[0], np.float64)).astype(np.int64)
+    found = (np.rint(np.asarray(slope, np.float64)).astype(np.int64) for slope in slopes)
+    return dict(zip(input_shapes, found, strict=True))
+
+
+@partial(jax.jit, static_argnums=0)
+def _slopes(
+    forms: tuple[tuple[Synapse, tuple[int, ...]], ...], kernels: list[jax.Array], worth: Any
+) -> list[jax.Array]:
+    """Return the derivative by its input of what a kernel gives whose weights are their worth."""
+
+    def slope(synapse: Synapse, shape: tuple[int, ...], kernel: jax.Array) -> jax.Array:
+        each = jnp.broadcast_to(jnp.asarray(worth, jnp.float32), kernel.shape)
+        mask = jnp.where(kernel != 0, each, 0)
+        silence = jnp.zeros((1, *shape), jnp.float32)
+        reach: jax.Array = jax.grad(lambda x: jnp.sum(synapse(x, mask)))(silence)[0]
+        return reach
+
+    return [slope(*form, kernel) for form, kernel in zip(forms, kernels, strict=True)]
 
 
 def synops(
@@ -98,21 +131,28 @@ def synops(
 
 
 def synops_of_totals(
-    synapses: Mapping[str, Synapse], params: Mapping[str, Any], totals: Mapping[str, Any]
+    synapses: Mapping[str, Synapse],
+    params: Mapping[str, Any],
+    totals: Mapping[str, Any],
+    worth: Any = 1,
 ) -> dict[str, int]:
-    """Count synaptic operations from events `[*input]` that are already summed over samples."""
+    """Count synaptic operations from events `[*input]` that are already summed over samples.
+
+    Each counts as much as its weight is worth, a whole number (`fan_out`).
+    """
     _check_names("events", totals, synapses, params)
-    counts = {}
-    for name, total in totals.items():
-        whole = np.asarray(total)
+    wholes = {name: np.asarray(total) for name, total in totals.items()}
+    for name, whole in wholes.items():
         if not np.array_equal(whole, np.rint(whole)):
             raise UserError(
                 f"events of {name} are not whole numbers: real input costs multiplications, "
                 "count it with macs"
             )
-        reach = fan_out(synapses[name], params[name], whole.shape)
-        counts[name] = int(np.sum(whole.astype(np.int64) * reach))
-    return counts
+    shapes = {name: whole.shape for name, whole in wholes.items()}
+    reach = _fan_outs(synapses, params, shapes, worth)
+    return {
+        name: int(np.sum(whole.astype(np.int64) * reach[name])) for name, whole in wholes.items()
+    }
 
 
 def macs(
@@ -134,10 +174,8 @@ def macs(
       UserError: if an unknown kernel is named.
     """
     _check_names("input shapes", input_shapes, synapses, params)
-    return {
-        name: int(fan_out(synapses[name], params[name], shape).sum())
-        for name, shape in input_shapes.items()
-    }
+    reach = _fan_outs(synapses, params, input_shapes)
+    return {name: int(each.sum()) for name, each in reach.items()}
 
 
 def energy(synops: float, macs: float, *, table: EnergyTable = ENERGY_45NM_FLOAT32) -> float:

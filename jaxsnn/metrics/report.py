@@ -54,7 +54,8 @@ class LayerReport:
       name: of the layer, "conv1"; of a second kernel in it "dense1/recurrent".
       shape: of the kernel, outputs last.
       density: share of the kernel's weights that are not 0, in [0, 1].
-      bits: of one of the kernel's weights, biases and norms left out.
+      bits: of one of the kernel's weights, biases and norms left out; where channels differ, the
+        mean over weights that are not 0.
       bytes: that the kernel alone takes in the packed file; over all entries, `weight_bytes`.
       synops: additions of a non-zero weight, per sample over all time steps.
       macs: multiplications by a non-zero weight, per sample over all time steps.
@@ -67,7 +68,7 @@ class LayerReport:
     name: str
     shape: tuple[int, ...] | None = None
     density: float | None = None
-    bits: int | None = None
+    bits: float | None = None
     bytes: int | None = None
     synops: float | None = None
     macs: int | None = None
@@ -102,7 +103,7 @@ class Report:
       spikes_per_sample: spikes over all time steps.
       synops: additions of a non-zero weight, per sample over all time steps.
       macs: multiplications by a non-zero weight, per sample over all time steps.
-      bit_ops: sum over kernels of SynOps times bits, per sample.
+      bit_ops: SynOps, each times the bits of its weight, per sample.
       energy_pj: picojoules per sample, float32 constants at 45 nm.
       energy_pj_int32: the same with the int32 constants.
       seed: of the run.
@@ -169,7 +170,7 @@ class Report:
         _check(name, net, counts)
         stored = facts.stored(net)
         others = stored.layers.pop(facts.OTHERS, None)
-        bits = {layer: each["bits"] for layer, each in stored.layers.items()}
+        bits = facts.widths(net, stored)
         parts = [stored, facts.computed(net, counts, bits), facts.fired(net, counts)]
         network: dict[str, Any] = {}
         layers: dict[str, dict[str, Any]] = {}

@@ -51,6 +51,31 @@ def test_grid_parts_that_do_not_fit_are_refused(change, message):
     np.testing.assert_array_equal(coding.decode("grid_codes", GRID, (2, 2)), -1)
 
 
+CHANNELS = {
+    "scale": np.ones(2, np.float32),
+    "unit": np.ones(1, np.float32),
+    "widths": np.uint8([2, 0]),
+    "codes": np.uint8([0b01000000]),
+}
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"scale": np.ones(3, np.float32)}, "scale has 3 elements, expected 2"),
+        ({"unit": np.ones(0, np.float32)}, "unit has 0 elements, expected 1"),
+        ({"widths": np.uint8([2])}, "widths has 1 elements, expected 2"),
+        ({"widths": np.uint8([9, 2])}, "widths reach 9"),
+        ({"codes": np.uint8([0, 0])}, "codes has 2 elements, expected 1"),
+    ],
+)
+def test_channel_parts_that_do_not_fit_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        coding.decode("channel_codes", CHANNELS | change, (2, 2))
+    found = coding.decode("channel_codes", CHANNELS, (2, 2))
+    np.testing.assert_array_equal(found, [[-1, 0], [-2, 0]])
+
+
 @pytest.mark.parametrize(
     "form, parts, message",
     [

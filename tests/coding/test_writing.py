@@ -63,7 +63,8 @@ def test_every_density_and_width_returns_bit_for_bit(seed, size, density, bits):
         # Two gaps of 6 bits for each pair: 39 and 0.
         ("indexed_codes", np.tile(np.float32([0] * 39 + [0.5, -0.5]), 40), 1 + 60 + 10 + 8),
         ("floats", np.linspace(1, 2, 300, dtype=np.float32), 1200),
-        ("sparse_floats", np.stack([np.zeros(600, np.float32), DRAW]), 150 + 2400),
+        ("sparse_floats", np.concatenate([np.zeros(600, np.float32), DRAW]), 150 + 2400),
+        ("grouped_floats", np.stack([np.zeros(600, np.float32), DRAW]), 2 + 75 + 2400),
         # 300 gaps of 5 bits, 53 fillers in front, 54 behind.
         ("indexed_floats", np.pad(np.linspace(1, 2, 300, dtype=np.float32), 1650), 1 + 255 + 1200),
         ("indexed_codes", np.zeros(800, np.float32), 1 + 4),  # 255, 255, 255 zeros, and the rest
@@ -112,6 +113,28 @@ def test_a_gamma_for_each_channel_takes_the_bits_of_its_codes(bits):
         if bits > 1:  # of -1, 0, 1 nobody can tell whether zeros were pruned
             assert coding.encode(pruned)[0] == form
         assert coding.bits(pruned) == max(bits, 2)
+
+
+def test_channels_of_different_widths_take_their_own_bits():
+    widths = np.array([0, 2, 3, 8, 2])
+    codes = np.random.default_rng(0).integers(-128, 128, (40, 5)) >> (8 - widths)
+    scale = jnp.asarray(np.linspace(0.1, 1, 5), jnp.float32).reshape(1, 5)
+    step = Step.of(scale, bits=jnp.asarray(widths.reshape(1, 5)))
+    known = step.with_codes(jnp.asarray(codes * (widths > 0)))
+    leaf = np.asarray(known.decode()) + np.float32(0)
+    form, parts = coding.encode(leaf, known)
+    assert form == "channel_codes"
+    assert coding.num_bytes(leaf, known) == 4 * 5 + 4 + 5 + 40 * (4 + 3 + 8) // 8
+    assert same_bits(coding.decode(form, parts, leaf.shape), leaf)
+    kept = np.count_nonzero(leaf, axis=0)
+    assert coding.bits(leaf, known) == widths @ kept / kept.sum()
+    _, _, _, bits = coding.stored_step(form, parts, leaf.shape)
+    np.testing.assert_array_equal(bits, widths.reshape(1, 5))
+    sparse = leaf * (np.random.default_rng(1).random(leaf.shape) < 0.2)
+    known = step.encode(jnp.asarray(sparse))
+    form, parts = coding.encode(sparse, known)
+    assert form in ("sparse_channel_codes", "indexed_channel_codes")
+    assert same_bits(coding.decode(form, parts, leaf.shape), sparse + np.float32(0))
 
 
 def test_one_weight_off_the_grid_is_enough_to_stay_exact():

@@ -17,7 +17,11 @@ from jaxsnn.compress import (
     confine,
     grids,
     latent,
+    learned_bits,
+    learned_scales,
     masks,
+    mixed,
+    n_of_m,
     prune_gradually,
     pull,
     rescaling,
@@ -36,6 +40,7 @@ from tests.compress.compress_cases import (
     steps_of,
 )
 
+BITS = np.array([0, 2, 4])  # of the channels of a/kernel
 RESCALED = rescaling.rescaled(2)
 INV_GAMMA = rescaling.gradient_rule("inv_gamma", RESCALED)
 
@@ -57,9 +62,39 @@ CONTRACT = {
     "sparse": lambda rate=0.1: rewiring.sparse(
         optax.sgd(rate, momentum=0.9), MASKS, keep_gradient=True
     ),
+    "latent n of m": lambda rate=0.1: latent(
+        optax.sgd(rate), pr.restrict({"*/kernel": n_of_m(1, 3)}, MASKS)
+    ),
+    "learned scales": lambda rate=0.1: (
+        learned_scales(
+            optax.sgd(rate, momentum=0.9),
+            {"*/kernel": 3},
+            per="channel",
+            masks=MASKS,
+            scales=optax.sgd(rate),
+        ).optimizer
+    ),
+    "learned bits": lambda rate=0.1: (
+        learned_bits(optax.sgd(rate), {"*/kernel": 1 / 8}, 6.0).optimizer
+    ),
+    "mixed": lambda rate=0.1: latent(
+        optax.sgd(rate), mixed.recipe({"a/kernel": BITS, "b/kernel": 4}, per="channel")
+    ),
 }
-every_transform = pytest.mark.parametrize("make", CONTRACT.values(), ids=CONTRACT)
-every_name = pytest.mark.parametrize("name", CONTRACT)
+SLOW = {"latent n of m", "learned bits", "mixed"}  # as the rows before, with other sets
+
+
+def rows(values):
+    """Return the cases of a test, one for each row."""
+    marks = (pytest.mark.slow if name in SLOW else () for name in CONTRACT)
+    return [
+        pytest.param(value, id=name, marks=mark)
+        for value, name, mark in zip(values, CONTRACT, marks, strict=True)
+    ]
+
+
+every_transform = pytest.mark.parametrize("make", rows(CONTRACT.values()))
+every_name = pytest.mark.parametrize("name", rows(CONTRACT))
 RATE = 0.25  # not the default
 
 

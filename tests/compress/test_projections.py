@@ -93,21 +93,6 @@ def test_other_scores_choose_other_weights():
     assert (out != 0).tolist() == [False, True, True, False, False, False]
 
 
-def test_n_of_m_keeps_n_of_every_m_inputs_of_each_output():
-    leaf = np.random.default_rng(0).normal(size=(3, 3, 8, 5)).astype(np.float32)
-    project = jax.jit(pr.n_of_m(2, 4))
-    out = project(leaf)
-    groups = np.moveaxis(np.asarray(out), -1, 0).reshape(5, 9, 2, 4)
-    np.testing.assert_array_equal(np.count_nonzero(groups, -1), 2)
-    whole = np.moveaxis(np.asarray(leaf), -1, 0).reshape(5, 9, 2, 4)
-    np.testing.assert_allclose(
-        np.sum(groups**2, -1), np.sum(np.sort(whole**2, -1)[..., 2:], -1), rtol=1e-6
-    )
-    np.testing.assert_array_equal(project(out), out)
-    dense = jax.jit(pr.n_of_m(1, 2))(jnp.asarray([[1.0, 3], [2, 3], [5, 0], [4, 0]]))
-    assert dense.tolist() == [[0, 3], [2, 0], [5, 0], [0, 0]]
-
-
 def test_on_mask_zeroes_the_outside_and_accepts_broadcast_masks():
     leaf = jnp.ones((2, 3))
     out = pr.on_mask(jnp.asarray([[True, False, True]]))(leaf)
@@ -163,7 +148,6 @@ def test_restrict_puts_the_mask_first():
         (lambda: grids.pow2_grid(7), r"bits must be in \[2, 6\], found 7"),
         (lambda: grids.uniform_grid(2.5), r"bits must be a whole number, found 2.5"),
         (lambda: grids.symmetric_uniform(4, quantile=99.9), r"quantile must be in \(0, 1\]"),
-        (lambda: pr.n_of_m(5, 4), r"n must be in \[1, 4\], found 5"),
     ],
 )
 def test_numbers_out_of_range_are_errors_at_once(make, message):
@@ -177,7 +161,6 @@ def test_numbers_out_of_range_are_errors_at_once(make, message):
         (pr.keep_largest(0.95), r"sparsity 0.95 would empty 'out/kernel' \(6 weights\); use less"),
         (pr.compose(pr.keep_largest(1), grids.ternary_grid()), r"would empty 'out/kernel'"),
         (pr.on_mask(jnp.ones(4, bool)), r"mask of 'out/kernel' has shape \(4,\)"),
-        (pr.n_of_m(1, 4), r"multiple of 4 inputs .* 'out/kernel' has shape"),
     ],
 )
 def test_a_projection_that_does_not_suit_its_leaf_names_the_leaf(projection, message):

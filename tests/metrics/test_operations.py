@@ -110,3 +110,12 @@ def test_signed_spikes_cost_as_much_as_others():
     events = {"d/kernel": np.array([[3.0, -2.0], [-3.0, 0.0]])}
     names = {"d/kernel": dense}, {"d/kernel": np.ones((2, 5), np.float32)}
     assert operations.synops(*names, events) == {"d/kernel": 8 * 5}
+
+
+def test_an_operation_counts_as_much_as_its_weight_is_worth():
+    kernel = np.float32([[1, 0, 2], [0, 3, 4]])
+    worth, totals = np.array([[2, 4, 8]]), {"w": np.array([10, 100])}
+    found = operations.synops_of_totals(
+        {"w": lambda x, kernel: x @ kernel}, {"w": kernel}, totals, worth=worth
+    )
+    assert found == {"w": 10 * (2 + 8) + 100 * (4 + 8)}

@@ -282,7 +282,7 @@ def test_facts_of_layers_and_of_the_network_agree():
     counts = jax.tree.map(np.asarray, counts)
     stored = facts.stored(net)
     del stored.layers[facts.OTHERS]
-    bits = {name: each["bits"] for name, each in stored.layers.items()}
+    bits = facts.widths(net, stored)
     done = facts.computed(net, counts, bits)
     assert sum(each["synops"] for each in done.layers.values()) == done.network["synops"]
     assert sum(each["macs"] for each in done.layers.values()) == done.network["macs"]
