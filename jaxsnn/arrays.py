@@ -208,6 +208,12 @@ def sum_over_time(x: Array, weights: Array | None = None) -> Array:
 
 def safe_divide(a: Number, b: Number) -> Array:
     """Divide, with 0 where `b == 0`; the gradients there are 0 too, and never NaN."""
+    quotient: Array = _divide(a, b)
+    return quotient
+
+
+@partial(jax.jit, inline=True)
+def _divide(a: Number, b: Number) -> Array:
     is_zero = jnp.equal(b, 0)
     return jnp.where(is_zero, 0.0, a / jnp.where(is_zero, 1.0, b))
 

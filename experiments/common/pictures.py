@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import layers
@@ -82,6 +81,6 @@ def spikes(trained: Trained, sample: np.ndarray) -> dict[str, np.ndarray]:
         x = task.prepare(jax.random.key(0), sample[None], False)
         return net(x).activity.trains
 
-    found = trains(watched, jnp.asarray(sample))  # sorted by name, as jit's dicts are
+    found = trains(watched, sample)  # sorted by name, as jit's dicts are
     order = [*(name for name in net.order if name in found), *found]
     return {name: np.asarray(found[name])[:, 0] for name in dict.fromkeys(order)}

@@ -163,7 +163,7 @@ class Run:
         )
         row = dataclasses.replace(measured, file_bytes=file_bytes).to_row()
         starved = masks.starved_outputs(masks.of_nonzeros(trained.network.params))
-        return row | {"starved_outputs": sum(starved.values())}
+        return row | {"starved_outputs": sum(map(int, starved.values()))}
 
     def _record(self, record: Mapping[str, Any]) -> None:
         """Log an epoch; one that an interrupted run had logged already is replaced."""

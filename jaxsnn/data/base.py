@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
+from jaxsnn import draws
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 
@@ -117,7 +118,7 @@ class Dataset:
 def shuffled(num: int, seed: int) -> np.ndarray:
     """Return a permutation of `0 .. num - 1` that depends on nothing but `num` and `seed`."""
     key = jax.random.key(seed, impl="threefry2x32")
-    return np.argsort(np.asarray(jax.random.bits(key, (num,))), kind="stable")
+    return np.argsort(draws.bits(key, num), kind="stable")
 
 
 def hold_out(labels: np.ndarray, fraction: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

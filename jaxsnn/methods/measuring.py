@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxsnn import metrics, train, tree
+from jaxsnn import draws, metrics, train, tree
 from jaxsnn.data import Dataset, Split
 from jaxsnn.methods.result import Trained
 from jaxsnn.metrics.published import published_energy
@@ -93,10 +93,10 @@ def whole_numbers(product: Trained, test: Split) -> dict[str, float]:
         for kernel, feed in flow.feeds.items()
     }
     whole = rescale(product.network, factors)
-    leaves = tree.named_leaves(whole.params).values()
+    leaves = [np.asarray(leaf) for leaf in tree.named_leaves(whole.params).values()]
     return {
-        "largest": max(float(jnp.abs(leaf).max()) for leaf in leaves),
-        "off_whole": max(float(jnp.abs(leaf - jnp.rint(leaf)).max()) for leaf in leaves),
+        "largest": max(float(np.abs(leaf).max()) for leaf in leaves),
+        "off_whole": max(float(np.abs(leaf - np.rint(leaf)).max()) for leaf in leaves),
         "accuracy": train.evaluate(product.task, whole, test).accuracy,
     }
 
@@ -121,22 +121,29 @@ def noise_sweep(
     for pruned networks; their noise is not known, this protocol is ours.
     """
     task, std = replace(trained.task, devices=1), trained.task.inputs.std
-    unit = 255.0 * jnp.asarray(1.0 if std is None else std, jnp.float32)  # of pixels
-    clean, labels = jnp.asarray(split.images, jnp.float32), jnp.asarray(split.labels)
+    unit = 255.0 * np.asarray(1.0 if std is None else std, np.float32)  # of pixels
+    device = jax.device_put((split.images, split.labels))
     found = np.zeros((seeds, len(sigmas)))
     for seed in range(seeds):
-        noise = jax.random.normal(jax.random.key(seed), clean.shape, clean.dtype)
-        noise = noise * jnp.broadcast_to(unit, clean.shape)
+        noise = draws.normal(jax.random.key(seed), split.images.shape)
         for i, sigma in enumerate(sigmas):
-            noisy = clean + sigma * noise
-            found[seed, i] = _accuracy(task, trained.network, noisy, labels, seed)
+            found[seed, i] = _accuracy(task, trained.network, device, noise, sigma * unit, seed)
     return found
 
 
 @jax.jit
-def _accuracy(task: train.Task, net: Network, images: Array, labels: Array, seed: int) -> Array:
-    """Do what `train.evaluate` does, for pixels that are no whole numbers."""
-    return evaluation.evaluate_traced(task, net, (images, labels), seed=seed)[0][-1]
+def _accuracy(
+    task: train.Task,
+    net: Network,
+    split: tuple[Array, Array],
+    noise: Array,
+    sigma: Array,
+    seed: int,
+) -> Array:
+    """Do what `train.evaluate` does, for pixels with noise, which are no whole numbers."""
+    images, labels = split
+    noisy = images.astype(jnp.float32) + jnp.broadcast_to(sigma, noise.shape) * noise
+    return evaluation.evaluate_traced(task, net, (noisy, labels), seed=seed)[0][-1]
 
 
 def noise_table(

@@ -84,8 +84,8 @@ def over_batches(
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
     demand.check_evaluation(task, net, batch_size)
-    chosen = jnp.asarray(images[rows])
-    arguments = parallel.replicate((net, chosen, input_key), devices)
+    chosen = jax.device_put(images[rows])
+    arguments = parallel.replicate((net.for_passes(), chosen, input_key), devices)
     found: Calibration = _over_batches(task, statistic, devices, *arguments)
     found = parallel.gather(found, devices)
     _check_finite("the statistic", found.mean)
@@ -161,9 +161,9 @@ def each_batch(
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
     demand.check_evaluation(task, net, batch_size)
-    net = parallel.replicate(net, devices)
+    net = parallel.replicate(net.for_passes(), devices)
     for i, chosen in enumerate(rows):
-        arguments = parallel.replicate((jnp.asarray(images[chosen]), input_key, i), devices)
+        arguments = parallel.replicate((jax.device_put(images[chosen]), input_key, i), devices)
         yield jax.device_get(_one_batch(task, statistic, devices, net, *arguments))
 
 
@@ -207,5 +207,5 @@ def _check_network(net: Network) -> None:
 def _check_finite(what: str, found: Tree) -> None:
     """Raise unless all entries are finite: spikes would hide it, for NaN passes no threshold."""
     for name, leaf in tree.named_leaves(found).items():
-        if not jnp.isfinite(leaf).all():
+        if not np.isfinite(np.asarray(leaf)).all():
             raise UserError(f"calibration: {what} {name!r} is not finite; training has diverged")

@@ -60,8 +60,8 @@ def evaluate(
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices, guide=None)
     samples, labels = split
-    device = jnp.asarray(samples), jnp.asarray(labels)
-    net, device = parallel.replicate((net, device), devices)
+    device = jax.device_put((samples, labels))
+    net, device = parallel.replicate((net.for_passes(), device), devices)
     correct, loss, counts = parallel.gather(_evaluate(task, batch_size, net, device, seed), devices)
     over_time = correct / len(samples)
     return Evaluation(float(over_time[-1]), float(loss), over_time, counts)
@@ -148,7 +148,7 @@ def predict(
     demand.check_evaluation(task, net, batch_size)
     devices = parallel.most_devices(batch_size, task.devices)
     task = replace(task, devices=devices, guide=None)
-    net, samples = parallel.replicate((net, jnp.asarray(samples)), devices)
+    net, samples = parallel.replicate((net.for_passes(), jax.device_put(samples)), devices)
     scores: Array = parallel.gather(_predict(task, batch_size, net, samples, seed), devices)
     return scores
 

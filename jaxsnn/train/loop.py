@@ -91,7 +91,7 @@ def init(net: Network, phase: Phase, key: Array) -> TrainState:
     opt_state = phase.optimizer.init(net.params)
     begun = net.replace(params=phase.begin(net.params))
     state = TrainState(begun, opt_state, jax.random.key_data(key), jnp.int32(0))
-    copied: TrainState = jax.tree.map(jnp.array, state)
+    copied: TrainState = jax.device_put(state, may_alias=False)
     return copied
 
 
@@ -307,7 +307,7 @@ def fit(
         facts = {"name": name, "seed": seed, "batch_size": batch_size, "samples": len(split[1])}
         done, state = checkpoints.resume(state, epochs, facts)
     steps = len(split[1]) // batch_size
-    device = jnp.asarray(split[0]), jnp.asarray(split[1])
+    device = jax.device_put((split[0], split[1]))
     state, device = parallel.replicate((state, device), task.devices)
     with progress.Bar(name, epochs, steps, done) if show else progress.Silence() as bar:
         for epoch in range(done, epochs):
