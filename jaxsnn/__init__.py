@@ -6,7 +6,7 @@
 |------------|---------------------------------------------------------------------------|
 | `models`   | networks from a layout such as "32C3-AP2-10", and those of the papers      |
 | `layers`   | the modules that a network of your own is made of                          |
-| `neurons`  | the LIF recurrence; `surrogate`, its gradients; `encode`, what enters       |
+| `neurons`  | LIF and others, or your own; `surrogate`, their gradients; `encode`, inputs |
 | `data`     | data sets; `inputs`, how samples become the input of a network             |
 | `train`    | `Task`, `fit`, `evaluate`; `losses`, what is minimised                      |
 | `compress` | sets to stay in, and the optax transformations that hold weights there     |

@@ -45,6 +45,8 @@ def count_where(
 ) -> dict[str, int]:
     """Return for each spiking layer how often `holds(potential, threshold)` was true.
 
+    The threshold is the level at which a neuron fires at that step, its adaptation included.
+
     Args:
       net: the network, of layers of ours.
       x: inputs, `[T, B, ...]` or a `Signal`.
@@ -63,9 +65,8 @@ def count_where(
         module(Signal(value[None], 1), tape)
         counts = {}
         for name, neuron in spiking.items():
-            potential = tape.membranes[name].potential
-            threshold = jnp.broadcast_to(neuron.threshold, potential.shape)
-            counts[name] = jnp.sum(holds(potential, threshold))
+            state = tape.membranes[name]
+            counts[name] = jnp.sum(holds(state.potential, neuron.level(state)))
         return tape.membranes, counts
 
     shapes = jax.eval_shape(step, {}, values[0])[0]

@@ -1,6 +1,6 @@
 """What turns an input current into the output of a layer: spikes, activations or a read-out."""
 
-import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,13 +13,13 @@ from jaxsnn.arrays import at_least_float32, confined, is_short
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.tape import Tape
-from jaxsnn.neurons import LIF, Membrane, integrate, unroll
+from jaxsnn.neurons import LIF, Membrane, Neuron, unroll
+from jaxsnn.neurons.scanning import integrate
 from jaxsnn.surrogate import NEVER, fire_over_time, triangle
 
 __all__ = ["Constant", "Firing", "Integrator", "Neurons", "Rectified", "watch"]
 
-SMALLEST_THRESHOLD = 1e-3  # a trained threshold is held above it, so that a neuron stays defined
-TRAINED = {"decay": (0.0, 1.0), "threshold": (SMALLEST_THRESHOLD, math.inf)}
+OWN = ("options", "trained", "watched")  # attributes of `Neurons`, which no constant is called
 
 Module = TypeVar("Module", bound=nnx.Module)
 
@@ -29,43 +29,48 @@ class Constant(nnx.Variable[Array]):
 
 
 class Neurons(nnx.Module):
-    """A layer of LIF neurons; their constants may be trained.
+    """A layer of neurons; their constants are its variables, and may be trained.
 
     >>> neurons = Neurons(LIF(decay=0.5, threshold=2.0), trained=("threshold",))
     >>> [type(each).__name__ for each in (neurons.decay, neurons.threshold)]
     ['Constant', 'Param']
 
     Args:
-      neuron: the constants and options.
-      trained: names of the constants that are parameters, of "decay" and "threshold". Trained ones
-        are held in their range, decay in [0, 1] and threshold at 0.001 or more: `train.fit` clips
-        them after each step, and one that another loop leads outside finds back (`confined`).
+      neuron: the constants and options: `LIF`, another of `jaxsnn.neurons`, or one of your own.
+      trained: names of the constants that are parameters; left out, those that the neuron learns by
+        itself. Trained ones are held in their range, of LIF decay in [0, 1] and threshold at 0.001
+        or more: `train.fit` clips them after each step, and one that another loop leads outside
+        finds back (`confined`).
 
     Raises:
-      UserError: if the surrogate is a timed one (`stdb`) and the reset is not detached.
+      UserError: if the neuron breaks the protocol or has no such constant, and if its surrogate is
+        a timed one (`stdb`) and it is no LIF neuron with a detached reset.
     """
 
-    decay: nnx.Variable[Array]
-    threshold: nnx.Variable[Array]
-
-    def __init__(self, neuron: LIF, trained: tuple[str, ...] = ()):
-        if neuron.surrogate.timed and not neuron.detach_reset:
-            raise UserError("surrogate stdb needs neurons with detach_reset=True")
-        for name in ("decay", "threshold"):
-            kind = nnx.Param if name in trained else Constant
+    def __init__(self, neuron: Neuron, trained: Sequence[str] | None = None):
+        self.trained = _checked(neuron, trained)
+        for name in neuron.ranges:
+            kind = nnx.Param if name in self.trained else Constant
             setattr(self, name, kind(jnp.asarray(getattr(neuron, name), jnp.float32)))
-        self.options = replace(neuron, decay=0.0, threshold=1.0)
-        self.trained = trained
+        self.options = neuron.bare()
         self.watched = False  # whether every step is recorded: `watch`
 
-    def constants(self) -> LIF:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the constants, each an attribute."""
+        return tuple(self.options.ranges)
+
+    def variable(self, name: str) -> nnx.Variable[Array]:
+        """Return the variable of a constant."""
+        found: nnx.Variable[Array] = getattr(self, name)
+        return found
+
+    def constants(self) -> Neuron:
         """Return the neuron with its present constants."""
-        decay, threshold = self.decay[...], self.threshold[...]
-        if "decay" in self.trained:
-            decay = confined(decay, *TRAINED["decay"])
-        if "threshold" in self.trained:
-            threshold = confined(threshold, *TRAINED["threshold"])
-        return replace(self.options, decay=decay, threshold=threshold)
+        values = {name: self.variable(name)[...] for name in self.options.ranges}
+        for name in self.trained:
+            values[name] = confined(values[name], *self.options.ends(name))
+        return replace(self.options, **values)  # type: ignore[type-var]
 
     def __call__(
         self,
@@ -83,13 +88,13 @@ class Neurons(nnx.Module):
             seen = tape.only_counted(at_least_float32(current.over_time()))
             tape.activity.current[name] = lax.stop_gradient(seen)
         # Behind a detached reset no potential depends on a surrogate: any will do.
-        timed = neuron.surrogate.timed
-        if timed and feedback is not None:
+        timed = neuron if isinstance(neuron, LIF) and neuron.surrogate.timed else None
+        if timed is not None and feedback is not None:
             raise UserError(
                 f"layer {name!r} is recurrent: surrogate stdb does not learn through it"
             )
         spikes, potential, membrane = unroll(
-            replace(neuron, surrogate=triangle()) if timed else neuron,
+            neuron if timed is None else replace(timed, surrogate=triangle()),
             current.value,
             timesteps=current.timesteps if current.constant else None,
             initial=before,
@@ -97,8 +102,8 @@ class Neurons(nnx.Module):
             dtype=dtype if is_short(dtype) else jnp.float32,
         )
         tape.membranes[name] = membrane
-        if timed:
-            fired = _fire_timed(neuron, potential, before, tape, f"{name}/last_spike")
+        if timed is not None:
+            fired = _fire_timed(timed, potential, before, tape, f"{name}/last_spike")
             spikes = fired.astype(spikes.dtype)
         if self.watched:
             trains = tape.only_counted(at_least_float32(spikes))
@@ -109,7 +114,29 @@ class Neurons(nnx.Module):
         potential = lax.stop_gradient(potential)
         tape.activity.potential[name] = tape.sum(potential)
         tape.activity.magnitude[name] = tape.sum(jnp.abs(potential))
-        return Signal(spikes, current.timesteps, sources=(name,))
+        return Signal(spikes, current.timesteps, sources=(name,), origin=current.origin)
+
+
+def _checked(neuron: Neuron, trained: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of the constants that are trained, after the neuron was checked."""
+    if not isinstance(neuron, Neuron):
+        raise UserError(f"neuron must be a neurons.Neuron, found {type(neuron).__name__}")
+    neuron.check()
+    kind = type(neuron).__name__
+    if taken := [name for name in OWN if name in neuron.ranges]:
+        raise UserError(f"neuron {kind}: a constant cannot be called {taken[0]!r}")
+    found = neuron.learned if trained is None else tuple(trained)
+    if strange := [name for name in found if name not in neuron.ranges]:
+        raise UserError(
+            f"trained {strange[0]!r} is no constant of {kind}; choose of {', '.join(neuron.ranges)}"
+        )
+    surrogate = getattr(neuron, "surrogate", None)
+    if surrogate is not None and surrogate.timed:
+        if not isinstance(neuron, LIF):
+            raise UserError(f"surrogate stdb needs LIF neurons, found {kind}")
+        if not neuron.detach_reset:
+            raise UserError("surrogate stdb needs neurons with detach_reset=True")
+    return found
 
 
 def _fire_timed(
@@ -213,23 +240,25 @@ class Integrator(nnx.Module):
             initial = None if before is None else before.potential
             value = integrate(value, self.decay[...], initial=initial)
             tape.membranes[name] = Membrane(value[-1])
-        return Signal(value, current.timesteps, analog=True, sources=(name,))
+        origin = current.origin
+        return Signal(value, current.timesteps, analog=True, sources=(name,), origin=origin)
 
 
 Firing = Neurons | Rectified | Integrator  # what stands behind a layer's weights
 
 
-def as_firing(neurons: Firing | LIF) -> Firing:
-    """Return what fires behind a layer's weights; bare constants of LIF neurons become a layer.
+def as_firing(neurons: Firing | Neuron) -> Firing:
+    """Return what fires behind a layer's weights; the bare constants of neurons become a layer.
 
     Raises:
       UserError: for anything else.
     """
-    if isinstance(neurons, LIF):
+    if isinstance(neurons, Neuron):
         return Neurons(neurons)
     if not isinstance(neurons, Firing):
         raise UserError(
-            "neurons must be neurons.LIF, layers.Neurons, layers.Rectified or layers.Integrator, "
+            "neurons must be neurons.LIF or another neuron, layers.Neurons, layers.Rectified or "
+            "layers.Integrator, "
             f"found {type(neurons).__name__}"
         )
     return neurons

@@ -27,6 +27,7 @@ Letters in shapes: `T` time, `C` channels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -39,7 +40,8 @@ from jaxsnn.inputs import Inputs
 from jaxsnn.layers import walk
 from jaxsnn.models.variants import residual_blocks
 from jaxsnn.network import Network, Output
-from jaxsnn.neurons import LIF, ORDERS
+from jaxsnn.neurons import LIF
+from jaxsnn.neurons.lif import ORDERS
 from jaxsnn.surrogate import Surrogate, triangle
 
 __all__ = [
@@ -279,7 +281,7 @@ def convert(
         layer.kernel[...] = given[name].kernel[...]
         if not isinstance(layer.neurons, layers.Neurons):
             continue
-        constants = layer.neurons
+        constants: Any = _lif(name, layer.neurons)
         if name in thresholds:
             old = constants.threshold[...]
             new = jnp.asarray(thresholds[name] * scale, old.dtype)
@@ -289,7 +291,7 @@ def convert(
     for block in walk.layers_of(module):
         if isinstance(block, layers.Residual) and isinstance(block.conv1.neurons, layers.Neurons):
             # The unit of the hidden spikes, one or one for each input of the second kernel.
-            unit = block.conv1.neurons.threshold[...]
+            unit = block.conv1.neurons.variable("threshold")[...]
             block.conv2.kernel[...] = block.conv2.kernel[...] * jnp.reshape(unit, (1, 1, -1, 1))
     return Network.of(module, spiking.input_shape)
 
@@ -323,13 +325,25 @@ def score_unit(net: Network, inputs: Inputs) -> float:
         entering[feed.layer] = entering[first[feed.layer]] if feed.layer in first else unit
         neurons = known[feed.layer].neurons
         if isinstance(neurons, layers.Neurons):
-            threshold = neurons.threshold[...]
+            threshold = _lif(feed.layer, neurons).variable("threshold")[...]
             if threshold.ndim:
                 raise UserError(f"layer {feed.layer!r} has a threshold for each channel: no unit")
             leaving[feed.layer] = entering[feed.layer] * float(threshold)
         else:
             leaving[feed.layer] = entering[feed.layer]
     return entering[flow.readout[0]]
+
+
+def _lif(name: str, neurons: layers.Neurons) -> layers.Neurons:
+    """Return neurons whose decay and threshold are those of LIF.
+
+    Raises:
+      UserError: naming the layer of others.
+    """
+    if not isinstance(neurons.options, LIF):
+        kind = type(neurons.options).__name__
+        raise UserError(f"layer {name!r} fires by {kind}: conversions know LIF neurons only")
+    return neurons
 
 
 def _check_pair(ann: Mapping[str, layers.Synapse], spiking: Mapping[str, layers.Synapse]) -> None:

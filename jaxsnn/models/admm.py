@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxsnn.models.layout import STBP_MNIST, build
+from jaxsnn.models.layout import STBP_MNIST, Choice, build
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import rectangle
@@ -17,7 +17,7 @@ STBP_CIFAR = LIF(decay=0.25, threshold=0.75, surrogate=rectangle(1.0))
 
 def mlp(
     sizes: Sequence[int] = (784, 512, 10),
-    neuron: LIF = STBP_MNIST_MLP,
+    neuron: Choice = STBP_MNIST_MLP,
     *,
     seed: int = 0,
     **options: Any,
@@ -42,7 +42,7 @@ def mlp(
 
 def mnist_conv(
     input_shape: Sequence[int] = (28, 28, 1),
-    neuron: LIF = STBP_MNIST,
+    neuron: Choice = STBP_MNIST,
     *,
     classes: int = 10,
     seed: int = 0,
@@ -67,7 +67,7 @@ def mnist_conv(
 
 def stbp_cifar(
     input_shape: Sequence[int] = (32, 32, 3),
-    neuron: LIF = STBP_CIFAR,
+    neuron: Choice = STBP_CIFAR,
     *,
     classes: int = 10,
     width: float = 1.0,
@@ -105,7 +105,7 @@ def stbp_cifar(
 
 def admm_cifar(
     input_shape: Sequence[int] = (32, 32, 3),
-    neuron: LIF = STBP_CIFAR,
+    neuron: Choice = STBP_CIFAR,
     *,
     classes: int = 10,
     width: float = 1.0,

@@ -20,19 +20,19 @@ no weights.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsnn import layers, memory
+from jaxsnn import layers, memory, tree
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.layers.neurons import Firing
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, Neuron
 from jaxsnn.surrogate import rectangle
 
 __all__ = ["STBP_MNIST", "build"]
@@ -41,8 +41,10 @@ __all__ = ["STBP_MNIST", "build"]
 STBP_MNIST = LIF(decay=0.2, threshold=0.5, surrogate=rectangle(1.0))
 
 Word = dict[str, str]  # the parts of a word of a layout
+Choice = Neuron | Mapping[str, Neuron]  # one neuron, or layer pattern -> neuron
 Options = dict[str, Any]
 ACTIVATIONS = ("spikes", "relu")
+READOUTS = ("spikes", "current", "leaky")
 N = r"[1-9]\d*"
 WORD = re.compile(
     rf"(?P<conv>{N})C(?P<size>{N})(S(?P<stride>{N}))?(?P<valid>V?)"
@@ -56,13 +58,13 @@ WEIGHTED = {"conv", "block", "dense"}
 def build(
     layout: str,
     input_shape: Sequence[int],
-    neuron: LIF = STBP_MNIST,
+    neuron: Choice = STBP_MNIST,
     *,
     seed: int = 0,
     readout: str = "spikes",
     activation: str = "spikes",
-    trained: tuple[str, ...] = (),
-    norm: bool = False,
+    trained: Sequence[str] | None = None,
+    norm: bool | str = False,
     use_bias: bool | str = True,
     ties: Literal["first", "shared"] = "first",
     dtype: Any = jnp.float32,
@@ -72,7 +74,8 @@ def build(
     Args:
       layout: the layers, as in the module's table.
       input_shape: of one sample at one step, `(H, W, C)` or `(features,)`.
-      neuron: constants of all spiking layers.
+      neuron: constants of all spiking layers; or layer pattern -> neuron, `{"conv*": LIF(0.5), "*":
+        SynapticLIF()}`, of which the first that matches a layer counts.
       seed: of the start values.
       readout: what the last layer gives: its "spikes"; its "current", whose mean over time is the
         potential of a perfect integrator divided by T; or the potential of a "leaky" integrator
@@ -80,8 +83,9 @@ def build(
       activation: what hidden layers give: "spikes", or "relu" for the ANN of the same layout, whose
         parameters have the same names and shapes. It needs a read-out that does not spike, and
         runs for one step.
-      trained: neuron constants that are parameters, one for each layer.
-      norm: batch normalisation in every hidden layer.
+      trained: neuron constants that are parameters, in each layer that has them; left out, those
+        that a neuron learns by itself.
+      norm: of every hidden layer: True for batch normalisation, or the name of another.
       use_bias: biases in all weighted layers (True), in none (False), or in the last one only
         ("readout"), which has no norm to stand in for it.
       ties: who of equal largest inputs of a max pooling gets its gradient (`layers.MaxPool`).
@@ -89,7 +93,8 @@ def build(
         weights, potentials, sums and the read-out stay float32.
 
     Raises:
-      UserError: for a word that is not in the table, or a layer that does not fit its input.
+      UserError: for a word that is not in the table, a layer that does not fit its input or that no
+        pattern gives a neuron, and a trained constant that no neuron has.
 
     Example:
       >>> net = build("8C3-AP2-10", (8, 8, 1), seed=0)
@@ -103,24 +108,24 @@ def build(
         raise UserError(f"layout {layout!r} has no layer with weights")
     if use_bias not in (True, False, "readout"):
         raise UserError(f"use_bias {use_bias!r} is unknown; choose True, False or 'readout'")
-    _check_activation(activation, readout, trained)
-    builder = _Builder(layout, tuple(input_shape))
+    _check_activation(activation, readout, trained or ())
+    builder, names = _Builder(layout, tuple(input_shape)), _names([word for _, word in words])
+    fires = _Firing(neuron, trained, activation, readout, [each for some in names for each in some])
     for i, (text, word) in enumerate(words):
         last = i == weighted[-1]
         options: Options = {
             "use_bias": last if use_bias == "readout" else use_bias,
-            "norm": norm and not last,
+            "norm": False if last else norm,
             "dtype": dtype,
             "rngs": rngs,
         }
-        hidden = partial(_hidden, activation, neuron, trained)
-        firing = _readout(readout, neuron, trained) if last else hidden()
+        firing = [fires.readout() if last else fires.hidden(name) for name in names[i]]
         if "conv" in word:
-            builder.conv(text, word, firing, options)
+            builder.conv(text, word, firing[0], options)
         elif "block" in word and last:
             raise builder.error(text, "cannot add its input to its output")
         elif "block" in word:
-            builder.block(text, word, hidden(), firing, options)
+            builder.block(text, word, firing[0], firing[1], options)
         elif "pool" in word:
             builder.pool(text, word, ties)
         elif "drop" in word:
@@ -128,7 +133,7 @@ def build(
         elif "vote" in word:
             builder.vote(text, int(word["vote"]), last=i == len(words) - 1)
         else:
-            builder.dense(text, word, firing, options)
+            builder.dense(text, word, firing[0], options)
     return Network.of(layers.Chain(builder.make()), input_shape)
 
 
@@ -242,7 +247,22 @@ def _parse(word: str, layout: str) -> Word:
     return {part: text for part, text in match.groupdict().items() if text is not None}
 
 
-def _check_activation(activation: str, readout: str, trained: tuple[str, ...]) -> None:
+def _names(words: Sequence[Word]) -> list[tuple[str, ...]]:
+    """Return the names of the layers that fire, of each word of a layout."""
+    found: list[tuple[str, ...]] = []
+    counts = dict.fromkeys(sorted(WEIGHTED), 0)
+    for word in words:
+        kind = next((each for each in counts if each in word), None)
+        if kind is None:
+            found.append(())
+            continue
+        counts[kind] += 1
+        name = f"{kind}{counts[kind]}"
+        found.append((f"{name}/conv1", f"{name}/conv2") if kind == "block" else (name,))
+    return found
+
+
+def _check_activation(activation: str, readout: str, trained: Sequence[str]) -> None:
     if activation not in ACTIVATIONS:
         raise UserError(f"activation {activation!r} is unknown; choose spikes or relu")
     if activation == "relu" and readout == "spikes":
@@ -251,13 +271,71 @@ def _check_activation(activation: str, readout: str, trained: tuple[str, ...]) -
         raise UserError(f"activation 'relu' has no constants to train, found {', '.join(trained)}")
 
 
-def _hidden(activation: str, neuron: LIF, trained: tuple[str, ...]) -> Firing:
-    return layers.Rectified() if activation == "relu" else layers.Neurons(neuron, trained)
+class _Firing:
+    """What fires behind each layer of a layout; the last one reads out."""
+
+    def __init__(
+        self,
+        neuron: Choice,
+        trained: Sequence[str] | None,
+        activation: str,
+        readout: str,
+        names: Sequence[str],
+    ):
+        if readout not in READOUTS:
+            raise UserError(f"readout {readout!r} is unknown; choose spikes, current or leaky")
+        self.kind, self.rectified, self.trained = readout, activation == "relu", trained
+        self.last = names[-1]
+        needed = [] if self.rectified else list(names[:-1])
+        needed += [] if readout == "current" else [self.last]
+        self.neurons = _chosen(neuron, names, needed)
+        known = {name for each in self.neurons.values() for name in each.ranges}
+        if strange := [name for name in trained or () if name not in known]:
+            raise UserError(
+                f"trained {strange[0]!r} is no constant of these neurons; choose of "
+                f"{', '.join(sorted(known)) or 'none'}"
+            )
+
+    def hidden(self, name: str) -> Firing:
+        """Return what fires in a layer that is not the last."""
+        return layers.Rectified() if self.rectified else self._spiking(name)
+
+    def readout(self) -> Firing:
+        """Return what fires in the last layer."""
+        if self.kind == "spikes":
+            return self._spiking(self.last)
+        if self.kind == "current":
+            return layers.Integrator()
+        neuron = self.neurons[self.last]
+        decay = getattr(neuron, "decay", None)
+        if decay is None:
+            kind = type(neuron).__name__
+            raise UserError(f"readout 'leaky' of layer {self.last!r}: {kind} has no decay")
+        return layers.Integrator(decay)
+
+    def _spiking(self, name: str) -> Firing:
+        neuron = self.neurons[name]
+        if self.trained is None:
+            return layers.Neurons(neuron)
+        return layers.Neurons(neuron, [each for each in self.trained if each in neuron.ranges])
 
 
-def _readout(readout: str, neuron: LIF, trained: tuple[str, ...]) -> Firing:
-    if readout == "spikes":
-        return layers.Neurons(neuron, trained)
-    if readout not in ("current", "leaky"):
-        raise UserError(f"readout {readout!r} is unknown; choose spikes, current or leaky")
-    return layers.Integrator(None if readout == "current" else neuron.decay)
+def _chosen(neuron: Choice, names: Sequence[str], needed: Sequence[str]) -> dict[str, Neuron]:
+    """Return layer -> its neuron, of the needed ones at least.
+
+    Raises:
+      UserError: for what is no neuron, a pattern without effect, and a layer that is left over.
+    """
+    if not isinstance(neuron, Mapping):
+        found = dict.fromkeys(names, neuron)
+    else:
+        found = tree.match(neuron, dict.fromkeys(names, 0.0)) if neuron else {}
+    if left := [name for name in needed if name not in found]:
+        raise UserError(f"neuron has no pattern for the layer {left[0]!r}; add one, such as '*'")
+    for name, each in found.items():
+        if not isinstance(each, Neuron):
+            raise UserError(
+                f"neuron of layer {name!r} must be a neuron such as neurons.LIF(0.5), found "
+                f"{type(each).__name__}"
+            )
+    return found

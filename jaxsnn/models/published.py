@@ -6,7 +6,7 @@ from typing import Any
 
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
-from jaxsnn.models.layout import build
+from jaxsnn.models.layout import Choice, build
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import triangle
@@ -57,7 +57,7 @@ class Published:
     def __call__(
         self,
         input_shape: Sequence[int] | None = None,
-        neuron: LIF = QP_SNN,
+        neuron: Choice = QP_SNN,
         *,
         classes: int = 10,
         width: float = 1.0,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxsnn.models.layout import build
+from jaxsnn.models.layout import Choice, build
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import rectangle
@@ -17,7 +17,7 @@ SHD = LIF(decay=0.9375, threshold=1.0, reset="soft", surrogate=rectangle(1.0))
 
 def shd_recurrent(
     input_shape: Sequence[int] = (700,),
-    neuron: LIF = SHD,
+    neuron: Choice = SHD,
     *,
     classes: int = 20,
     hidden: Sequence[int] = (128, 128),

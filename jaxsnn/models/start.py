@@ -123,7 +123,13 @@ def firing_start(net: Network, x: Array | Signal) -> Network:
         if not isinstance(neurons, layers.Neurons):
             continue
         deviation = deviations(params)[layer]
-        gain = jnp.where(deviation > 0, neurons.constants().threshold / deviation, 1.0)
+        threshold = getattr(neurons.constants(), "threshold", None)
+        if threshold is None:
+            kind = type(neurons.options).__name__
+            raise UserError(
+                f"layer {layer!r} fires by {kind}, which has no threshold to start from"
+            )
+        gain = jnp.where(deviation > 0, threshold / deviation, 1.0)
         own = {f"{layer}/{part}" for part in ("kernel", "recurrent", "bias")}
         scale = lambda name, leaf: leaf * gain if name in own else leaf  # noqa: B023, E731
         params = tree.map_named(scale, params)

@@ -14,11 +14,13 @@ import optax
 from jax import Array, lax
 
 from jaxsnn import tree
-from jaxsnn.arrays import Number, check_range, check_whole
+from jaxsnn.arrays import Number, check_whole
 from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Dataset, Split
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
+from jaxsnn.neurons import LIF
+from jaxsnn.program import ModuleProgram
 from jaxsnn.sweep import chunks
 from jaxsnn.sweep.grid import Axis, SweepGrid
 from jaxsnn.sweep.lanes import Swept, run_lanes
@@ -235,10 +237,8 @@ def fit_traced(
     return loop.end_phase(phase, state), sums
 
 
-def with_constants(
-    net: Network, *, decay: Number | None = None, threshold: Number | None = None
-) -> Network:
-    """Return a network with other constants of its neurons, in all layers.
+def with_constants(net: Network, **constants: Number | None) -> Network:
+    """Return a network with other constants of its neurons, in all layers that have them.
 
     >>> from jaxsnn import models
     >>> net = with_constants(models.build("3-2", (4,)), threshold=0.25)
@@ -247,18 +247,21 @@ def with_constants(
 
     Args:
       net: the network; constants that are trained stay.
-      decay: share of the potential left after a step, in [0, 1], may be traced; None leaves it.
-      threshold: potential above which a neuron spikes, > 0, may be traced; None leaves it.
+      **constants: of LIF `decay`, the share of the potential left after a step, in [0, 1], and
+        `threshold`, > 0; of other neurons theirs. May be traced; None leaves one as it is.
 
     Raises:
       UserError: if there is no such constant, or a number is out of range.
     """
+    layers = net.program.neurons.values() if isinstance(net.program, ModuleProgram) else ()
+    known = [LIF.ranges, *(each.options.ranges for each in layers)]
     new: dict[str, Number] = {}
-    if decay is not None:
-        new["*/neurons/decay"] = check_range("decay", decay, 0.0, 1.0)
-    if threshold is not None:
-        ends = {"open_low": True, "open_high": True}
-        new["*/neurons/threshold"] = check_range("threshold", threshold, 0.0, float("inf"), **ends)
+    for name, value in constants.items():
+        if value is not None:
+            new[f"*/neurons/{name}"] = value
+            for ranges in known:
+                if name in ranges:
+                    ranges[name].check(name, value)
     matched = tree.match(new, net.stats)
     stats = tree.map_named(
         lambda name, leaf: jnp.full_like(leaf, matched[name]) if name in matched else leaf,

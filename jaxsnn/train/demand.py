@@ -18,7 +18,7 @@ import jax
 from jaxsnn import memory
 from jaxsnn.compress.phase import Phase
 from jaxsnn.network import Network
-from jaxsnn.neurons import UNROLL_LIMIT
+from jaxsnn.neurons.scanning import UNROLL_LIMIT
 from jaxsnn.train.task import Task, outline
 
 __all__: list[str] = []  # nothing here is promised to users

@@ -9,6 +9,7 @@ from jaxsnn import encode, losses, models, neurons
 from jaxsnn.compress import schedules
 from jaxsnn.errors import UserError
 from jaxsnn.neurons import LIF
+from jaxsnn.neurons.lif import ORDERS
 
 
 def test_steps_change_at_their_boundaries():
@@ -158,7 +159,7 @@ def test_a_masked_network_has_the_loss_and_gradient_of_the_truncated_run():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_silenced_layers_have_the_sums_over_time_of_the_truncated_run(order):
     neuron = LIF(0.9, 0.5, reset="soft", order=order)
     weights = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 6)), jnp.float32)

@@ -186,7 +186,7 @@ LIF_DATA = changed(0)[0]["neurons"]
         (changed(1, sources=[0, 0, 0, 9]), "sources must be 4 numbers from -1 to 3"),
         (
             changed(3, kind="recurrent", neurons={"kind": "integrator", "decay": None}),
-            "recurrent layer needs neurons of kind 'lif'",
+            "recurrent layer needs neurons that spike",
         ),
     ],
 )

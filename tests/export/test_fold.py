@@ -11,7 +11,9 @@ from jaxsnn.encode import direct
 from jaxsnn.errors import UserError
 from jaxsnn.export import fold_norms, shrink
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF, ORDERS, RESETS
+from jaxsnn.neurons import LIF
+from jaxsnn.neurons.lif import ORDERS
+from jaxsnn.neurons.resets import RESETS
 
 NEURON = LIF(0.75, 0.5)
 SHAPE = (8, 8, 2)

@@ -13,8 +13,8 @@ from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
 from jaxsnn.layers.layer import named
-from jaxsnn.layers.neurons import SMALLEST_THRESHOLD, TRAINED
 from jaxsnn.neurons import LIF, unroll
+from jaxsnn.neurons.neuron import SMALLEST
 from jaxsnn.surrogate import atan, stdb, triangle
 
 
@@ -52,7 +52,7 @@ def test_trained_constants_are_held_in_their_range():
     neurons.decay[...] = jnp.asarray(1.5)
     neurons.threshold[...] = jnp.asarray(-3.0)
     constants = neurons.constants()
-    assert constants.decay == 1.0 and constants.threshold == np.float32(SMALLEST_THRESHOLD)
+    assert constants.decay == 1.0 and constants.threshold == np.float32(SMALLEST)
     assert constants.reset == "soft" and constants.surrogate == triangle()
     assert jnp.isfinite(run_neurons(neurons, jnp.ones((3, 1, 2))).value).all()
 
@@ -74,7 +74,7 @@ def test_a_trained_constant_outside_its_range_is_led_back_and_not_further_out(na
 
         return float(jax.grad(loss)(jnp.float32(value)))
 
-    low, high = TRAINED[name]
+    low, high = LIF.ends(name)
     end = slope(high if value > high else low, 1.0)
     assert end != 0
     back = 1.0 if end * inward > 0 else -1.0

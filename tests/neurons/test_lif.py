@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from jaxsnn import neurons, surrogate
+from jaxsnn import surrogate
 from jaxsnn.errors import UserError
-from jaxsnn.neurons import LIF, Membrane, integrate, lif_step, unroll
+from jaxsnn.neurons import LIF, Membrane, lif_step, scanning, unroll
+from jaxsnn.neurons.lif import ORDERS
+from jaxsnn.neurons.resets import RESETS, spikes_of
+from jaxsnn.neurons.scanning import integrate
 
 NORMALIZED = surrogate.triangle(1.0, 0.5, normalized=True)
 PLAIN = surrogate.triangle(2.0)
@@ -30,8 +33,8 @@ COMBINATIONS = [
     pytest.param(
         order, reset, strict, detach, marks=[pytest.mark.slow] * ((i + j + strict + detach) % 2)
     )
-    for i, order in enumerate(neurons.ORDERS)
-    for j, reset in enumerate(neurons.RESETS)
+    for i, order in enumerate(ORDERS)
+    for j, reset in enumerate(RESETS)
     for strict, detach in itertools.product((True, False), repeat=2)
 ]
 
@@ -81,7 +84,7 @@ def by_steps(neuron, arguments, steps, *, scan=False):
         return (membrane, spikes), (spikes, membrane.potential)
 
     start = Membrane(arguments["start"])
-    carry = start, neurons.spikes_of(neuron, start.potential)
+    carry = start, spikes_of(neuron, start.potential)
     if scan:
         carry, (spikes, potential) = lax.scan(step, carry, current)
     else:
@@ -135,14 +138,14 @@ def test_unroll_is_one_step_after_another(order, reset, strict, detach_reset, h,
     with jax.disable_jit():  # a hundred small programs would compile longer than they run
         expected = run(lambda *a: by_steps(*a, 2), arguments, weights)
         assert_same(run(lambda *a: by_unroll(*a, 2), arguments, weights), expected)
-        monkeypatch.setattr(neurons, "UNROLL_LIMIT", 1)
+        monkeypatch.setattr(scanning, "UNROLL_LIMIT", 1)
         assert_same(run(lambda *a: by_unroll(*a, 2), arguments, weights), expected)
     assert 0 < expected[1][0].mean() < 1
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("reset", neurons.RESETS)
-@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("reset", RESETS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_scalar_constants_and_a_constant_current(order, reset):
     options = {"order": order, "reset": reset, "surrogate": PLAIN}
     feedback = order == "integrate_then_fire"
@@ -153,9 +156,9 @@ def test_scalar_constants_and_a_constant_current(order, reset):
 
 
 @pytest.mark.parametrize("constant", [False, True], ids=["moving", "constant"])
-@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_unroll_is_a_scan_beyond_the_limit(order, constant):
-    steps = neurons.UNROLL_LIMIT + 1
+    steps = scanning.UNROLL_LIMIT + 1
     feedback = order == "integrate_then_fire"
     arguments, weights = problem(steps, constant=constant, feedback=feedback)
     # A contraction, so that rounding does not grow with the steps.
@@ -186,7 +189,7 @@ def test_no_membrane_given_is_one_at_rest():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_the_last_membrane_continues_where_the_first_run_ended(order):
     current = problem(6)[0]["current"]
     neuron = LIF(0.5, 0.5, order=order)
@@ -202,7 +205,7 @@ def test_the_last_membrane_continues_where_the_first_run_ended(order):
 def test_detaching_the_reset_changes_the_gradient():
     arguments, weights = problem(3)
     run = partial(outputs_and_gradients, lambda *a: by_unroll(*a, 3), arguments, weights)
-    for reset in neurons.RESETS:
+    for reset in RESETS:
         with jax.disable_jit():
             attached, detached = run(reset=reset)[0], run(reset=reset, detach_reset=True)[0]
         assert not np.allclose(attached["current"], detached["current"])
@@ -251,13 +254,10 @@ def test_integrator_gradients_are_finite_differences():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_gradients_away_from_the_threshold_are_finite_differences(order):
     """Where no surrogate reaches, the potentials are smooth, with their resets."""
-    kinds = [
-        LIF(reset=reset, order=order, surrogate=surrogate.rectangle(0.2))
-        for reset in neurons.RESETS
-    ]
+    kinds = [LIF(reset=reset, order=order, surrogate=surrogate.rectangle(0.2)) for reset in RESETS]
     with jax.enable_x64(True):
         # A spike at the second and at the fourth step in the first channel only.
         current = jnp.asarray([[0.5, 0.2, 0.4], [1.5, 0.1, 0.3], [-0.6, 0.3, 0.2], [1.9, 0.2, 0.1]])

@@ -5,8 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsnn import neurons, surrogate
-from jaxsnn.neurons import LIF, integrate_and_fire, unroll
+from jaxsnn import surrogate
+from jaxsnn.neurons import LIF, unroll
+from jaxsnn.neurons.lif import ORDERS, integrate_and_fire
+from jaxsnn.neurons.resets import RESETS
 
 NORMALIZED = surrogate.triangle(1.0, 0.5, normalized=True)
 PLAIN = surrogate.triangle(2.0)
@@ -60,7 +62,7 @@ def test_spike_thrift_traces_exact_in_binary():
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("order", neurons.ORDERS)
+@pytest.mark.parametrize("order", ORDERS)
 def test_spike_thrift_rates(order):
     """A drive of 0.25 gives 24 spikes in 100 steps; one of 2 or more never more than one a step."""
     neuron = integrate_and_fire(order=order)
@@ -89,8 +91,8 @@ def test_qp_snn_trace_on_the_threshold():
     assert sum(spikes) == 1 and float(potential[spikes.index(1)]) == 1.0
 
 
-@pytest.mark.parametrize("order", neurons.ORDERS)
-@pytest.mark.parametrize("reset", neurons.RESETS)
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("reset", RESETS)
 def test_scaling_drive_and_threshold_leaves_spikes(order, reset):
     current = jax.random.normal(jax.random.key(0), (12, 2, 5)) + 0.3
     neuron = LIF(0.75, 1.0, reset=reset, order=order)

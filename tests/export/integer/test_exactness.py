@@ -11,7 +11,9 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import run_integer, to_integer
 from jaxsnn.export.integer import PIXELS, SPIKES
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF, ORDERS, RESETS
+from jaxsnn.neurons import LIF
+from jaxsnn.neurons.lif import ORDERS
+from jaxsnn.neurons.resets import RESETS
 from tests.export.integer.integer_cases import (
     BATCH,
     CONV,

@@ -1,0 +1,160 @@
+"""LIF neurons over time with a reverse pass by hand, which keeps nothing but the potentials.
+
+Spikes and surrogates are computed again from them. Potentials are carried in float32. Of each,
+bfloat16 keeps the distance to the threshold: rounding spares its sign, so that no spike changes,
+and is finest where surrogates are steep.
+"""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from jaxsnn.arrays import straight_through, sum_over_time
+from jaxsnn.neurons.neuron import laid_out
+from jaxsnn.neurons.resets import Leaky, rest, spikes_of
+from jaxsnn.neurons.scanning import step_by_step
+
+__all__ = ["Form", "by_hand"]
+
+
+class Form(NamedTuple):
+    """What is known of a pass before it runs."""
+
+    timesteps: int | None  # of a constant current
+    short: bool  # whether what is kept is bfloat16
+    current: Any  # its dtype
+    fires_first: bool  # whether spikes are those of the potential before a step
+
+
+def by_hand(
+    form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
+) -> tuple[Array, Array, Array]:
+    """Run LIF neurons over time, with the reverse pass below.
+
+    Args:
+      form: what is known before.
+      neuron: its constants, in the dtype of potentials.
+      start: the potential before the first step, `[B, ...]`.
+      current: `[T, B, ...]`, or `[B, ...]` of a constant one.
+      feedback: weights `[C, C]` through which the last spikes are heard.
+
+    Returns:
+      Spikes and potentials `[T, B, ...]`, and the last potential.
+    """
+    kept, last = _trajectory(form, neuron, start, current, feedback)
+    potential = _potential(form, neuron, kept)
+    # Else the reverse pass would keep the surrogate's values, too.
+    fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0) if form.short else _fire
+    spikes = fire(form, neuron, start, kept)
+    return spikes, potential, straight_through(last, potential[-1])
+
+
+def _kept(form: Form, neuron: Leaky, potential: Array) -> Array:
+    """Return what the reverse pass needs of a potential: `u`, or `u - theta` in bfloat16."""
+    if not form.short:
+        return potential
+    # To derivatives, what is kept is the potential itself: there is none by the threshold.
+    threshold = lax.stop_gradient(laid_out(neuron.threshold, potential))
+    return (potential - threshold).astype(jnp.bfloat16)
+
+
+def _potential(form: Form, neuron: Leaky, kept: Array) -> Array:
+    """Return the potential of which something was kept."""
+    if not form.short:
+        return kept
+    threshold = lax.stop_gradient(laid_out(neuron.threshold, kept))
+    return kept.astype(threshold.dtype) + threshold
+
+
+def _before(form: Form, neuron: Leaky, start: Array, kept: Array) -> Array:
+    """Return the potential before each step."""
+    first = _kept(form, neuron, start)[None]
+    return _potential(form, neuron, jnp.concatenate([first, kept[:-1]]))
+
+
+def _fire(form: Form, neuron: Leaky, start: Array, kept: Array) -> Array:
+    """Return the spikes of all steps."""
+    before = form.fires_first
+    potential = _before(form, neuron, start, kept) if before else _potential(form, neuron, kept)
+    spikes = spikes_of(neuron, potential)
+    return spikes.astype(jnp.bfloat16) if form.short else spikes
+
+
+# The potentials [T, B, ...] of a layer, and their derivative by hand: with d[t] the derivative of
+# the loss by u[t], d[t] = cotangent[t] + rest'(u[t]) d[t+1], whatever the reset and the surrogate.
+# Autodiff would save every intermediate of every step; this saves u and computes rest' from it.
+# (Feedback adds the way u[t] -> o[t] -> x[t+1]; its own derivative is one product over all time.)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _trajectory(
+    form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
+) -> tuple[Array, Array]:
+    """Return what is kept of the potentials, and the last one, whose cotangent is not looked at."""
+
+    def step(potential: Array, drive: Array) -> tuple[Array, Array]:
+        carried = rest(neuron, potential) + drive
+        if feedback is not None:
+            carried = carried + spikes_of(neuron, potential) @ feedback
+        return carried, _kept(form, neuron, carried)
+
+    last, kept = step_by_step(step, start, current, form.timesteps)
+    return kept, last
+
+
+def _trajectory_forward(
+    form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
+) -> tuple[tuple[Array, Array], tuple[Any, Array, Array, Array | None]]:
+    kept, last = _trajectory(form, neuron, start, current, feedback)
+    return (kept, last), (neuron, start, kept, feedback)
+
+
+def _trajectory_backward(
+    form: Form,
+    saved: tuple[Any, Array, Array, Array | None],
+    cotangents: tuple[Array, Array],
+) -> tuple[Any, Array, Array, Array | None]:
+    neuron, start, kept, feedback = saved
+    cotangent, _ = cotangents
+    # With feedback the steps are many and small: what needs no loop is computed before it.
+    before_loop = feedback is not None and not form.short
+
+    def slopes(kept: Array) -> list[Array]:
+        """Return the derivatives of rest(u) and, with feedback, of the spike by u."""
+        potential = _potential(form, neuron, kept)
+        functions = (rest,) if feedback is None else (rest, spikes_of)
+        ones = jnp.ones_like(potential)
+        return [jax.jvp(partial(f, neuron), (potential,), (ones,))[1] for f in functions]
+
+    def back(slopes: list[Array], later: Array) -> Array:
+        """Return what d[t+1] contributes to d[t]."""
+        contribution = slopes[0] * later
+        if feedback is None:
+            return contribution
+        return contribution + slopes[1] * (later @ feedback.T)
+
+    def step(later: Array, now: Any) -> tuple[Array, Array]:
+        known, direct = now
+        derivative = direct + back(known if before_loop else slopes(known), later)
+        return derivative, derivative.astype(cotangent.dtype)
+
+    inputs = slopes(kept) if before_loop else kept, cotangent
+    first, derivative = step_by_step(step, jnp.zeros_like(start), inputs, None, reverse=True)
+    before = _before(form, neuron, start, kept)
+    wide = derivative.astype(start.dtype)
+    d_neuron = jax.vjp(lambda n: rest(n, before), neuron)[1](wide)[0]
+    d_feedback = None
+    if feedback is not None:
+        heard, pull = jax.vjp(lambda n: spikes_of(n, before), neuron)
+        d_neuron = jax.tree.map(jnp.add, d_neuron, pull(wide @ feedback.T)[0])
+        heard, wide = heard.astype(derivative.dtype), feedback.dtype
+        d_feedback = jnp.einsum("tbi,tbo->io", heard, derivative, preferred_element_type=wide)
+    d_current = sum_over_time(derivative) if form.timesteps else derivative
+    d_start = back(slopes(_kept(form, neuron, start)), first)
+    return d_neuron, d_start, d_current.astype(form.current), d_feedback
+
+
+_trajectory.defvjp(_trajectory_forward, _trajectory_backward)
