@@ -18,7 +18,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import architecture
 from jaxsnn.export.state_dict.files import read_state
 from jaxsnn.export.state_dict.modules import CONSTANTS, Module, modules_of
-from jaxsnn.export.state_dict.pairing import paired
+from jaxsnn.export.state_dict.pairing import Pairs, paired
 from jaxsnn.export.state_dict.places import Place, firing, kernel_of, places_of
 from jaxsnn.network import Network
 
@@ -95,8 +95,8 @@ def from_torch(
         if decay_input is None:
             told = {place.name for place, module in pairs if "beta" in module.fields}
             _ask_for_gain([name for name, _ in _leaks(filled) if name not in told])
-        elif decay_input:
-            filled = _scaled(filled)
+        gains = _gains(filled, bool(decay_input), pairs)
+        filled = _scaled(filled, gains) if gains else filled
         architecture.check_constants(filled.module)
     except UserError as error:
         raise (error if str(error).startswith(where) else UserError(f"{where}{error}")) from None
@@ -282,6 +282,21 @@ def _leaks(net: Network) -> list[tuple[str, np.ndarray]]:
     return found
 
 
+def _gains(net: Network, decay_input: bool, pairs: Pairs) -> dict[str, np.ndarray]:
+    """Return neurons -> what they multiply their current by there and not here.
+
+    sinabs lets a synaptic current decay before it is heard: `i[t] = alpha (i[t-1] + x[t])`.
+    """
+    gains = dict(_leaks(net)) if decay_input else {}
+    fires = firing(net.module)
+    for place, module in pairs:
+        synaptic = getattr(fires.get(place.name), "synaptic_decay", None)
+        if synaptic is not None and ("tau_syn" in module.fields or "alpha_syn" in module.fields):
+            share = np.asarray(synaptic[...], np.float64)
+            gains[place.name] = gains.get(place.name, np.ones(())) * share
+    return gains
+
+
 def _ask_for_gain(asked: Sequence[str]) -> None:
     if asked:
         raise UserError(
@@ -290,15 +305,15 @@ def _ask_for_gain(asked: Sequence[str]) -> None:
         )
 
 
-def _scaled(net: Network) -> Network:
-    """Return a network whose neurons fire as those whose input is multiplied by `1 - decay`.
+def _scaled(net: Network, gains: Mapping[str, np.ndarray]) -> Network:
+    """Return a network whose neurons fire as those whose input is multiplied by a gain.
 
     With `v = (1 - decay) u`, `v[t] = decay v[t-1] + (1 - decay) x[t]` is `u[t] = decay u[t-1] +
     x[t]`, and `v > theta` is `u > theta / (1 - decay)`; so are the resets. A read-out gives `v`.
     """
     module = net.module
     neurons, synapses = firing(module), layers.synapses(module)
-    for name, gain in _leaks(net):
+    for name, gain in gains.items():
         if isinstance(found := neurons[name], layers.Neurons):
             if found.options.scaled is None:
                 kind = type(found.options).__name__
