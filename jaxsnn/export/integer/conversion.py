@@ -339,7 +339,10 @@ def _known_scale(step: Step | None, *, apart: bool) -> np.ndarray | None:
         return None
     scale = (np.asarray(step.scale, np.float64) * np.asarray(step.unit, np.float64)).ravel()
     if not apart and scale.size > 1:
-        return None
+        least = scale.min(initial=np.inf, where=scale > 0)
+        if not np.isfinite(least) or np.any(scale / least % 1):
+            return None
+        return np.array([least])  # powers of two, say: the others' codes are multiples of it
     return np.where(scale == 0, scale.max() or 1.0, scale)
 
 
