@@ -20,7 +20,9 @@ from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
 from jaxsnn.export.firing import check_neurons, describe_firing, make_firing
 from jaxsnn.layers.convolution import PADDINGS
+from jaxsnn.layers.norms import Norm
 from jaxsnn.network import Network
+from jaxsnn.neurons import LIF
 
 __all__ = ["describe", "describe_network", "rebuild"]
 
@@ -30,6 +32,7 @@ LAYERS: dict[type, str] = {
     layers.Dense: "dense",
     layers.Recurrent: "recurrent",
     layers.Residual: "residual",
+    layers.Attention: "attention",
     layers.AveragePool: "average_pool",
     layers.MaxPool: "max_pool",
     layers.Flatten: "flatten",
@@ -48,6 +51,7 @@ SYNAPSE = {
     "neurons": fields.OBJECT,
 }
 NORM = {"momentum": fields.within(0, 1), "epsilon": fields.within(0, 1)}
+LAYER_NORM = {"kind": fields.one_of("layer"), "epsilon": fields.within(0, 1)}
 KINDS: dict[str, dict[str, fields.Field]] = {
     "conv": SYNAPSE
     | {
@@ -74,6 +78,12 @@ KINDS[SHARED] = KINDS["max_pool"]
 KINDS["projected_residual"] = KINDS["residual"] | {"projection": fields.OBJECT}
 GROUPED = "grouped_conv"  # a convolution of several groups
 KINDS["conv1d"] = KINDS[GROUPED] = KINDS["conv"] | {"groups": fields.whole(1)}
+PARTS = ("q", "k", "v", "projection")  # of an attention
+KINDS["attention"] = {part: fields.OBJECT for part in (*PARTS, "neurons")} | {
+    "heads": fields.whole(1),
+    "scale": fields.NUMBER,
+}
+LINE = {"conv1d": KINDS["conv1d"]}  # what an attention consists of
 CONV = {kind: KINDS[kind] for kind in ("conv", GROUPED)}  # what a residual block consists of
 
 
@@ -187,6 +197,11 @@ def _describe(name: str, layer: Any) -> dict[str, Any]:
                 return block
             projection = _describe(f"{name}/projection", layer.projection)
             return block | {"kind": "projected_residual", "projection": projection}
+        case "attention":
+            parts = {part: _describe(f"{name}/{part}", getattr(layer, part)) for part in PARTS}
+            firing = describe_firing(name, layer.neurons)
+            facts = {"heads": layer.heads, "scale": float(layer.scale)}
+            return {"kind": kind, **parts, "neurons": firing, **facts}
         case "average_pool":
             return {"kind": kind, "size": layer.size}
         case "max_pool":
@@ -197,13 +212,12 @@ def _describe(name: str, layer: Any) -> dict[str, Any]:
             return {"kind": kind, "rate": float(layer.rate)}
         case "vote":
             return {"kind": kind, "classes": layer.classes}
-    norm = layer.norm
     data = {
         "kind": kind,
         "inputs": layer.inputs,
         "outputs": layer.kernel.shape[-1],
         "bias": layer.bias is not None,
-        "norm": norm and {"momentum": float(norm.momentum), "epsilon": float(norm.epsilon)},
+        "norm": None if layer.norm is None else _describe_norm(layer.norm),
         "dtype": jnp.dtype(layer.dtype).name,
         "neurons": describe_firing(name, layer.neurons),
     }
@@ -212,6 +226,13 @@ def _describe(name: str, layer: Any) -> dict[str, Any]:
         if layer.groups > 1 or kind == "conv1d":
             data |= {"kind": GROUPED if kind == "conv" else kind, "groups": layer.groups}
     return data
+
+
+def _describe_norm(norm: Norm) -> dict[str, Any]:
+    epsilon = {"epsilon": float(norm.epsilon)}
+    if isinstance(norm, nnx.LayerNorm):
+        return {"kind": "layer"} | epsilon
+    return {"momentum": float(norm.momentum)} | epsilon
 
 
 def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
@@ -228,6 +249,8 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
             outputs = parts["conv2"].kernel.shape[-1:]
             weight = jnp.ones(outputs) if data["weight"] else None
             return layers.Residual(**parts, sources=data["sources"], weight=weight)
+        case "attention":
+            return _make_attention(where, data)
         case "average_pool":
             return layers.AveragePool(data["size"])
         case "max_pool":
@@ -243,6 +266,20 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
     return _make_synapse(where, data)
 
 
+def _make_attention(where: str, data: Mapping[str, Any]) -> layers.Attention:
+    parts: dict[str, Any] = {
+        part: _make_synapse(f"{where}, {part}", _checked(f"{where}, {part}", data[part], LINE))
+        for part in PARTS
+    }
+    (inputs, width), firing = parts["v"].kernel.shape[1:], f"{where}, neurons"
+    options = {"width": width, "scale": data["scale"], "rngs": nnx.Rngs(0)}
+    found = layers.Attention(inputs, data["heads"], neurons=LIF(), **options)
+    for part, layer in parts.items():
+        setattr(found, part, layer)
+    found.neurons = make_firing(firing, data["neurons"])
+    return found
+
+
 def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
     makers: dict[str, Any] = {
         "conv": layers.Conv,
@@ -253,7 +290,7 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
     }
     options: dict[str, Any] = {
         "use_bias": data["bias"],
-        "norm": data["norm"] is not None,
+        "norm": data["norm"] is not None and data["norm"].get("kind", True),
         "dtype": DTYPES[data["dtype"]],
         "rngs": nnx.Rngs(0),
     }
@@ -264,6 +301,8 @@ def _make_synapse(where: str, data: Mapping[str, Any]) -> layers.Synapse:
     widths = data["inputs"], data["outputs"]
     layer: layers.Synapse = makers[data["kind"]](*widths, neurons=firing, **options)
     if layer.norm is not None:
-        norm = fields.check(f"architecture: {where}, norm", data["norm"], NORM)
-        layer.norm.momentum, layer.norm.epsilon = norm["momentum"], norm["epsilon"]
+        known = LAYER_NORM if "kind" in data["norm"] else NORM
+        norm = fields.check(f"architecture: {where}, norm", data["norm"], known)
+        for name in norm.keys() - {"kind"}:
+            setattr(layer.norm, name, norm[name])
     return layer

@@ -3,6 +3,8 @@
 Letters in shapes: `I` inputs, `O` outputs, `C` channels of a layer, `g` groups.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.layers.neurons import Constant
 from jaxsnn.layers.residual import NOTHING, by_position
 
-__all__ = ["cut_block", "cut_layer", "take"]
+__all__ = ["cut_attention", "cut_block", "cut_layer", "take"]
 
 
 def cut_layer(layer: layers.Synapse, inputs: np.ndarray, outputs: np.ndarray) -> None:
@@ -37,7 +39,7 @@ def cut_layer(layer: layers.Synapse, inputs: np.ndarray, outputs: np.ndarray) ->
     if outputs.all():
         return
     if layer.norm is not None:
-        norm = layer.norm
+        norm: Any = layer.norm  # no LayerNorm, whose channels are pinned
         for variable in (norm.scale, norm.bias, norm.mean, norm.var):
             if variable is not None:
                 variable.set_value(take(variable[...], outputs, 0))
@@ -71,6 +73,32 @@ def _cut_kernel(layer: layers.Synapse, inputs: np.ndarray, outputs: np.ndarray) 
     cut = [np.compress(fired[q], np.compress(heard[q], parts[q], -2), -1) for q in stay]
     layer.groups = len(stay)
     return np.concatenate(cut, -1)
+
+
+def cut_attention(attention: layers.Attention, pairs: np.ndarray, outputs: np.ndarray) -> None:
+    """Rearrange the heads of an attention whose layers were cut, in place.
+
+    Args:
+      attention: the layer.
+      pairs: of its queries and keys, boolean `[D heads]`.
+      outputs: of its values, boolean.
+
+    Raises:
+      UserError: for heads that would not be equal any more.
+    """
+    heads = attention.heads
+    met, heard = pairs.reshape(heads, -1), outputs.reshape(heads, -1)
+    stay = np.flatnonzero(met.any(1) | heard.any(1))
+    for what, counts in {"queries": met[stay].sum(1), "values": heard[stay].sum(1)}.items():
+        if np.unique(counts).size > 1 or not counts.all():
+            found = ", ".join(map(str, counts.tolist()))
+            raise UserError(
+                f"{attention.name!r} has {heads} heads, which are cut evenly or as a whole: its "
+                f"{what} that stay are {found} of {counts.size} heads"
+            )
+    attention.heads = len(stay)
+    if not outputs.all():
+        cut_constants(attention.neurons, outputs)
 
 
 def cut_block(block: layers.Residual, inputs: np.ndarray, outputs: np.ndarray, how: str) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from flax import nnx
 
 from jaxsnn import layers
-from jaxsnn.layers.walk import Flow
+from jaxsnn.layers.walk import Flow, layers_of
 from jaxsnn.origins import Chosen, Mixed, Origin, Own, Side, Sum, Tiled
 
-__all__ = ["INPUT", "NOTHING", "Units", "bound", "follows", "walk_channels"]
+__all__ = ["INPUT", "NOTHING", "Units", "attentions", "bound", "follows", "walk_channels"]
 
 # In the place of a unit.
 INPUT = -1  # a channel of the network's input, or one that nobody can follow
@@ -91,6 +91,7 @@ def walk_channels(flow: Flow, module: nnx.Module) -> Units:
       module: the network.
     """
     known = layers.synapses(module)
+    heads = attentions(module)
     units = Units.of({name: layer.kernel.shape[-1] for name, layer in known.items()})
     for feed in flow.feeds.values():
         name = feed.layer
@@ -109,6 +110,9 @@ def walk_channels(flow: Flow, module: nnx.Module) -> Units:
     for feed in flow.feeds.values():
         for origin in (feed.origin, *feed.added):
             heard += _leaves(origin)
+    for part in heads:
+        units.tie(units.own(part.q.name), units.own(part.k.name), "they are multiplied")
+        heard += [part.q.name, part.k.name]
     for name in known:
         if name not in heard:
             units.pin(units.own(name), "no layer with weights hears them")
@@ -116,7 +120,14 @@ def walk_channels(flow: Flow, module: nnx.Module) -> Units:
         if not isinstance(layer, CUT):
             why = f"{name!r} is a {type(layer).__name__}, whose kernel only its author can cut"
             units.pin([*units.own(name), *units.inputs.get(name, ())], why)
+        if isinstance(layer.norm, nnx.LayerNorm):
+            units.pin(units.own(name), f"{name!r} has a LayerNorm, which averages over them")
     return units
+
+
+def attentions(module: nnx.Module) -> list[layers.Attention]:
+    """Return the attentions of a network."""
+    return [layer for layer in layers_of(module) if isinstance(layer, layers.Attention)]
 
 
 def follows(layer: layers.Synapse) -> bool:
@@ -138,6 +149,8 @@ def bound(flow: Flow, module: nnx.Module) -> set[str]:
             sharing.setdefault(root, set()).add(name)
         if isinstance(layer, layers.Conv) and layer.groups > 1:
             found |= {name} | {units.layer(x) for x in units.inputs.get(name, ()) if x >= 0}
+    for part in attentions(module):
+        found |= {part.q.name, part.k.name, part.v.name}
     for root, names in sharing.items():
         if root in units.pins or len(names) > 1:
             found |= names

@@ -57,8 +57,8 @@ def fold_norms(net: Network, into: str = "kernel") -> Network:
       A new network, for evaluation.
 
     Raises:
-      UserError: if `into` is unknown, a foreign function is wrapped, the network is no chain, or a
-        neuron does not say how it scales.
+      UserError: if `into` is unknown, a layer has a LayerNorm, a foreign function is wrapped, the
+        network is no chain, or a neuron does not say how it scales.
 
     Example:
       >>> from jaxsnn import models
@@ -73,6 +73,11 @@ def fold_norms(net: Network, into: str = "kernel") -> Network:
             "into 'neuron' must divide all that a neuron hears, which is known in a Chain, found "
             f"the topology of {type(module).__name__}: choose 'kernel'"
         )
+    for name, layer in layers.synapses(module).items():
+        if isinstance(layer.norm, nnx.LayerNorm):
+            raise UserError(
+                f"{name!r} has a LayerNorm, whose factor each input sets anew: it cannot be folded"
+            )
     steps = dict(net.steps)
     divisors = {
         name: _fold(layer, into, steps)

@@ -22,14 +22,15 @@ from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 from jax.typing import ArrayLike
 
 from jaxsnn import layers, tree
 from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
-from jaxsnn.export.cutting import cut_block, cut_layer, take
-from jaxsnn.export.dependencies import CUT, Units, follows, walk_channels
+from jaxsnn.export.cutting import cut_attention, cut_block, cut_layer, take
+from jaxsnn.export.dependencies import CUT, Units, attentions, follows, walk_channels
 from jaxsnn.export.starving import needed
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers.walk import layers_of
@@ -54,9 +55,9 @@ def shrink(
     Args:
       net: the network, of our layers in any topology.
       keep: layer -> its channels that stay, as indices or as a boolean mask `[C]`; of a block the
-        layers are "block1/conv1" and "block1/conv2". Layers left out keep all. Without `keep`
-        everything goes that the read-out does without: channels that never fire, since nothing
-        drives them, and channels that nobody hears.
+        layers are "block1/conv1" and "block1/conv2"; of an attention its heads. Layers left out
+        keep all. Without `keep` everything goes that the read-out does without: channels that
+        never fire, since nothing drives them, and channels that nobody hears.
       inputs: of the task, or the shape of one sample at one step; may be left out where the network
         knows it (`net.input_shape`), or takes features.
       shortcuts: "follow" or "padded", as above.
@@ -84,9 +85,10 @@ def shrink(
     inputs = _inputs(net, known, inputs)
     flow = net.flow(inputs)
     if keep is not None:
+        keep = _by_layer(module, keep)
         _check_names(known, flow.readout, keep)
     units = walk_channels(flow, module)
-    kept = needed(units, known) if keep is None else _chosen(units, known, keep)
+    kept = needed(units, module) if keep is None else _chosen(units, known, keep)
     masks = {name: kept[units.own(name)] for name in known}
     entering = {name: (into < 0) | kept[into] for name, into in units.inputs.items()}
     for name, into in entering.items():
@@ -96,6 +98,8 @@ def shrink(
         if isinstance(block, layers.Residual):
             ends = entering[f"{block.name}/conv1"], masks[f"{block.name}/conv2"]
             cut_block(block, *ends, shortcuts)
+    for attention in attentions(module):
+        cut_attention(attention, masks[attention.q.name], masks[attention.v.name])
     small = Network.of(module, net.input_shape).replace(steps=_steps(net.steps, masks))
     if not isinstance(module, layers.Chain):
         _check_runs(small, inputs)
@@ -123,6 +127,18 @@ def _inputs(net: Network, known: Known, inputs: Inputs | Sequence[int] | None) -
             raise UserError("nothing is known of the network's input: pass inputs=task.inputs")
         shape = (first.inputs,)
     return Inputs(tuple(shape), timesteps=1)
+
+
+def _by_layer(module: nnx.Module, keep: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
+    """Return what is kept of each layer, for heads of an attention their channels."""
+    found = dict(keep)
+    for attention in attentions(module):
+        if (heads := found.pop(attention.name, None)) is None:
+            continue
+        mask = _as_mask(attention.name, heads, attention.heads)
+        for part in (attention.q, attention.k, attention.v):
+            found[part.name] = np.repeat(mask, part.kernel.shape[-1] // attention.heads)
+    return found
 
 
 def _check_names(known: Known, readout: Sequence[str], keep: Mapping[str, ArrayLike]) -> None:
@@ -187,6 +203,7 @@ def silence(net: Network, keep: Mapping[str, ArrayLike]) -> Network:
       >>> mute.params["conv1"]["bias"][1].item()
       0.0
     """
+    keep = _by_layer(net.module, keep)
     trees = [tree.named_leaves(net.params), tree.named_leaves(net.stats)]
     for layer, kept in keep.items():
         kernel = trees[0].get(f"{layer}/kernel")

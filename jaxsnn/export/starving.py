@@ -10,32 +10,40 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from flax import nnx
 
 from jaxsnn import layers
-from jaxsnn.export.dependencies import Units
+from jaxsnn.export.dependencies import Units, attentions
 from jaxsnn.export.fold import values_of
 from jaxsnn.layers.grouped import ordinary
 from jaxsnn.neurons import LIF
 
 __all__ = ["needed"]
 
+Heads = list[tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-def needed(units: Units, known: Mapping[str, layers.Synapse]) -> np.ndarray:
+
+def needed(units: Units, module: nnx.Module) -> np.ndarray:
     """Return which units the read-out needs, boolean `[units]`; one of each layer stays.
 
     Args:
       units: from `dependencies.walk_channels`.
-      known: the layers with weights.
+      module: the network.
     """
+    known = layers.synapses(module)
     everyone = np.arange(units.parents.size)
     links = {name: _links(layer) for name, layer in known.items()}
     ties = units.roots(everyone)
-    clusters, pinned = _clusters(units, known)
+    heads = _heads(units, module)
+    clusters, pinned = _clusters(units, known, heads)
     alive: np.ndarray = np.ones(everyone.size, bool)
     quiet = ~alive
     while True:
         before = alive.sum(), quiet.sum()
         quiet = quiet | _quiet(units, known, links, ties, quiet | ~alive)
+        for q, k, v in heads:  # without a query, or a key, no value is passed on
+            silent = quiet | ~alive
+            quiet[v] |= silent[q].all() or silent[k].all()
         heard = np.zeros(everyone.size, bool)  # of a tie
         for name, met in links.items():
             own, into = units.own(name), units.inputs.get(name)
@@ -67,7 +75,9 @@ def _all_of(classes: np.ndarray, holds: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _clusters(units: Units, known: Mapping[str, layers.Synapse]) -> tuple[np.ndarray, np.ndarray]:
+def _clusters(
+    units: Units, known: Mapping[str, layers.Synapse], heads: Heads
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the first unit of what goes together, ties and groups, and whether it is pinned."""
     joint = Units(units.first, units.widths, units.parents.copy(), pins=dict(units.pins))
     for name, layer in known.items():
@@ -81,8 +91,20 @@ def _clusters(units: Units, known: Mapping[str, layers.Synapse]) -> tuple[np.nda
         for heard, fired in parts:
             members = np.concatenate([heard, fired])
             joint.tie(members[:-1], members[1:], "they form a group")
+    for head in heads:
+        members = np.concatenate(head)
+        joint.tie(members[:-1], members[1:], "they form a head")
     clusters = joint.roots(np.arange(units.parents.size))
     return clusters, np.isin(clusters, clusters[list(joint.pins)])
+
+
+def _heads(units: Units, module: nnx.Module) -> Heads:
+    """Return the units of queries, keys and values of each head of each attention."""
+    found = []
+    for layer in attentions(module):
+        parts = (np.split(units.own(x.name), layer.heads) for x in (layer.q, layer.k, layer.v))
+        found += [*zip(*parts, strict=True)]
+    return found
 
 
 def _links(layer: layers.Synapse) -> np.ndarray:
@@ -126,6 +148,8 @@ def _rests(layer: layers.Synapse) -> np.ndarray:
     """Return which outputs are 0 where no weight drives them, boolean `[O]`."""
     constant = np.broadcast_to(values_of(layer.bias), layer.kernel.shape[-1:])
     norm: Any = layer.norm
+    if isinstance(norm, nnx.LayerNorm):
+        return np.zeros(constant.shape, bool)
     if norm is not None:
         factor = values_of(norm.scale, 1.0) / np.sqrt(values_of(norm.var) + norm.epsilon)
         constant = values_of(norm.bias) + factor * (constant - values_of(norm.mean))

@@ -5,6 +5,7 @@ A layer takes a `Signal` and a `Tape` and returns a `Signal`. Weighted layers ac
 the neurons did is written on the tape. Channels last; the last axis of every weight is the output.
 """
 
+from jaxsnn.layers.attention import Attention
 from jaxsnn.layers.chain import Chain
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.neurons import Integrator, Neurons, Rectified, watch
@@ -16,6 +17,7 @@ from jaxsnn.layers.walk import synapses
 
 __all__ = [
     "Activity",
+    "Attention",
     "AveragePool",
     "Chain",
     "Conv",

@@ -3,10 +3,8 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import Array, lax
@@ -19,6 +17,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.neurons import Firing, Integrator, Neurons, as_firing
+from jaxsnn.layers.norms import add_bias, make_norm, normalise
 from jaxsnn.layers.products import multiply
 from jaxsnn.layers.tape import Tape
 from jaxsnn.neurons import Neuron
@@ -45,7 +44,8 @@ class Synapse(Layer):
       fan_in: number of inputs of one output.
       neurons: what turns the current into spikes, activations or a read-out.
       use_bias: whether each output has a bias.
-      norm: whether batch normalisation over time and batch follows the weights.
+      norm: "batch" or True for a normalisation over time and batch behind the weights, "layer" for
+        one over the channels of each place (`norms`), False for none.
       dtype: of the inputs, the weights and their product. With bfloat16 also of the current and the
         spikes, and of what is kept for the reverse pass; weights are kept, and sums, norms,
         potentials and a read-out computed, in float32.
@@ -59,7 +59,7 @@ class Synapse(Layer):
         *,
         neurons: Firing | Neuron,
         use_bias: bool = True,
-        norm: bool = False,
+        norm: bool | str = False,
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
@@ -67,7 +67,7 @@ class Synapse(Layer):
         self.kernel = nnx.Param(_uniform(rngs, shape, bound))
         start = _uniform(rngs, shape[-1:], bound)
         self.bias = nnx.Param(start) if use_bias else None
-        self.norm = nnx.BatchNorm(shape[-1], momentum=0.9, rngs=rngs) if norm else None
+        self.norm = make_norm(norm, shape[-1], rngs)
         self.neurons = as_firing(neurons)
         self.dtype = dtype
 
@@ -93,12 +93,10 @@ class Synapse(Layer):
             current = straight_through(self._by_codes(x, kernel, step), current)
         bias = None if self.bias is None else self.bias[...]
         if self.norm is None:
-            return _biased(current, bias, dtype)
-        self.norm.axis_name = tape.axis
-        if is_short(dtype):
-            return _normalised(self.norm, current, bias, tape.train)
-        normed: Array = self.norm(_biased(current, bias, dtype), use_running_average=not tape.train)
-        return normed
+            return add_bias(current, bias, dtype)
+        if isinstance(self.norm, nnx.BatchNorm):
+            self.norm.axis_name = tape.axis
+        return normalise(self.norm, current, bias, tape.train, dtype)
 
     def _step(self, tape: Tape) -> Step | None:
         """Return the step of the kernel's grid if its codes are what is multiplied."""
@@ -338,29 +336,6 @@ class Recurrent(Dense):
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear maps of the input and of the recurrent weights."""
         return {"kernel": self.weigh, "recurrent": self.weigh}
-
-
-def _biased(current: Array, bias: Array | None, dtype: Any) -> Array:
-    """Return a current with the bias of each channel, added in float32, in a dtype."""
-    if bias is not None:
-        current = current.astype(jnp.float32) + bias.reshape((1,) * (current.ndim - 1) + bias.shape)
-    return current.astype(dtype)
-
-
-def _normalised(norm: nnx.BatchNorm, current: Array, bias: Array | None, train: bool) -> Array:
-    """Return a short current normalised in float32, of which nothing but itself is kept."""
-    graph, state = nnx.split(norm)
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def normalise(state: Any, current: Array, bias: Array | None) -> tuple[Array, Any]:
-        norm = nnx.merge(graph, state)
-        normed = norm(_biased(current, bias, jnp.float32), use_running_average=not train)
-        return normed.astype(current.dtype), nnx.state(norm)
-
-    found, state = normalise(state, current, bias)
-    nnx.update(norm, state)
-    normed: Array = found
-    return normed
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> Array:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from jaxsnn.arrays import sum_over_time
 from jaxsnn.compress.codes import Step
@@ -38,6 +38,8 @@ class Activity:
       magnitude: layer -> absolute value of the potential before reset, `[B, ...]`.
       pooled: max pooling -> spikes that it lets through, `[B, H', W', C]`.
       arrivals: kernel behind an average pooling -> steps at which an input is not 0, `[B, ...]`.
+      products: product of spikes with spikes -> additions that each token costs, `[B, L]`
+        (`layers.Attention`).
       current: watched layer -> input current at each step, `[T, B, ...]` (`layers.watch`).
       trains: watched layer -> spikes at each step, `[T, B, ...]`.
       active: how many of the first steps were counted, `[]`; None for all T. Of the others nothing
@@ -53,6 +55,7 @@ class Activity:
     magnitude: dict[str, Array] = field(default_factory=dict)
     pooled: dict[str, Array] = field(default_factory=dict)
     arrivals: dict[str, Array] = field(default_factory=dict)
+    products: dict[str, Array] = field(default_factory=dict)
     current: dict[str, Array] = field(default_factory=dict)
     trains: dict[str, Array] = field(default_factory=dict)
     active: Array | None = None
@@ -146,6 +149,10 @@ class Tape:
             self.activity.analog += (kernel,)
             if signal.constant:
                 self.activity.cached += (kernel,)
+
+    def multiplied(self, name: str, additions: Array) -> None:
+        """Record what a product of spikes with spikes costs at each step, `[T, B, L]`."""
+        self.activity.products[name] = lax.stop_gradient(self.sum(additions))
 
     def total(self, signal: Signal) -> Array:
         """Return a signal summed over the steps that are recorded, `[B, ...]`."""

@@ -16,6 +16,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Tape, walk
+from jaxsnn.layers.norms import kind_of
 from jaxsnn.network import Network
 from jaxsnn.neurons import Neuron
 
@@ -152,7 +153,7 @@ def _resized(layer: Any, inputs: int, width: int | None, rngs: nnx.Rngs) -> Any:
     check_whole(f"width of {layer.name}", outputs, 1, 1 << 20)
     options: dict[str, Any] = {
         "neurons": layer.neurons, "use_bias": layer.bias is not None, "dtype": layer.dtype,
-        "norm": layer.norm is not None, "rngs": rngs,
+        "norm": kind_of(layer.norm), "rngs": rngs,
     }  # fmt: skip
     if isinstance(layer, layers.Conv):
         options |= {"stride": layer.stride, "padding": layer.padding}

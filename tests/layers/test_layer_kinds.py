@@ -62,7 +62,18 @@ def sequences():
     return chain(LINE, 12, line=first, deep=layers.Conv1d(4, 4, groups=2, stride=2, **options()))
 
 
+def normed():
+    return chain(IMAGE, 64, norm=layers.Conv(2, 4, norm="layer", **options()))
+
+
+def attended():
+    first = layers.Conv(2, 4, stride=2, **options())
+    return chain(IMAGE, 16, first=first, look=layers.Attention(4, heads=2, **options()))
+
+
 NETWORKS = {
+    "normed": normed,
+    "attended": attended,
     "grouped": grouped,
     "sequences": sequences,
     "skip": lambda: Network.of(Joined("sum"), IMAGE),
@@ -139,7 +150,20 @@ OWN = {
     "pack": "holds no architecture, expected one: its network is code",
 }
 # network -> floor -> what refuses it; where there is nothing, it works.
-REFUSED = {"grouped": {}, "sequences": {}, "skip": OWN, "side": OWN}
+REFUSED = {
+    "grouped": {},
+    "sequences": {},
+    "skip": OWN,
+    "side": OWN,
+    "normed": {
+        **dict.fromkeys(("fold", "integers", "C", "lava"), "'norm' has a LayerNorm, whose factor"),
+        "nir": "norm: a LayerNorm: NIR for target 'nir' cannot express it",
+    },
+    "attended": {
+        **dict.fromkeys(("integers", "C", "lava"), "'look', Attention, has no counterpart of int"),
+        "nir": "look: a layer Attention: NIR for target 'nir' cannot express it",
+    },
+}
 
 
 @pytest.fixture(scope="module")

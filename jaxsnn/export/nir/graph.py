@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from jax import Array
 
 from jaxsnn import layers
@@ -198,6 +199,8 @@ class _Writer:
         self, name: str, layer: layers.Synapse, shortcut: _Shortcut | None = None
     ) -> None:
         """Append weights and neurons, which also hear a shortcut if there is one."""
+        if isinstance(layer.norm, nnx.LayerNorm):
+            raise self.dialect.refuse(name, "a LayerNorm")
         if layer.norm is not None:
             raise UserError(f"{name}: NIR has no batch normalisation; call export.fold_norms first")
         if layer.dtype != jnp.float32:
