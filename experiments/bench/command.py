@@ -74,6 +74,7 @@ StudyName = Literal[
     "convolutions",
     "precision",
     "compiled",
+    "mixed",
 ]
 
 
@@ -88,7 +89,7 @@ class Config:
     studies: tuple[StudyName, ...] = ()
     """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
     shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN,
-    the accuracy in bfloat16, compressed networks as C."""
+    the accuracy in bfloat16, compressed networks as C, bits of layers and channels (mixed)."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0

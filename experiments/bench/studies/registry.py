@@ -21,6 +21,7 @@ from experiments.bench.studies.channels import channels
 from experiments.bench.studies.compiled import compiled
 from experiments.bench.studies.convolutions import convolutions
 from experiments.bench.studies.lanes import lanes
+from experiments.bench.studies.mixed import mixed
 from experiments.bench.studies.precision import precision
 from experiments.bench.studies.thrift import thrift
 from experiments.bench.tables import is_same, new_table
@@ -187,4 +188,5 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "convolutions": convolutions,
     "precision": precision,
     "compiled": compiled,
+    "mixed": mixed,
 }
