@@ -17,8 +17,7 @@ and leaves the step of time to the reader. Each reader makes another recurrence 
 | sinabs       | exp(-1/tau)  | -1 / ln(lambda), steps | 1        | x              | >=    | soft  |
 
 Current-based neurons (`CubaLIF`) are those of "nir", "snntorch" and "norse": decays 1 - dt/tau_mem
-and 1 - dt/tau_syn, gains (dt/tau_mem) r and (dt/tau_syn) w_in, of which snnTorch's importer takes
-w_in as it is, though its exporter writes tau_syn/dt for none.
+and 1 - dt/tau_syn, gains (dt/tau_mem) r and (dt/tau_syn) w_in.
 
 "nir" is the standard with the forward Euler step that most readers take. Checked in the sources of
 snnTorch 1.0.0, SpikingJelly 2.0.0, Norse 1.1.0, sinabs 3.1.3 and nir 1.0.8:
@@ -32,6 +31,9 @@ snnTorch 1.0.0, SpikingJelly 2.0.0, Norse 1.1.0, sinabs 3.1.3 and nir 1.0.8:
   standard demands: they are written as `[C, 1, 1]`, and such a file is read without type check.
 - Norse and sinabs run branches in the order of a depth-first walk, so that a block may add the
   shortcut of the step before: no residual blocks for them.
+- A recurrent layer is neurons with a `Linear` from them back to them. Norse and SpikingJelly (by
+  nirtorch) let a spike arrive one step later, as here; snnTorch cannot read its own, and sinabs
+  none.
 - A threshold that another comparison reads is moved by one float32: `u > theta` is the same as
   `u >= nextafter(theta)`, so that ties come out as here. They do where the reader's arithmetic is
   exact, as without a leak or with half of it left; where tau or weights / (1 - lambda) are rounded,
@@ -83,7 +85,6 @@ class Dialect:
     recurrent: bool = False  # whether neurons hear their own spikes one step later
     grouped: bool = False  # whether it reads convolutions of groups, and of sequences
     synaptic: bool = False  # whether it reads current-based neurons, CubaLIF
-    plain_w_in: bool = False  # whether it takes the gain w_in as it is, without dt / tau_syn
     flat_constants: bool = False  # constants over images as [C, 1, 1]
 
     def timestep(self, dt: float | None) -> float:
@@ -150,16 +151,14 @@ class Dialect:
             share = np.asarray(decay, np.float64)
             with np.errstate(divide="ignore"):
                 steps[field] = np.where(share == 1.0, LONG, 1.0 / (1.0 - share))
-        w_in = np.ones_like(steps["tau_syn"]) if self.plain_w_in else steps["tau_syn"]
         times = {field: count * dt for field, count in steps.items()}
-        return times | {"r": steps["tau_mem"], "w_in": w_in}
+        return times | {"r": steps["tau_mem"], "w_in": steps["tau_syn"]}
 
     def synaptic_gain(
         self, tau: np.ndarray, tau_syn: np.ndarray, r: np.ndarray, w_in: np.ndarray, dt: float
     ) -> np.ndarray:
         """Return the factor from current to potential of a CubaLIF."""
-        gain: np.ndarray = w_in if self.plain_w_in else w_in * dt / tau_syn
-        return np.asarray(gain * r * dt / tau)
+        return np.asarray(w_in * dt / tau_syn * r * dt / tau)
 
     def threshold(self, name: str, neuron: LIF | SynapticLIF) -> np.ndarray:
         """Return the threshold to write, float32, with ties as the neuron has them."""
@@ -196,12 +195,25 @@ DIALECTS = {
             free_dt=False,
             integrate_and_fire=False,
             one_threshold=True,
-            recurrent=True,
             synaptic=True,
-            plain_w_in=True,
         ),
-        Dialect("norse", dt=1e-3, reads_r=False, average=False, branches=False, synaptic=True),
-        Dialect("spikingjelly", strict=False, one_decay=True, one_threshold=True, forgetful=False),
+        Dialect(
+            "norse",
+            dt=1e-3,
+            reads_r=False,
+            average=False,
+            branches=False,
+            synaptic=True,
+            recurrent=True,
+        ),
+        Dialect(
+            "spikingjelly",
+            recurrent=True,
+            strict=False,
+            one_decay=True,
+            one_threshold=True,
+            forgetful=False,
+        ),
         Dialect(
             "sinabs",
             dt=1.0,

@@ -154,7 +154,6 @@ class _Writer:
     def layer(self, name: str, layer: Any) -> None:
         """Append the nodes of a layer."""
         if isinstance(layer, layers.Recurrent) and not self.dialect.recurrent:
-            # The standard does not say at which step a neuron hears a spike; readers differ.
             raise self.dialect.refuse(name, "a recurrent layer")
         if isinstance(layer, layers.Conv) and not self.dialect.grouped:
             if layer.groups > 1 or isinstance(layer, layers.Conv1d):

@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxsnn import layers, models, tree
 from jaxsnn.encode import Signal
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, SynapticLIF
 
 PEERS = ("snntorch", "norse", "spikingjelly", "sinabs")
 IMAGES = (8, 8, 2)
@@ -72,9 +72,12 @@ SOFT = {
     "ties": ("6C3-AP2-4C2V-12-5", LIF(1.0, 1.0, reset="soft"), {"gain": 0.75, "grid": 0.0625}),
     "read-out": ("6C3-AP2-5", LIF(0.5, 0.4, reset="soft"), {"gain": 0.45, "readout": "leaky"}),
 }
+SYNAPTIC = ("6C3-AP2-12-5", SynapticLIF(0.5, synaptic_decay=0.75), {"gain": 2.0})
+RECURRENT = ("AP2-12R-8R-5", LIF(0.75), {"gain": 2.0})
 CASES = {
-    "snntorch": HARD,
-    "spikingjelly": HARD,
-    "norse": {name: case for name, case in HARD.items() if name != "blocks"},
+    "snntorch": HARD | {"synaptic": SYNAPTIC},
+    "spikingjelly": HARD | {"recurrent": RECURRENT},
+    "norse": {name: case for name, case in HARD.items() if name != "blocks"}
+    | {"synaptic": SYNAPTIC, "recurrent": RECURRENT},
     "sinabs": SOFT,
 }

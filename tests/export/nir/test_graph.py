@@ -107,7 +107,7 @@ SOFTLY = LIF(0.5, reset="soft")
     "target, layout, neuron, options, message",
     [
         ("nir", "3C3-MP2-4", None, {}, "pool1: a layer MaxPool: NIR for target 'nir'"),
-        ("norse", "4R-3", None, {}, "dense1: a recurrent layer"),
+        ("snntorch", "4R-3", None, {}, "dense1: a recurrent layer"),
         ("nir", "3C3-4", None, {"norm": True}, "conv1: .*export.fold_norms"),
         ("nir", "3C3-4", None, {"dtype": jnp.bfloat16}, "conv1: weights of bfloat16"),
         ("snntorch", "4", SOFTLY, {}, "dense1: reset 'soft' .only 'hard'.: NIR for .*'snntorch'"),
