@@ -7,10 +7,9 @@ NamedTuple of arrays `[B, ...]` that begins with zeros. Of one step after anothe
 
     state[t] = advance(state[t-1], x[t])        spikes[t] = spikes(state[t])
 
-an elementwise function of the current, in which constants are scalars or `[1, ..., C]`; where the
-spikes are no function of the state that a step leaves, a neuron overrides `step`. The derivative of
-the unrolled steps is autodiff's, which keeps the states and computes all else again, unless a
-neuron writes a reverse pass by hand, `over_time`.
+elementwise functions, in which constants are scalars or `[1, ..., C]`. The reverse pass over time
+keeps the states and has autodiff go through each step (`states`), unless a neuron writes one by
+hand, `over_time`.
 
 In shapes, `T` is time, `B` the batch, `...` the neurons, `C` the channels, their last axis.
 """
@@ -27,7 +26,7 @@ import numpy as np
 from jax import Array
 
 from jaxsnn.errors import UserError
-from jaxsnn.neurons.scanning import step_by_step
+from jaxsnn.neurons.states import states_over_time
 from jaxsnn.options import Range
 from jaxsnn.surrogate import fire
 
@@ -154,7 +153,7 @@ class Neuron:
         feedback: Array | None,
         short: bool,
     ) -> tuple[Array, Array, Any]:
-        """Run over the whole time axis, by `step`; the derivative is autodiff's.
+        """Run over the whole time axis, one step after another.
 
         Args:
           current: `[T, B, ...]`, or `[B, ...]` with `timesteps`, perhaps in bfloat16.
@@ -166,27 +165,19 @@ class Neuron:
         Returns:
           Spikes and potentials `[T, B, ...]`, and the last state.
         """
-        wide, rank = start.potential.dtype, start.potential.ndim
+        rank = start.potential.ndim
         # [1, ..., C], so that a step may multiply them with its state as they are.
         neuron = jax.tree.map(lambda x: x.reshape((1,) * (rank - x.ndim) + x.shape), self)
+        states = states_over_time(timesteps, neuron, start, current, feedback)
 
-        # Keeps the states; what a step computes on the way is computed again.
-        @partial(jax.checkpoint, prevent_cse=False)
-        def step(carry: Any, drive: Array) -> tuple[Any, tuple[Array, Array]]:
-            state, heard = carry
-            drive = drive.astype(wide)
-            if feedback is not None:
-                drive = drive + heard @ feedback
-            state, spikes = neuron.step(state, drive)
-            heard = None if feedback is None else spikes
-            return (state, heard), (
-                spikes.astype(jnp.bfloat16) if short else spikes,
-                state.potential,
-            )
+        def fire(neuron: Self, states: Any) -> Array:
+            spikes = jax.vmap(neuron.spikes)(states)
+            return spikes.astype(jnp.bfloat16) if short else spikes
 
-        first = None if feedback is None else neuron.spikes(start)
-        (last, _), (spikes, potential) = step_by_step(step, (start, first), current, timesteps)
-        return spikes, potential, last
+        # Else the reverse pass would keep the surrogate's values, too.
+        fire = jax.checkpoint(fire, prevent_cse=False) if short else fire
+        last = jax.tree.map(lambda x: x[-1], states)
+        return fire(neuron, states), states.potential, last
 
     def as_lif(self) -> "Neuron | None":
         """Return the LIF neuron of the same spikes, but for rounding; None if there is none."""
