@@ -268,11 +268,20 @@ def make_safetensors(folder: Path) -> None:
 
 
 def read_weights(folder: Path) -> Any:
-    """Read either."""
-    from jaxsnn.export.state_dict.files import read_state
+    """Fill a network from either."""
+    from jaxsnn import export
 
     (path,) = folder.iterdir()
-    return read_state(path).arrays
+    net = export.from_torch(path, _empty())
+    return net.params, net.stats
+
+
+@cache
+def _empty() -> Any:
+    from jaxsnn import models
+    from jaxsnn.neurons import LIF
+
+    return models.build("3", (4,), LIF(0.5, reset="soft_undecayed"))
 
 
 def forged_torch(draw: random.Random, name: str, data: bytes) -> bytes:

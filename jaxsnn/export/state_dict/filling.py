@@ -88,8 +88,9 @@ def from_torch(
         places, modules = places_of(net), modules_of(arrays)
         pairs = paired(places, modules, dict(mapping or {}), state.ordered)
         filling = _Filling(net)
-        for place, module in pairs:
-            filling.take(place, module)
+        with np.errstate(all="ignore"):  # what is not finite is found by name
+            for place, module in pairs:
+                filling.take(place, module)
         filling.check(modules)
         filled = _with_leaves(net, filling.found)
         if decay_input is None:
@@ -192,7 +193,9 @@ class _Filling:
                 self.used.add(entry)  # a read-out never fires
             return
         self.used.add(entry)
-        if value.shape in ((), place.shape):
+        if not np.all(np.abs(value) <= LARGEST):
+            self.rules.append(f"{entry} gives a {constant} that is not finite in float32")
+        elif value.shape in ((), place.shape):
             self.found[leaf] = value
         else:
             self.unlike.append(f"{leaf} is () or {place.shape}, {entry} {value.shape}")
@@ -267,7 +270,7 @@ def _with_leaves(net: Network, found: Mapping[str, np.ndarray]) -> Network:
     filled = net.replace(
         params=tree.substitute(net.params, values), stats=tree.substitute(net.stats, values)
     )
-    return Network.of(filled.module, net.input_shape)
+    return Network.of(filled.module, net.input_shape).in_range()
 
 
 def _leaks(net: Network) -> list[tuple[str, np.ndarray]]:
@@ -318,8 +321,10 @@ def _scaled(net: Network, gains: Mapping[str, np.ndarray]) -> Network:
             if found.options.scaled is None:
                 kind = type(found.options).__name__
                 raise UserError(f"{name}: {kind} does not say how it scales, for decay_input=True")
+            with np.errstate(divide="ignore"):
+                divided = 1.0 / gain  # infinite where nothing of a current is heard
             for constant in found.options.scaled:
-                _multiply(found, constant, 1.0 / gain)
+                _multiply(found, constant, divided)
             continue
         layer = synapses[name.removesuffix("/neurons")]
         holder, kernel = (layer, "kernel") if layer.norm is None else (layer.norm, "scale")

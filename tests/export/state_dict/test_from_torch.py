@@ -190,6 +190,25 @@ class Skip(nnx.Module):
         return self.out(layers.Flatten()(self.b(a, tape) + a, tape), tape)
 
 
+def test_blocks_of_attention_with_layer_norms_take_linear_weights():
+    attention = layers.Attention(4, heads=2, neurons=SOFT, norm="layer", rngs=nnx.Rngs(0))
+    out = layers.Dense(8, 3, neurons=layers.Integrator(), rngs=nnx.Rngs(0))
+    chain = {"attention": attention, "flatten": layers.Flatten(), "out": out}
+    net = Network.of(layers.Chain(chain), (2, 4))
+    arrays = {}
+    for part in ("q", "k", "v", "projection"):
+        arrays[f"{part}.weight"], arrays[f"{part}.bias"] = normal(4, 4), normal(4)
+        arrays[f"{part}_norm.weight"], arrays[f"{part}_norm.bias"] = normal(4), normal(4)
+    arrays |= {"head.weight": normal(3, 8), "head.bias": normal(3)}
+    params = from_torch(arrays, net, decay_input=False).params
+    np.testing.assert_array_equal(params["attention"]["v"]["kernel"][0], arrays["v.weight"].T)
+    np.testing.assert_array_equal(
+        params["attention"]["k"]["norm"]["scale"], arrays["k_norm.weight"]
+    )
+    kernel = arrays["head.weight"].reshape(3, 4, 2).transpose(2, 1, 0)  # tokens, features
+    np.testing.assert_array_equal(np.reshape(params["out"]["kernel"], (2, 4, 3)), kernel)
+
+
 def test_any_topology_of_ours_is_filled_in_the_order_of_its_calls():
     weights = normal(2, 1, 1, 1), normal(2, 2, 1, 1), normal(3, 8)
     modules = {f"m{i}": {"weight": w, "bias": normal(len(w))} for i, w in enumerate(weights)}
