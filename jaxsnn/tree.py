@@ -49,9 +49,16 @@ def named_leaves(tree: Any) -> dict[str, Any]:
 
     >>> named_leaves({"conv1": {"bias": 0.0, "kernel": 1.0}})
     {'conv1/bias': 0.0, 'conv1/kernel': 1.0}
+
+    Raises:
+      UserError: if two leaves have one name, so that nobody can tell them apart.
     """
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {leaf_name(path): leaf for path, leaf in flat}
+    found: dict[str, Any] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        if (name := leaf_name(path)) in found:
+            raise UserError(f"two leaves are called {name!r}: rename a key that has a slash")
+        found[name] = leaf
+    return found
 
 
 def map_named(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:

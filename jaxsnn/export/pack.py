@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -81,8 +80,8 @@ def save(
       The size of the file in bytes, header included.
 
     Raises:
-      UserError: if a leaf is not finite float32 or two have one name, the metadata are no strings,
-        or the file cannot be written.
+      UserError: if a leaf is not finite float32, the metadata are no strings, or the file cannot be
+        written.
 
     Example:
       >>> import tempfile
@@ -320,15 +319,8 @@ def _parts(leaf: Mapping[str, Any], content: np.ndarray) -> dict[str, np.ndarray
 
 
 def _leaves(root: str, tree: Any) -> dict[str, np.ndarray]:
-    """Return the leaves of any pytree on the host, named from `root` on.
-
-    Raises:
-      UserError: if two leaves have one name, so that a file cannot tell them apart.
-    """
-    named = named_leaves(tree)
-    if len(named) != len(jax.tree.leaves(tree)):
-        raise UserError(f"two leaves of {root} have one name: rename a key that has a slash")
-    return {f"{root}/{name}": np.asarray(leaf) for name, leaf in named.items()}
+    """Return the leaves of any pytree on the host, named from `root` on."""
+    return {f"{root}/{name}": np.asarray(leaf) for name, leaf in named_leaves(tree).items()}
 
 
 def _check_shapes(

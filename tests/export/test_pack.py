@@ -289,7 +289,7 @@ def test_layers_that_do_not_fit_their_input_are_refused():
         (
             {"a/b": np.float32([1]), "a": {"b": np.float32([2])}},
             {},
-            "two leaves of params have",
+            "two leaves are called 'a/b': rename",
         ),
         ({"a": np.ones(2, np.float32)}, {"jaxsnn": "x"}, "metadata key 'jaxsnn' is taken"),
         ({"a": np.ones(2, np.float32)}, {"accuracy": 0.5}, "'accuracy' is 0.5; both must be str"),
