@@ -69,6 +69,8 @@ def rest(neuron: Leaky, potential: Array, level: Array | None = None) -> Array:
     decay = laid_out(neuron.decay, potential)
     if neuron.reset == "hard":
         return decay * (potential * (1.0 - spikes))
+    # Laid out once more: the two derivatives by the threshold are summed up each by itself.
+    threshold = laid_out(neuron.threshold, potential) if level is None else level
     if neuron.reset == "soft":
         return decay * (potential - threshold * spikes)
     return decay * potential - threshold * spikes
