@@ -7,7 +7,7 @@ import numpy as np
 from jaxsnn import layers
 from jaxsnn.export.nir.dialects import Dialect
 from jaxsnn.layers.neurons import Firing
-from jaxsnn.neurons import LIF, SynapticLIF
+from jaxsnn.neurons import LIF, Neuron, SynapticLIF
 
 __all__ = ["Written", "written"]
 
@@ -41,10 +41,7 @@ def written(dialect: Dialect, name: str, firing: Firing, dt: float) -> Written |
         found = dialect.constants(name, np.asarray(firing.decay[...]), dt, spiking=False)
         times = {"tau": found.tau, "v_leak": zero} if found.kind == "LI" else {}
         return Written(found.kind, times | {"r": found.r}, found.gain)
-    own = firing.constants()
-    neuron = own if isinstance(own, SynapticLIF) else own.as_lif()
-    if not isinstance(neuron, LIF | SynapticLIF):
-        raise dialect.refuse(name, f"neurons {type(own).__name__}, {own.not_lif}")
+    neuron = _known(dialect, name, firing.constants())
     dialect.check_neuron(name, neuron)
     fires = {"v_threshold": dialect.threshold(name, neuron), "v_reset": zero}
     if isinstance(neuron, SynapticLIF):
@@ -53,3 +50,15 @@ def written(dialect: Dialect, name: str, firing: Firing, dt: float) -> Written |
     found = dialect.constants(name, np.asarray(neuron.decay), dt, spiking=True)
     times = {"tau": found.tau, "v_leak": zero} if found.kind == "LIF" else {}
     return Written(found.kind, times | fires | {"r": found.r}, found.gain)
+
+
+def _known(dialect: Dialect, name: str, neuron: Neuron) -> LIF | SynapticLIF:
+    """Return the neuron of the node that a neuron says it is (`Neuron.nir`)."""
+    lif = neuron.as_lif()
+    if neuron.nir == "LIF" and isinstance(lif, LIF):
+        return lif
+    names = ("decay", "threshold", "synaptic_decay", "reset", "strict")
+    if neuron.nir == "CubaLIF" and all(hasattr(neuron, each) for each in names):
+        constants = {each: getattr(neuron, each) for each in names}
+        return SynapticLIF(**constants, delayed=getattr(neuron, "delayed", False))
+    raise dialect.refuse(name, f"neurons {type(neuron).__name__}, {neuron.not_lif}")

@@ -1,6 +1,7 @@
 """A network as a NIR graph: by the equations of its readers, and what they cannot express."""
 
 import sys
+from dataclasses import dataclass
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,8 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import from_nir, to_nir
 from jaxsnn.export.ties import count_ties
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF, AdaptiveLIF, SynapticLIF
+from jaxsnn.neurons import LIF, AdaptiveLIF, Neuron, SynapticLIF
+from jaxsnn.neurons.neuron import POSITIVE
 from tests.export.nir.nir_cases import IMAGES, PEERS, network, run, spikes_in
 
 nir = pytest.importorskip("nir")
@@ -154,6 +156,29 @@ def test_other_steps_and_shapes_are_refused():
         to_nir(net, None, (8, 8))
     with pytest.raises(UserError, match="the shape .H, W, C., .L, C. or .features,., found .8, 0"):
         to_nir(net, None, (8, 0, 2))
+
+
+@dataclass(frozen=True)
+class Halving(Neuron):
+    """A neuron of one's own that is a LIF."""
+
+    ranges = {"threshold": POSITIVE}
+    nir = "LIF"
+
+    threshold: float = 1.0
+
+    def advance(self, state, current):
+        return LIF(0.5, self.threshold).advance(state, current)
+
+    def as_lif(self):
+        return LIF(0.5, self.threshold)
+
+
+def test_a_neuron_of_ones_own_is_written_as_the_node_that_it_says():
+    own = to_nir(network("3", Halving(2.0), (4,))).nodes["dense1_neurons"]
+    lif = to_nir(network("3", LIF(0.5, 2.0), (4,))).nodes["dense1_neurons"]
+    for field in ("tau", "r", "v_threshold", "v_reset"):
+        np.testing.assert_array_equal(getattr(own, field), getattr(lif, field))
 
 
 class Mine(nnx.Module):
