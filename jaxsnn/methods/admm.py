@@ -95,6 +95,8 @@ class Options:
     """Levels of a quantized weight: binary, ternary, uniform or pow2."""
     bits: Annotated[PerLayer | None, Whole(1, 8)] = 3
     """Bits of the levels uniform and pow2, for all layers or each; None quantizes nothing."""
+    per: Literal["leaf", "channel"] = "leaf"
+    """One scale of the levels for each layer (leaf), or one for each output channel."""
     order: Literal["sequence", "together"] = "sequence"
     """To prune and quantize in sequence (the survivors) or together, in one ADMM phase."""
     spike_weight: Annotated[float, Range(0, float("inf"), open_high=True)] = 0.0
@@ -217,7 +219,7 @@ def quantize(
     the rest stays zero. The phases are "quantize pull" and "quantize retrain".
     """
     widths = _widths(net, options) or dict.fromkeys(of_kernels(net, 0.0))
-    recipe = quantize_recipe(options.levels, widths, masks=masks)
+    recipe = quantize_recipe(options.levels, widths, masks=masks, per=options.per)
     return _phases(task, data, options, fit).on_grid("quantize ", net, recipe, masks)
 
 
@@ -290,7 +292,7 @@ def compress(
     shares, widths = sparsities(net, options.sparsity, options.allocation), _widths(net, options)
     pruning, quantizing = any(shares.values()), widths is not None
     if pruning and quantizing and options.order == "together":
-        recipe = joint_recipe(shares, options.levels, widths)
+        recipe = joint_recipe(shares, options.levels, widths, per=options.per)
         product = _phases(task, data, options, fit).on_grid("", net, recipe)
     elif not (pruning or quantizing):
         product = quieten(net, task, data, options, fit=fit)

@@ -75,9 +75,11 @@ class Options:
     connections_epochs: Annotated[int, Whole(0)] = 3
     """Epochs of training after connections were removed."""
     levels: Literal["rescaled", "uniform", "pow2", "ternary", "binary"] = "rescaled"
-    """Levels of the weights: rescaled (a scale for each channel), or one scale for a layer."""
+    """Levels of the weights: rescaled, or those of ADMM."""
     bits: Annotated[int, Whole(1, 8)] = 2
     """Bits of the levels rescaled, uniform and pow2."""
+    per: Literal["leaf", "channel"] = "leaf"
+    """One scale of ADMM's levels for each layer (leaf), or one for each output channel."""
     bits_epochs: Annotated[int, Whole(0)] = 3
     """Epochs of training with quantized weights."""
     timesteps_schedule: Annotated[tuple[int, ...], Whole(1)] = (4, 3, 2)
@@ -357,7 +359,7 @@ class _Pipeline:
         """Return the recipe of the quantized weights, zero outside the masks."""
         c = self.chosen
         if c.levels != "rescaled":
-            return admm.quantize_recipe(c.levels, c.bits, masks=held.masks)
+            return admm.quantize_recipe(c.levels, c.bits, masks=held.masks, per=c.per)
         if held.masks is None:
             return {"*/kernel": sets.rescaled(c.bits)}
         kept = tree.named_leaves(held.masks)

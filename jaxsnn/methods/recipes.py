@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from jaxsnn import tree
 from jaxsnn.arrays import Number
-from jaxsnn.compress.grids import Grid, binary_grid, pow2_grid, ternary_grid, uniform_grid
+from jaxsnn.compress.grids import Grid, Per, binary_grid, pow2_grid, ternary_grid, uniform_grid
 from jaxsnn.compress.projections import Projection, compose, keep_largest, restrict
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
@@ -72,25 +72,34 @@ def prune_recipe(sparsity: Shares, *, where: str = "*/kernel") -> dict[str, Proj
     return {pattern: keep_largest(share) for pattern, share in shares.items()}
 
 
-def grid(levels: Levels, bits: Number | None = None, *, keep_zeros: bool = False) -> Grid:
+def grid(
+    levels: Levels, bits: Number | None = None, *, keep_zeros: bool = False, per: Per = "leaf"
+) -> Grid:
     """Choose a set of levels by name: "binary", "ternary", or "uniform" and "pow2" of some bits.
+
+    It has one scale for each layer, or with `per="channel"` one for each output channel.
 
     >>> import jax.numpy as jnp
     >>> grid("ternary")(jnp.asarray([2.0, -2.0, 0.1])).tolist()
     [2.0, -2.0, 0.0]
     """
     if levels in ("binary", "ternary"):
-        return (binary_grid if levels == "binary" else ternary_grid)(keep_zeros=keep_zeros)
+        return (binary_grid if levels == "binary" else ternary_grid)(keep_zeros=keep_zeros, per=per)
     if levels not in MOST_BITS:
         raise UserError(f"levels must be binary, ternary, uniform or pow2, found {levels!r}")
     if bits is None:
         raise UserError(f"the levels {levels!r} need a number of bits")
     make = uniform_grid if levels == "uniform" else pow2_grid
-    return make(bits, keep_zeros=keep_zeros)
+    return make(bits, keep_zeros=keep_zeros, per=per)
 
 
 def quantize_recipe(
-    levels: Levels, bits: Bits = None, *, where: str = "*/kernel", masks: Tree | None = None
+    levels: Levels,
+    bits: Bits = None,
+    *,
+    where: str = "*/kernel",
+    masks: Tree | None = None,
+    per: Per = "leaf",
 ) -> dict[str, Projection]:
     """Build the sets `S_l = {alpha_l Q : Q_ij in levels}`: few values, one scale for each layer.
 
@@ -104,15 +113,21 @@ def quantize_recipe(
       where: pattern of the leaves to quantize, for a single number.
       masks: tree of masks from a pruning before; scale and levels are then fitted to the
         survivors, and the rest stays zero.
+      per: "channel" for a scale for each output channel.
     """
     widths = bits if isinstance(bits, Mapping) else {where: bits}
     keep_zeros = masks is not None
-    found = {pattern: grid(levels, b, keep_zeros=keep_zeros) for pattern, b in widths.items()}
+    found = {x: grid(levels, b, keep_zeros=keep_zeros, per=per) for x, b in widths.items()}
     return dict(found) if masks is None else restrict(found, masks)
 
 
 def joint_recipe(
-    sparsity: Shares, levels: Levels, bits: Bits = None, *, where: str = "*/kernel"
+    sparsity: Shares,
+    levels: Levels,
+    bits: Bits = None,
+    *,
+    where: str = "*/kernel",
+    per: Per = "leaf",
 ) -> dict[str, Projection]:
     """Prune and quantize at once: `Proj_grid(Proj_sparse(V))`, a heuristic for both sets.
 
@@ -126,6 +141,6 @@ def joint_recipe(
     found = prune_recipe(sparsity, where=where)
     widths = bits if isinstance(bits, Mapping) else dict.fromkeys(found, bits)
     for pattern, width in widths.items():
-        quantizer = grid(levels, width, keep_zeros=pattern in found)
+        quantizer = grid(levels, width, keep_zeros=pattern in found, per=per)
         found[pattern] = compose(found[pattern], quantizer) if pattern in found else quantizer
     return found

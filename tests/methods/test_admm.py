@@ -288,3 +288,18 @@ def test_a_sparsity_that_does_not_fit_is_refused_before_training(problem, sparsi
     with pytest.raises(UserError, match=message):
         admm.compress(*problem, replaced(OPTIONS, sparsity=sparsity), fit=fit)
     assert not fit.phases
+
+
+@pytest.mark.parametrize(("levels", "bits"), [("ternary", None), ("uniform", 3)])
+def test_levels_have_a_scale_for_each_output_channel_where_asked(levels, bits):
+    leaf = normal(5) * jnp.asarray([[1.0, 10.0, 100.0]])
+    kept = jnp.ones((8, 3), bool).at[0].set(False)
+    (masked,) = admm.quantize_recipe(
+        levels, bits, masks={"out": {"kernel": kept}}, per="channel"
+    ).values()
+    alone = admm.grid(levels, bits, keep_zeros=True)
+    expected = jnp.stack([alone(leaf[1:, i]) for i in range(3)], 1)
+    np.testing.assert_allclose(masked(leaf)[1:], expected, rtol=1e-5)
+    np.testing.assert_array_equal(masked(leaf)[0], 0)
+    joint = admm.joint_recipe(0.0, levels, bits, per="channel")["*/kernel"]
+    assert joint.quantize(leaf).scale.shape == (1, 3)
