@@ -36,6 +36,7 @@ class Attention(Layer):
     The layer's own name is that of the neurons behind the products; the weights are those of the
     layers "NAME/q", "NAME/k", "NAME/v" and "NAME/projection", convolutions of size 1.
 
+    >>> from flax import nnx
     >>> from jaxsnn.neurons import LIF
     >>> attention = Attention(8, heads=2, neurons=LIF(0.5), rngs=nnx.Rngs(0))
     >>> attention.children(), attention.q.kernel.shape

@@ -5,7 +5,8 @@
 
 Statistics of a batch norm stand still in evaluation, so that it can be folded away
 (`export.fold_norms`). A LayerNorm (Ba et al. 2016, https://arxiv.org/abs/1607.06450) takes them
-from every input anew: it stays, it needs multiplications, and its channels cannot be cut.
+from every input anew: it stays, with multiplications that no report counts, and its channels cannot
+be cut.
 """
 
 from functools import partial
