@@ -1,8 +1,11 @@
 """Where the figures of each epoch go besides metrics.jsonl: one hook, libraries behind it."""
 
+import contextlib
 import csv
 import io
-from collections.abc import Callable, Mapping, Sequence
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,28 +73,58 @@ class Table:
 
 
 class Tensorboard:
-    """Write files for TensorBoard below tensorboard/, a curve PHASE/FIGURE for each figure."""
+    """Write files for TensorBoard below tensorboard/, a curve PHASE/FIGURE for each figure.
+
+    The package's own writer works in a thread, which ends silently on a full disk, and whoever
+    waits for it waits for ever: the file is written here.
+    """
 
     def __init__(self, directory: Path):
         try:
-            from tensorboardX import SummaryWriter
+            import tensorboardX  # noqa: F401
         except ImportError:
             raise UserError(
                 "--log tensorboard needs the package tensorboardX: "
                 "pip install 'jaxsnn-compress[log]'"
             ) from None
-        self.open = lambda: SummaryWriter(str(directory / "tensorboard"))
-        self.writer: Any = None
+        self.folder = directory / "tensorboard"
+        self.events: Any = None
 
     def __call__(self, log: Log) -> None:
-        self.writer = self.writer or self.open()
+        from tensorboardX import event_file_writer, proto, summary
+
         record = log[-1]
-        for name, value in record.items():
-            if name not in ("phase", "epoch") and value is not None:
-                self.writer.add_scalar(f"{record['phase']}/{name}", value, record["epoch"])
+        with one_line(self.folder):
+            if self.events is None:
+                self.folder.mkdir(exist_ok=True)
+                own = f".{os.getpid()}"  # a run that is resumed in the same second has another file
+                self.events = event_file_writer.EventsWriter(str(self.folder / "events"), own)
+            for name, value in record.items():
+                if name not in ("phase", "epoch") and value is not None:
+                    point = summary.scalar(f"{record['phase']}/{name}", value)
+                    self.events.write_event(
+                        proto.event_pb2.Event(
+                            step=record["epoch"], wall_time=time.time(), summary=point
+                        )
+                    )
+            self.events.flush()
 
     def close(self) -> None:
-        """Close the file: its writer works beside, and would lose the last figures."""
-        if self.writer is not None:
-            self.writer.close()
-            self.writer = None
+        """Close the file."""
+        if self.events is not None:
+            with one_line(self.folder):
+                self.events.close()
+            self.events = None
+
+
+@contextlib.contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn what a full or protected disk answers into one line.
+
+    Raises:
+      UserError: with the path and the reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror or error}") from error

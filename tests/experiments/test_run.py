@@ -249,6 +249,17 @@ def test_figures_go_to_tensorboard_too(tmp_path):
     assert b"dense/loss" in next((tmp_path / "tensorboard").iterdir()).read_bytes()
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.filterwarnings("ignore:Exception ignored")  # the file cannot be closed either
+def test_a_full_disk_is_one_line_for_tensorboard(tmp_path, monkeypatch):
+    writer = pytest.importorskip("tensorboardX.event_file_writer")
+    full = writer.RecordWriter
+    monkeypatch.setattr(writer, "RecordWriter", lambda path: full("/dev/full"))
+    run = start(tmp_path, log="tensorboard")
+    with pytest.raises(UserError, match=r"tensorboard: cannot be written: No space left"):
+        run._record(record("dense", 1, 0.5))
+
+
 def test_without_the_package_tensorboard_is_one_line_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     with pytest.raises(UserError, match=r"needs the package tensorboardX: pip install"):
