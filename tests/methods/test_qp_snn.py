@@ -132,6 +132,17 @@ class Mine(nnx.Module):
         return self.out(self.flatten(hidden, tape), tape)
 
 
+def test_a_topology_of_ones_own_is_cut_where_channels_go_alone():
+    net = Network.of(Mine(nnx.Rngs(0)))
+    keep = {"z": [0, 1], "c": [0, 2, 4]}
+    assert set(keep) <= set(qp_snn.prunable(net, TASK.inputs))
+    small = export.shrink(net, keep, inputs=TASK.inputs)
+    kernels = {name: leaf["kernel"].shape[-2:] for name, leaf in small.params.items()}
+    assert kernels == {
+        "z": (1, 2), "b": (2, 6), "a": (6, 6), "c": (6, 3), "conv1": (3, 3), "out": (48, 10),
+    }  # fmt: skip
+
+
 def test_the_topology_is_read_off_a_pass_and_no_name_counts():
     net, inputs = Network.of(Mine(nnx.Rngs(0))), Inputs((8, 8, 1), timesteps=2)
     # a and b are added to each other; conv1 enters the read-out.
@@ -339,9 +350,6 @@ def test_options_know_their_range(changes, message):
 
 @pytest.mark.long
 def test_networks_that_cannot_be_cut_are_refused():
-    own = Network.of(Mine(nnx.Rngs(0)))
-    with pytest.raises(UserError, match="Mine"):
-        qp_snn.compress(own, TASK, DIGITS, TINY)
     apply = lambda params, x: x.reshape(*x.shape[:2], -1) @ params["w"]  # noqa: E731
     foreign = Network.wrap({"w": jnp.ones((64, 10))}, apply)
     with pytest.raises(UserError, match="foreign"):
