@@ -182,6 +182,16 @@ def test_a_place_that_knows_lif_only_refuses_another_neuron_by_name(place, kind)
         PLACES[place](net)
 
 
+def test_nir_takes_what_it_has_a_node_for():
+    nodes = {"PLIF": "LIF", "SynapticLIF": "CubaLIF"}
+    for neuron in (PLIF(), SynapticLIF()):
+        graph = export.to_nir(models.build("4-3", (4,), neuron))
+        kinds = {type(node).__name__ for node in graph.nodes.values()}
+        assert nodes[type(neuron).__name__] in kinds
+    with pytest.raises(UserError, match="dense1: neurons AdaptiveLIF, its threshold adapts"):
+        export.to_nir(models.build("4-3", (4,), AdaptiveLIF()))
+
+
 def test_plif_becomes_integers_as_the_lif_neuron_that_it_is():
     net = models.build("4-3", (4,), PLIF(0.0, 0.25), use_bias=False)
     plain = models.build("4-3", (4,), LIF(0.5, 0.5), use_bias=False)
