@@ -1,35 +1,39 @@
 """HGQ: bit widths that are trained with the weights, under one budget; 0 bits are pruned.
 
 Sun et al. 2024, "Gradient-based automatic mixed precision quantization for neural networks
-on-chip", https://arxiv.org/abs/2405.00645. A weight `v` of a group (a leaf, an output channel) has
-`f` fractional bits and as many whole ones as the largest magnitude of its group needs,
+on-chip", https://arxiv.org/abs/2405.00645. A group of weights (a leaf, an output channel) has a
+real number `b`, and stands on the uniform grid of so many bits, rounded,
 
-    w = 2**-f round(2**f v)        b = 1 + bit length of round(2**f max|v|), and 0 if that is 0
+    w = Q(v; round(b)), with less than 2 bits 0
 
-so that nothing is clipped, and a group whose weights all round to zero has 0 bits: it is pruned.
-With the error `d = v - w`, which is taken to shrink as `2**-f`, the derivatives become
+The error `d = v - w` is taken to shrink as `2**-b`, so that what replaces the derivatives is
 
-    dw/dv = 1        dw/df = ln(2) d
+    dw/dv = 1        dw/db = ln(2) d
 
-`f` is a real number that is rounded when it is used, its gradient passing straight through.
+as in the paper, and the rounding of `b` passes gradients straight through.
 
-Where the sources differ: the paper adds `beta EBOPs` to the loss, the products of all bit widths,
-raises `beta` while it trains, and reads the size off in the end. Here the size is given. Let `p`
-be the price of a group's bit (`price` times its weights), and `h` the gradient of the loss for `f`.
-All `f` are lowered by the one number `s` with which the widths cost the budget,
+Where the sources differ:
 
-    sum_g p_g b_g(round(f_g - s)) <= budget        s the smallest such number
+- The paper's grid is one of fixed point, steps of `2**-f` with `f` trained, and as many whole bits
+  as the largest weight needs. Of few bits that is a coarse grid; ours fits the scale to the weights
+  (`grids.uniform_grid`), so that groups of equal bits are what `quantized` makes of them.
+- The paper adds `beta EBOPs` to the loss, the products of all bit widths, raises `beta` while it
+  trains, and reads the size off in the end. Here the size is given. Let a bit of a group cost `p`
+  (`price` times its weights), and `h` be the gradient of the loss for `b`. All `b` are lowered by
+  the one number `s` with which the widths fit the budget,
 
-after every step, so that the network that is shown never costs more; and as `s` follows `f`, the
-gradient is that along the budget,
+      sum_g p_g round(b_g - s) <= budget        s the smallest such number
 
-    h_g - p_g (sum_j h_j) / (sum_j p_j)
+  after every step, so that the network that is shown never costs more; and as `s` follows `b`, the
+  gradient is that along the budget,
 
-whose second term stands where the paper has `beta p_g`: `-sum h / sum p` is what a bit is worth
-everywhere. Spikes are one bit, so bit operations are weight bits times SynOps: a price of the
-SynOps of a weight makes the budget one of EBOPs, a price of 1/8 one of bytes. Widths end at
-`most`. In each leaf the widest group keeps 2 bits, or the layer would be lost. The paper also
-trains the bits of activations; spikes have none.
+      h_g - p_g (sum_j h_j) / (sum_j p_j)
+
+  whose second term stands where the paper has `beta p_g`: `-sum h / sum p` is what a bit is worth
+  everywhere. Spikes are one bit, so bit operations are weight bits times SynOps: a price of the
+  SynOps of a weight makes the budget one of EBOPs, a price of 1/8 one of bytes.
+- Widths end at `most`, and in each leaf the widest group keeps 2 bits, or the layer would be lost.
+- The paper also trains the bits of activations; spikes have none.
 
 Letters in shapes: `...` any shape, `O` output channels (the last axis).
 """
@@ -55,8 +59,9 @@ from jaxsnn.arrays import (
     safe_divide,
 )
 from jaxsnn.compress.budget import SLACK, check_budget
-from jaxsnn.compress.codes import Quantized, Step
+from jaxsnn.compress.codes import Quantized
 from jaxsnn.compress.grids import Per, check_channels, check_per
+from jaxsnn.compress.mixed import MixedGrid
 from jaxsnn.compress.phase import Phase
 from jaxsnn.compress.trained import (
     Leaves,
@@ -70,13 +75,13 @@ __all__ = ["LearnedWidths", "learned_bits"]
 
 LN2 = math.log(2)
 FEWEST = 2  # bits of the widest group of a leaf: -1, 0, 1
-PRUNED = 3.0  # binary digits below the largest weight at which the numbers of a group end
-FARTHEST, HALVINGS = 64.0, 36  # of the search for `s`, in [-FARTHEST, FARTHEST]
+PRUNED = 0.5  # where the numbers of a group without bits end, one bit below those with some
+FARTHEST, HALVINGS = 32.0, 32  # of the search for `s`, in [-FARTHEST, FARTHEST]
 
 
 @dataclass(frozen=True, eq=False)
 class LearnedWidths:
-    """The grids of HGQ; their numbers are the fractional bits, `[]` or `[1, ..., 1, O]`."""
+    """The grids of HGQ; their numbers are the bits `b`, `[]` or `[1, ..., 1, O]`."""
 
     prices: Mapping[str, Number]  # pattern -> what a bit of one weight costs
     budget: Number  # of all leaves, in the unit of the prices
@@ -99,41 +104,47 @@ class LearnedWidths:
         return found
 
     def start(self, free: Leaves) -> Leaves:
-        """Return the fractional bits at which all groups are equally wide and in the budget."""
-        return self.settle(free, {name: -self._digits(name, leaf) for name, leaf in free.items()})
+        """Return bits in the budget: equal between leaves, within one as its least error asks.
+
+        At a given size the squared error of all groups is least where `b` is a constant plus the
+        binary logarithm of a group's root mean square.
+        """
+
+        def bits(name: str, leaf: Array) -> Array:
+            count = jnp.maximum(self._sum(inside(self.masks, name, leaf).astype(jnp.float32)), 1.0)
+            power = self._sum(self._values(name, leaf).astype(jnp.float32) ** 2) / count
+            half = jnp.log2(jnp.where(power > 0, power, 1.0)) / 2
+            return jnp.clip(half - jnp.mean(half), -1.0, 1.0) + FARTHEST / 2
+
+        return self.settle(free, {name: bits(name, leaf) for name, leaf in free.items()})
 
     def settle(self, free: Leaves, numbers: Leaves) -> Leaves:
-        """Return the fractional bits lowered by the one number that meets the budget."""
+        """Return the bits, lowered by the one number that meets the budget."""
         budget = jnp.asarray(self.budget, jnp.float32) * (1 + SLACK)
+        prices = {name: self._price(name, free) for name in numbers}
 
         def halve(_: Array, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = ends
             middle = (low + high) / 2
-            cost = self.cost(free, {name: f - middle for name, f in numbers.items()})
-            fits = cost <= budget
+            lowered = {name: self._widths(b - middle) for name, b in numbers.items()}
+            fits = _total(prices, lowered) <= budget
             return jnp.where(fits, low, middle), jnp.where(fits, middle, high)
 
         ends = jnp.float32(-FARTHEST), jnp.float32(FARTHEST)
         shift = jax.lax.fori_loop(0, HALVINGS, halve, ends)[1]
-
-        def lower(name: str, f: Array) -> Array:
-            digits = self._digits(name, free[name])
-            return jnp.clip(f - shift, -digits - PRUNED, self._finest(digits) + 0.49)
-
-        return {name: lower(name, f) for name, f in numbers.items()}
+        return {name: jnp.clip(b - shift, PRUNED, self.most + 0.49) for name, b in numbers.items()}
 
     def quantize(self, free: Leaves, numbers: Leaves) -> dict[str, Quantized]:
-        """Return `round(2**f v)` as codes, with the scales `2**-f` and each group's bits."""
+        """Return the nearest points of the grids, with the bits of each group."""
         found = {}
         for name, leaf in free.items():
-            fine, bits = self._widths(name, free, numbers)
-            codes = jnp.round(self._values(name, leaf) * jnp.ldexp(1.0, fine))
-            step = Step.of(jnp.ldexp(jnp.float32(1.0), -fine), bits=bits)
-            found[name] = step.with_codes(jnp.where(bits > 0, codes, 0))
+            bits = self._widths(numbers[name])
+            grid = MixedGrid(bits.ravel() if self.per == "channel" else bits, self.per)
+            found[name] = grid.quantize(self._values(name, leaf))
         return found
 
     def gradients(self, gradients: Leaves, free: Leaves, numbers: Leaves) -> tuple[Leaves, Leaves]:
-        """Return those of weights, and of fractional bits along the budget."""
+        """Return those of weights, and of bits along the budget."""
         shown, for_free, each, price = self.quantize(free, numbers), {}, {}, {}
         for name, leaf in free.items():
             gradient = gradients[name]
@@ -149,38 +160,16 @@ class LearnedWidths:
 
     def cost(self, free: Leaves, numbers: Leaves) -> Array:
         """Return what the widths cost, in the unit of the prices, float32 `[]`."""
-        costs = [
-            jnp.sum(self._price(name, free) * self._widths(name, free, numbers)[1]) for name in free
-        ]
-        return jnp.asarray(sum(costs), jnp.float32)
+        prices = {name: self._price(name, free) for name in numbers}
+        return _total(prices, {name: self._widths(b) for name, b in numbers.items()})
 
-    def _widths(self, name: str, free: Leaves, numbers: Leaves) -> tuple[Array, Array]:
-        """Return the fractional bits in force, int32, and the bits of each group, float32."""
-        digits, largest = self._digits(name, free[name]), self._largest(name, free[name])
-        wide = jnp.ravel(numbers[name] + digits)
-        widest = (jnp.arange(wide.size) == jnp.argmax(wide)).reshape(digits.shape)
-        fine = jnp.round(numbers[name])
-        fine = jnp.where(widest, jnp.maximum(fine, -jnp.round(digits)), fine)
-        fine = jnp.minimum(fine, self._finest(digits)).astype(jnp.int32)
-        _, length = jnp.frexp(jnp.round(largest * jnp.ldexp(jnp.float32(1.0), fine)))
-        return fine, jnp.where(length > 0, 1.0 + length, 0.0).astype(jnp.float32)
-
-    def _finest(self, digits: Array) -> Array:
-        """Return the most fractional bits with which no group is wider than `most`."""
-        top = math.log2(2 ** (self.most - 1) - 0.5)
-        return jnp.floor(top - digits - 1e-4)
-
-    def _largest(self, name: str, leaf: Array) -> Array:
-        """Return the largest magnitude of each group, float32 `[]` or `[1, ..., 1, O]`."""
-        magnitude = jnp.abs(self._values(name, leaf)).astype(jnp.float32)
-        if self.per == "leaf":
-            return jnp.max(magnitude)
-        return jnp.max(magnitude, tuple(range(leaf.ndim - 1)), keepdims=True)
-
-    def _digits(self, name: str, leaf: Array) -> Array:
-        """Return the binary logarithm of the largest magnitude; 0 where all is zero."""
-        largest = self._largest(name, leaf)
-        return jnp.log2(jnp.where(largest > 0, largest, 1.0))
+    def _widths(self, numbers: Array) -> Array:
+        """Return the bits in force of a leaf's groups: 0, or 2 to `most`, float32."""
+        wide = jnp.ravel(numbers)
+        widest = (jnp.arange(wide.size) == jnp.argmax(wide)).reshape(numbers.shape)
+        bits = jnp.minimum(jnp.round(numbers), self.most)
+        bits = jnp.where(bits < FEWEST, 0.0, bits)
+        return jnp.where(widest, jnp.maximum(bits, FEWEST), bits)
 
     def _price(self, name: str, free: Leaves) -> Array:
         """Return what a bit of each group costs: the price times its weights."""
@@ -205,6 +194,11 @@ class LearnedWidths:
         return jnp.where(inside(self.masks, name, leaf), values, jnp.zeros_like(values))
 
 
+def _total(prices: Leaves, bits: Leaves) -> Array:
+    """Return the sum of all prices times bits, float32 `[]`."""
+    return jnp.asarray(sum(jnp.sum(prices[name] * bits[name]) for name in prices), jnp.float32)
+
+
 def learned_bits(
     inner: optax.GradientTransformation,
     prices: Mapping[str, Number],
@@ -224,7 +218,7 @@ def learned_bits(
     >>> phase = learned_bits(optax.sgd(0.1), {"w": 1 / 8}, 1.5)  # 12 bits for four weights
     >>> params, steps = phase.finish(phase.begin(params), phase.optimizer.init(params))
     >>> steps["w"].bits.tolist(), params["w"].tolist()
-    ([[3.0, 3.0]], [[0.5, 0.09375], [-1.5, 0.03125]])
+    ([[4.0, 2.0]], [[0.5, 0.10...], [-1.5, 0.0]])
 
     Args:
       inner: the optimizer of the free copies.
