@@ -131,12 +131,22 @@ class _Reader:
 
     def _input_shape(self, name: str) -> tuple[int, ...]:
         shape = self.nodes[name].input_type["input"]
+        if SIZES._replace(ndim=1).fits(shape) and self._counts_batch(name, np.size(shape)):
+            shape = np.asarray(shape)[1:]
         if not SIZES._replace(ndim=1).fits(shape) or np.size(shape) not in (1, 2, 3):
             raise self._refuse(
                 name, f"inputs of shape {shape}, not (C, H, W), (C, L) or (features,)"
             )
         there = tuple(int(side) for side in np.asarray(shape))
         return there if len(there) == 1 else (*there[1:], there[0])
+
+    def _counts_batch(self, name: str, axes: int) -> bool:
+        """Return whether an input has one axis more than what it enters: Norse's and sinabs' do."""
+        nir = self.nir
+        entered = self.nodes[self.after[name][0]] if self.after[name] else None
+        if isinstance(entered, nir.Affine | nir.Linear):
+            return axes == 2
+        return axes == (3 if isinstance(entered, nir.Conv1d) else 4)
 
     def _add(self, kind: str, layer: nnx.Module) -> None:
         number = sum(name.startswith(kind) for name in self.layers) + 1

@@ -144,7 +144,7 @@ SPLIT = [("in", "a"), ("in", "b"), ("a", "lif"), ("b", "lif"), ("lif", "out")]
         (lambda: graph_of((2, 8, 8), {"c": conv(dilation=2)}), "'c' .*dilated"),
         (lambda: graph_of((2, 8, 8), {"c": changed(conv(), "groups", 3)}), "'c' .*6 channels"),
         (lambda: graph_of((2, 8, 8), {"p": pool(1)}), "'p' .AvgPool2d.: windows that overlap"),
-        (lambda: graph_of((2, 8, 8, 8), {"fc": affine()}), "'in' .Input.: inputs of shape"),
+        (lambda: graph_of((2, 8, 8, 8, 8), {"c": conv()}), "'in' .Input.: inputs of shape"),
         (lambda: graph_of((2, 8), {"fc": affine()}), "'fc' .Affine.: weights .2, 2. for inputs .8"),
         (lambda: graph_of((2,), {"fc": affine(), "lif": lif()}, ROUND), "'fc' .Affine.: a cycle o"),
         (lambda: graph_of((2,), {"a": affine(), "b": affine()}, NO_DELAY), "'a' .Affine.: a cycle "
