@@ -83,6 +83,30 @@ def test_sparsities_can_be_swept():
         np.testing.assert_array_equal(swept[lane] == 0, alone == 0)
 
 
+def test_ramps_can_be_swept():
+    def counts(begin, end, every):
+        optimizer = gradual.prune_gradually({"w": 0.8}, begin=begin, end=end, every=every)
+        params = {"w": jnp.asarray(START)}
+
+        def step(carry, _):
+            params, state = carry
+            updates, state = optimizer.update({"w": jnp.zeros((6, 5))}, state, params)
+            params = optax.apply_updates(params, updates)
+            return (params, state), jnp.count_nonzero(params["w"])
+
+        return jax.lax.scan(step, (params, optimizer.init(params)), length=9)[1]
+
+    ramps = np.array([[0, 6, 3], [2, 8, 2]])
+    swept = jax.jit(jax.vmap(counts))(*jnp.asarray(ramps).T)
+    for (begin, end, every), found in zip(ramps, swept, strict=True):
+        kept, expected = START.size, []
+        for t in range(9):
+            if begin <= t <= end and (t - begin) % every == 0:
+                kept = keep_count(0.8 - 0.8 * (1 - (t - begin) / (end - begin)) ** 3, START.size)
+            expected.append(kept)
+        assert found.tolist() == expected
+
+
 def test_momentum_and_weight_decay_do_not_revive_what_is_pruned():
     inner = optax.adamw(0.05, weight_decay=0.1)
     history, _ = jax.jit(lambda: run(0.0, 0.9, inner))()
