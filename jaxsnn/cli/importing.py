@@ -13,7 +13,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import from_nir, from_torch, save
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, Neuron, SynapticLIF
 
 __all__ = ["Import"]
 
@@ -21,8 +21,8 @@ Flag = conf.FlagCreatePairsOff[bool]
 HDF5 = b"\x89HDF"  # how a NIR file begins
 OF_NIR = ("target", "dt")
 OF_WEIGHTS = (
-    "layout", "shape", "decay", "threshold", "inclusive", "norm", "no_bias", "readout", "map",
-    "ignore", "decay_input",
+    "layout", "shape", "decay", "threshold", "synaptic_decay", "inclusive", "norm", "no_bias",
+    "readout", "map", "ignore", "decay_input",
 )  # fmt: skip
 
 
@@ -64,6 +64,9 @@ class Import:
     """Of weights: share of the potential left after a step; 1 - 1/tau in SpikingJelly."""
     threshold: float = 1.0
     """Of weights: potential at which neurons spike."""
+    synaptic_decay: float | None = None
+    """Of weights: share left after a step of neurons' synaptic currents, if they have some
+    (snnTorch's Synaptic); those of the file count."""
     inclusive: Flag = False
     """Of weights: neurons also spike exactly on the threshold (SpikingJelly, sinabs)."""
     decay_input: Literal["yes", "no"] | None = None
@@ -114,10 +117,14 @@ class Import:
         if missing := [name for name, is_there in asked.items() if not is_there]:
             raise UserError(f"{self.file}: weights do not say it, pass {', '.join(missing)}")
         options: dict[str, Any] = {"strict": not self.inclusive, "reset": self.reset}
+        neuron: Neuron = LIF(self.decay or 0.0, self.threshold, **options)
+        if self.synaptic_decay is not None:
+            options["synaptic_decay"] = self.synaptic_decay
+            neuron = SynapticLIF(self.decay or 0.0, self.threshold, **options)
         net = models.build(
             self.layout or "",
             self.shape,
-            LIF(self.decay or 0.0, self.threshold, **options),
+            neuron,
             readout=self.readout,
             norm=self.norm,
             use_bias=not self.no_bias,

@@ -50,15 +50,15 @@ class _Array(Built):
     def build(self, state: Any) -> None:
         """Take the state that numpy writes: version, shape, type, order, bytes."""
         _, shape, dtype, is_fortran, raw = state
-        if not isinstance(dtype, _Byte):
+        if not isinstance(dtype, Empty):
             raise ValueError("an array that is not uint8")
         raw = raw.encode("latin1") if isinstance(raw, str) else raw
         flat = np.frombuffer(raw, np.uint8)
         self.array = flat.reshape(shape, order="F" if is_fortran else "C")
 
 
-class _Byte(Built):
-    """The dtype uint8; its pickled state carries nothing that matters."""
+class Empty(Built):
+    """What carries nothing that matters, such as a dtype; it may be used more than once."""
 
 
 class Name:
@@ -76,10 +76,10 @@ def _ndarray(*_: Any) -> Any:
     raise ValueError("a call of numpy.ndarray")
 
 
-def _dtype(code: Any, *_: Any) -> _Byte:
+def _dtype(code: Any, *_: Any) -> Empty:
     if code not in ("u1", b"u1"):
         raise ValueError(f"an array of type {code!r}, not uint8")
-    return _Byte()
+    return Empty()
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes:
@@ -236,7 +236,7 @@ class _Machine:
     def get(self, index: int) -> None:
         """Take a value out of the memo."""
         value = self.memo[index]
-        if not isinstance(value, (*ATOMS, Name, _Byte)):
+        if not isinstance(value, (*ATOMS, Name, Empty)):
             raise ValueError(f"a {type(value).__name__} that is used more than once")
         self.push(value)
 

@@ -23,7 +23,12 @@ def folder(tmp_path, monkeypatch):
         "fc.weight": normal(3, 32), "fc.bias": normal(3),
     }  # fmt: skip
     (tmp_path / "weights.pt").write_bytes(torch_file(weights))
-    beta = {"lif.beta": np.float32(0.75), "a.weight": normal(3, 4), "a.bias": normal(3)}
+    beta = {
+        "lif.beta": np.float32(0.75),
+        "lif.alpha": np.float32(0.5),
+        "a.weight": normal(3, 4),
+        "a.bias": normal(3),
+    }
     (tmp_path / "leaky.pt").write_bytes(torch_file(beta | {"head.weight": normal(9, 9)}))
     to_nir(models.build("3", (4,), LIF(0.5)), tmp_path / "net.nir")
     return tmp_path
@@ -44,8 +49,9 @@ def test_weights_and_a_layout_become_a_packed_file(folder, capsys):
 
 def test_constants_of_the_weights_count_and_others_are_left_out(folder):
     line = "import leaky.pt --layout 3 --shape 4 --decay 0.1 --reset soft --timesteps 5 --out net"
-    assert main([*line.split(), "--ignore", "head.*"]) == 0
-    assert float(load(folder / "net").network.module.dense1.neurons.decay[...]) == 0.75
+    assert main([*line.split(), "--synaptic-decay", "0.1", "--ignore", "head.*"]) == 0
+    neurons = load(folder / "net").network.module.dense1.neurons
+    assert float(neurons.decay[...]) == 0.75 and float(neurons.synaptic_decay[...]) == 0.5
 
 
 def test_a_nir_file_says_its_layers(folder, capsys):

@@ -2,7 +2,7 @@
 
 What `torch.save(model.state_dict(), path)` writes is a zip archive of stored entries: a pickle,
 `data.pkl`, that names each tensor's storage, and the storages, `data/0`, `data/1`, ... The pickle
-is read by the machine of `restricted_pickle`, which knows the six names below and the storages, so
+is read by the machine of `restricted_pickle`, which knows few names and the storages, so
 that nothing is executed; a tensor is a view of the bytes of the file, checked to lie inside of
 them. So no more is allocated than the file has bytes.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from jaxsnn import foreign
 from jaxsnn.data import restricted_pickle
-from jaxsnn.data.restricted_pickle import Name, Ordered
+from jaxsnn.data.restricted_pickle import Empty, Name, Ordered
 from jaxsnn.errors import UserError
 
 __all__ = ["State", "read_state"]
@@ -178,6 +178,10 @@ def _parameter(tensor: Any, *_: Any) -> np.ndarray:
     return tensor
 
 
+def _unread(*_: Any) -> Empty:
+    return Empty()
+
+
 def _ordered(*items: Any) -> Ordered:
     if items:
         raise ValueError("an ordered dictionary of items")
@@ -188,6 +192,11 @@ NAMES: dict[tuple[str, str], Name] = {
     ("collections", "OrderedDict"): Name(_ordered),
     ("torch._utils", "_rebuild_tensor_v2"): Name(_tensor),
     ("torch._utils", "_rebuild_parameter"): Name(_parameter),
+    # Numbers beside the weights of a checkpoint, such as the best accuracy, are not looked at.
+    ("numpy.core.multiarray", "scalar"): Name(_unread),
+    ("numpy._core.multiarray", "scalar"): Name(_unread),
+    ("numpy", "dtype"): Name(_unread),
+    ("_codecs", "encode"): Name(_unread),
     ("torch", "BFloat16Storage"): _Kind(BFLOAT16),
     **{("torch", f"{name}Storage"): _Kind(np.dtype(kind)) for name, kind in KINDS.items()},
 }

@@ -55,6 +55,14 @@ def test_safetensors_and_dictionaries_are_read_bfloat16_too(tmp_path):
     assert found.astype(np.float32).tolist() == [1.0, 2.5]
 
 
+def test_numbers_of_numpy_beside_the_weights_do_not_matter(tmp_path):
+    """A checkpoint often keeps the best accuracy."""
+    data, storages = torch_files.state(ARRAYS)
+    best = {"best": np.float64(0.5), "last": np.float64(0.25), "epoch": 3}
+    content = pickle.dumps(best, 2)[:-1] + text("net") + data + b"s."
+    assert_read(read_state(written(tmp_path, archive(content, storages))), ordered=True)
+
+
 def test_a_file_of_torch_itself_is_read():
     """`tests/export/state_dict/leaky.pt`: see `leaky.py`, which wrote it by torch 2.13."""
     state = read_state(HERE / "leaky.pt")
