@@ -72,15 +72,10 @@ def read(path: str | Path, advice: str = "delete it to go on") -> dict[str, np.n
     path = Path(path)
     found: dict[str, np.ndarray] = {}
     with foreign.reading(path, WHAT, advice), zipfile.ZipFile(path) as file:
-        entries = file.infolist()
-        if sum(entry.file_size for entry in entries) > path.stat().st_size:
-            raise ValueError("it states more bytes than it has")
-        for entry in entries:
+        for entry in foreign.stored_entries(path, file):
             name = entry.filename.removesuffix(".npy")
             if name == entry.filename or name in found:
                 raise ValueError(f"the entry {entry.filename!r} is no array, or stands there twice")
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise ValueError(f"the entry {entry.filename!r} is compressed")
             found[name] = _array(file.read(entry))
     listed = found.pop(NAMES, np.zeros(0, np.uint8)).tobytes()
     if foreign.parse_json(path, WHAT, listed, advice) != sorted(found):

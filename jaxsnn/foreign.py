@@ -11,13 +11,21 @@ the decoded content stands outside, so that a mistake of ours stays visible. An 
 
 import contextlib
 import json
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from jaxsnn.errors import UserError
 
-__all__ = ["most_unpacked", "parse_json", "read_bytes", "read_json", "reading"]
+__all__ = [
+    "most_unpacked",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "reading",
+    "stored_entries",
+]
 
 FREE = 1 << 26  # bytes that a packed file of any size may unpack to
 RATIO = 64  # bytes for each further one of the file; images take 2 to 5, floats with zeros up to 30
@@ -77,6 +85,24 @@ def most_unpacked(packed: int, ratio: int = RATIO) -> int:
     131108864
     """
     return FREE + ratio * packed
+
+
+def stored_entries(path: str | Path, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
+    """Return the entries of a zip archive that packs nothing, inside of `reading`.
+
+    Python's reader asks for as many bytes as an entry states, in either of its sizes.
+
+    Raises:
+      ValueError: if an entry is compressed, or they state more bytes than the file has.
+    """
+    entries, most = archive.infolist(), Path(path).stat().st_size
+    for sizes in ("file_size", "compress_size"):
+        if sum(getattr(entry, sizes) for entry in entries) > most:
+            raise ValueError("it states more bytes than it has")
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"the entry {entry.filename!r} is compressed")
+    return entries
 
 
 def read_bytes(path: str | Path, what: str, most: int = TEXT) -> bytes:

@@ -85,11 +85,7 @@ def _as_array(name: Any, value: Any) -> np.ndarray:
 def _read_zip(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a file of `torch.save`."""
     with foreign.reading(path, WHAT, ADVICE), zipfile.ZipFile(path) as file:
-        entries = {entry.filename: entry for entry in file.infolist()}
-        if sum(entry.file_size for entry in entries.values()) > path.stat().st_size:
-            raise ValueError("it states more bytes than it has")
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
-            raise ValueError("an entry is compressed")
+        entries = {entry.filename for entry in foreign.stored_entries(path, file)}
         pickles = [name for name in entries if name.rpartition("/")[2] == "data.pkl"]
         if len(pickles) != 1:
             raise ValueError(f"{len(pickles)} entries data.pkl, expected one")
