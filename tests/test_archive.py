@@ -97,3 +97,8 @@ def test_a_packed_entry_is_refused_before_it_is_unpacked(tmp_path):
         file.writestr("a.npy", np.random.default_rng(0).bytes(1000))
     with pytest.raises(UserError, match="bomb.npz: .*entry 'a.npy' is compressed"):
         archive.read(path)
+    content = archive.pack({"a": np.arange(9.0)})
+    place = content.index(b"PK\1\2") + 20  # the packed size of the first entry, in the directory
+    path.write_bytes(content[:place] + (1 << 31).to_bytes(4, "little") + content[place + 4 :])
+    with pytest.raises(UserError, match="bomb.npz: .*it states more bytes than it has"):
+        archive.read(path)
