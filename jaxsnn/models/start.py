@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from jaxsnn import layers, tree
+from jaxsnn import draws, layers, tree
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
@@ -75,7 +75,7 @@ def _drawn(key: Array, params: Any, deviation: Callable[[tuple[int, ...]], float
     def draw(name: str, leaf: Array) -> Array:
         if name not in keys:
             return leaf
-        return deviation(leaf.shape) * jax.random.normal(keys[name], leaf.shape, leaf.dtype)
+        return draws.normal(keys[name], leaf.shape, deviation(leaf.shape)).astype(leaf.dtype)
 
     return jax.tree.map(jnp.asarray, tree.map_named(draw, params))
 
