@@ -51,11 +51,16 @@ def block(_, inputs, outputs, rngs):
     return layers.Residual(first, layers.Conv(3, outputs, 1, **options))
 
 
+def look(_, inputs, rngs):
+    options = {"neurons": NEURON, "scale": 1.0, "rngs": rngs}
+    return layers.Attention(inputs, 2, width=4, **options)
+
+
 def out(_, inputs, rngs):
     return layers.Dense(4 * inputs, 2, neurons=layers.Integrator(), rngs=rngs)
 
 
-MAKERS = {"conv": conv, "block": block, "out": out}
+MAKERS = {"conv": conv, "block": block, "look": look, "out": out}
 
 
 def draw_steps(random, size=4):
@@ -65,13 +70,15 @@ def draw_steps(random, size=4):
         source = int(random.integers(1, len(widths)))
         inputs = widths[source]
         partners = [i for i in range(1, len(widths)) if widths[i] == inputs and i != source]
-        match random.choice(["conv", "groups", "depthwise", "block", "add", "side"]):
+        match random.choice(["conv", "groups", "depthwise", "block", "add", "side", "look"]):
             case "groups":
                 step, width = ("conv", source, inputs, 4, 1, 2), 4
             case "depthwise":
                 step, width = ("conv", source, inputs, inputs, 3, inputs), inputs
             case "block" if inputs <= 4:
                 step, width = ("block", source, inputs, 4), 4
+            case "look":
+                step, width = ("look", source, inputs), inputs
             case "add" if partners:
                 step, width = ("add", source, int(random.choice(partners))), inputs
             case "side" if inputs <= 4:
@@ -137,6 +144,10 @@ def draw_keep(steps, random):
             for c in range(3):
                 root((f"n{i}/conv1", c))
             found.append([(f"n{i}/conv2", c) for c in range(facts[2])])
+        elif kind == "look":
+            for head in ((0, 1), (2, 3)):
+                join([(f"n{i}/{part}", c) for part in "qkv" for c in head])
+            found.append([(f"n{i}/projection", c) for c in range(facts[1])])
         for unit in found[-1]:
             root(unit)
     roots = sorted({root(unit) for unit in parents})
@@ -167,12 +178,29 @@ def run(module, x):
             sources = layer.sources or by_position(x.shape[-1], inner.shape[-1])
             taken = [x[..., s] if s >= 0 else np.zeros(x.shape[:-1]) for s in sources]
             found.append(fire(layer.conv2, inner + np.stack(taken, -1)))
+        elif kind == "look":
+            found.append(attend(layer, x))
         else:
             kernel, bias = (
                 np.asarray(leaf[...], np.float64) for leaf in (layer.kernel, layer.bias)
             )
             found.append(x.reshape(*x.shape[:2], -1) @ kernel + bias)
     return found[-1]
+
+
+def attend(layer, x):
+    """Return what an attention makes of the pixels of `[T, N, H, W, C]`."""
+    shape, x = x.shape, x.reshape(*x.shape[:2], -1, x.shape[-1])
+    q, k, v = (fire(part, weigh(part, x)) for part in (layer.q, layer.k, layer.v))
+    heads = [each.reshape(*each.shape[:-1], layer.heads, -1) for each in (q, k, v)]
+    met = np.einsum("tnlhd,tnmhd,tnmhe->tnlhe", *heads) * layer.scale
+    fired = fire(layer, met.reshape(v.shape))
+    return fire(layer.projection, weigh(layer.projection, fired)).reshape(shape[:-1] + (-1,))
+
+
+def weigh(layer, x):
+    """Return the current of a convolution of size 1 of sequences."""
+    return x @ np.asarray(layer.kernel[...], np.float64)[0] + np.asarray(layer.bias[...])
 
 
 def convolve(layer, x):

@@ -63,7 +63,8 @@ def starve(net, random):
     return net.replace(params=tree.map_named(change, net.params))
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(12))
 def test_what_the_read_out_does_without_goes_in_one_call(seed):
     net, _, random = graphs.network(seed)
     net, x = starve(net, random), graphs.inputs(random)

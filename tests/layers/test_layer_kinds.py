@@ -38,18 +38,16 @@ def chain(shape, features, /, **hidden):
 
 
 class Joined(nnx.Module):
-    """Two convolutions of one input, joined."""
+    """Two convolutions of one input, added, and a third beside them."""
 
-    def __init__(self, join):
-        self.a, self.b = (layers.Conv(2, 4, **options()) for _ in range(2))
-        self.flatten, self.join = layers.Flatten(), join
-        features = {"sum": 64, "side": 128}[join]
-        self.out = layers.Dense(features, 3, neurons=Integrator(), rngs=nnx.Rngs(1))
+    def __init__(self):
+        self.a, self.b, self.c = (layers.Conv(2, 4, **options()) for _ in range(3))
+        self.flatten = layers.Flatten()
+        self.out = layers.Dense(128, 3, neurons=Integrator(), rngs=nnx.Rngs(1))
 
     def __call__(self, x, tape):
-        a, b = self.a(x, tape), self.b(x, tape)
-        both = a + b if self.join == "sum" else encode.concatenate(a, b)
-        return self.out(self.flatten(both, tape), tape)
+        both = self.a(x, tape) + self.b(x, tape)
+        return self.out(self.flatten(encode.concatenate(both, self.c(x, tape)), tape), tape)
 
 
 def grouped():
@@ -76,8 +74,7 @@ NETWORKS = {
     "attended": attended,
     "grouped": grouped,
     "sequences": sequences,
-    "skip": lambda: Network.of(Joined("sum"), IMAGE),
-    "side": lambda: Network.of(Joined("side"), IMAGE),
+    "joined": lambda: Network.of(Joined(), IMAGE),
 }
 
 
@@ -153,8 +150,7 @@ OWN = {
 REFUSED = {
     "grouped": {},
     "sequences": {},
-    "skip": OWN,
-    "side": OWN,
+    "joined": OWN,
     "normed": {
         **dict.fromkeys(("fold", "integers", "C", "lava"), "'norm' has a LayerNorm, whose factor"),
         "nir": "norm: a LayerNorm: NIR for target 'nir' cannot express it",
