@@ -141,7 +141,8 @@ class _Filling:
         """Put a field, if the module has it, into a leaf."""
         if field not in module.fields:
             return
-        value = np.asarray(module.fields[field], np.float64)
+        value = np.asarray(module.fields[field])
+        value = value.astype(np.float32 if value.ndim > 1 else np.float64)  # kernels are large
         origin = None if place is None else place.origin
         if value.ndim > 1 and leaf in self.leaves:
             value = kernel_of(value, len(self.leaves[leaf].shape), origin)

@@ -1,9 +1,9 @@
 """Which module of a state dictionary fills which place of a network.
 
 What a mapping says goes first. The rest is guessed for each kind by itself, weights, norms and
-neurons, where it is beyond doubt: one after the other if there are as many modules as places and
-all shapes fit, or by shape if no two have the same. Where the order is lost and shapes repeat, or
-numbers of modules differ, nobody can tell, and the mapping is asked for.
+neurons, where it is beyond doubt: among those of one shape, one after the other, if there are as
+many modules as places. Where the order is lost and shapes repeat, or numbers differ, nobody can
+tell, and the mapping is asked for.
 """
 
 from collections.abc import Mapping, Sequence
@@ -68,17 +68,13 @@ def _guessed(kind: str, places: list[Place], modules: list[Module], ordered: boo
     """Return the pairs of one kind."""
     as_many = len(places) == len(modules)
     ordered = ordered or len(places) == 1
-    pairs = list(zip(places, modules, strict=False))
-    if as_many and ordered and all(_fits(*pair) for pair in pairs):
-        return pairs
+    in_order = list(zip(places, modules, strict=False))
     if kind == "neurons" and as_many and _alike(modules):
-        return pairs
-    fitting = [[m for m in modules if _fits(place, m)] for place in places]
-    chosen = [found[0].name for found in fitting if found]
-    if all(len(found) <= 1 for found in fitting) and len(set(chosen)) == len(chosen) == len(places):
-        return [(p, found[0]) for p, found in zip(places, fitting, strict=True)]
+        return in_order
+    if (by_shape := _by_shape(places, modules, ordered)) is not None:
+        return by_shape
     if as_many and ordered:
-        return pairs  # whose shapes are then found wrong, each by its name
+        return in_order  # the shapes of which are then found wrong, each by its name
     lost = "" if ordered else "; a safetensors file has lost their order"
     raise UserError(
         f"{len(places)} places for {kind} and {len(modules)} modules cannot be told apart by order "
@@ -96,8 +92,23 @@ def _shape(module: Module) -> tuple[int, ...]:
     return tuple(next(module.fields[name] for name in names if name in module.fields).shape)
 
 
-def _fits(place: Place, module: Module) -> bool:
-    return module.kind == "neurons" or _plain(_shape(module)) == _plain(place.shape)
+def _by_shape(places: list[Place], modules: list[Module], ordered: bool) -> Pairs | None:
+    """Return pairs of one shape, in order if it is known; None if their numbers differ."""
+    pairs: Pairs = []
+    for shape in dict.fromkeys(map(_key, places)):
+        here = [place for place in places if _key(place) == shape]
+        there = [module for module in modules if _key(module) == shape]
+        if len(here) != len(there) or not (ordered or len(here) == 1):
+            return None
+        pairs += zip(here, there, strict=True)
+    return pairs
+
+
+def _key(each: Place | Module) -> tuple[int, ...]:
+    """Return the shape by which weights and norms are told apart; neurons are not."""
+    if each.kind == "neurons":
+        return ()
+    return _plain(each.shape if isinstance(each, Place) else _shape(each))
 
 
 def _plain(shape: tuple[int, ...]) -> tuple[int, ...]:

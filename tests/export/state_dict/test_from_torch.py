@@ -176,6 +176,24 @@ def test_recurrent_weights_of_snntorch_and_norse():
     np.testing.assert_array_equal(net.params["dense1"]["recurrent"], 0.5 * np.eye(5))
 
 
+def test_residual_blocks_are_filled_whatever_the_place_of_their_shortcuts():
+    """As torchvision has them: conv1, conv2, and the convolution of the shortcut last."""
+    net = models.build("4B3S2P-4B3-2", (4, 4, 2), SOFT, use_bias=False, readout="current")
+    shapes = {
+        "layer1.0.conv1": (4, 2, 3, 3), "layer1.0.conv2": (4, 4, 3, 3),
+        "layer1.0.downsample.0": (4, 2, 1, 1), "layer2.0.conv1": (4, 4, 3, 3),
+        "layer2.0.conv2": (4, 4, 3, 3), "fc": (2, 16),
+    }  # fmt: skip
+    arrays = {f"{name}.weight": normal(*shape) for name, shape in shapes.items()}
+    params = from_torch(arrays, net, decay_input=False).params
+    for (block, part), name in {
+        ("block1", "conv2"): "layer1.0.conv2", ("block1", "projection"): "layer1.0.downsample.0",
+        ("block2", "conv1"): "layer2.0.conv1", ("block2", "conv2"): "layer2.0.conv2",
+    }.items():  # fmt: skip
+        expected = arrays[f"{name}.weight"].transpose(2, 3, 1, 0)
+        np.testing.assert_array_equal(params[block][part]["kernel"], expected)
+
+
 class Skip(nnx.Module):
     """A topology of one's own, whose attributes are in another order than its calls."""
 
