@@ -51,6 +51,7 @@ NEURONS = {  # of a `long` test the default tier has the first three
     "plain plif": PLIF(0.5, THIRDS, "soft", input_gain=False, surrogate=PLAIN),
     "lif": LIF(THIRDS, 0.7, "soft", surrogate=PLAIN),
 }
+SLOW = pytest.mark.slow
 each_neuron = pytest.mark.parametrize("name", NEURONS)
 
 
@@ -97,8 +98,10 @@ def assert_same(found, expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.long
-@each_neuron
+@pytest.mark.parametrize(
+    "name",
+    [*("own", "plif"), *(pytest.param(x, marks=SLOW) for x in NEURONS if x not in ("own", "plif"))],
+)
 def test_unroll_is_one_step_after_another_in_values_and_gradients(name):
     """With feedback and a state to begin with, by every constant, current and weight."""
     arguments, weights = problem(NEURONS[name], 3)
