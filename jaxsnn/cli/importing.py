@@ -38,8 +38,8 @@ class Import:
     the layers by --layout and --shape, the neurons by --decay, --threshold and --reset. Weights of
     snnTorch hold their beta and threshold, which then count:
 
-        jaxsnn import weights.pt --layout 32C3-AP2-10 --shape 28 28 1 --reset soft_undecayed
-            --timesteps 10 --out net.safetensors
+        jaxsnn import weights.pt --layout 32C3-AP2-10 --shape 28 28 1 --decay 0.9
+            --reset soft_undecayed --timesteps 10 --out net.safetensors
 
     Which numbers belong to which layer is guessed by order and shape; where it cannot be, the
     message lists both sides for --map. Nothing in a file is executed.
