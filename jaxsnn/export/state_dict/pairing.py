@@ -17,7 +17,6 @@ from jaxsnn.export.state_dict.places import Place
 __all__ = ["Pairs", "paired"]
 
 Pairs = list[tuple[Place, Module]]
-SHOWN = 12  # names in a message that asks
 
 
 def paired(
@@ -54,9 +53,11 @@ def _mapped(
     pairs = []
     for name, other in mapping.items():
         if name not in here:
-            raise UserError(f"mapping: {name!r} is no place of the network, of {_names(here)}")
+            raise UserError(f"mapping: {name!r} is no place of the network, of {', '.join(here)}")
         if other not in there:
-            raise UserError(f"mapping: {other!r} is no module of the weights, of {_names(there)}")
+            raise UserError(
+                f"mapping: {other!r} is no module of the weights, of {', '.join(there)}"
+            )
         if here[name].kind != there[other].kind:
             found = there[other].kind or "none of the modules that are known"
             raise UserError(f"mapping: {name!r} takes {here[name].kind}, and {other!r} is {found}")
@@ -75,12 +76,13 @@ def _guessed(kind: str, places: list[Place], modules: list[Module], ordered: boo
         return by_shape
     if as_many and ordered:
         return in_order  # the shapes of which are then found wrong, each by its name
+    here = ", ".join(f"{place.name} {place.shape}" for place in places)
+    there = ", ".join(f"{module.name} {_shape(module)}" for module in modules)
     lost = "" if ordered else "; a safetensors file has lost their order"
     raise UserError(
         f"{len(places)} places for {kind} and {len(modules)} modules cannot be told apart by order "
-        f"and shape{lost}: pass mapping={{place: module}} with the places "
-        f"{_names([_shown(p.name, p.shape) for p in places])} and the modules "
-        f"{_names([_shown(m.name, _shape(m)) for m in modules])}"
+        f"and shape{lost}: pass mapping={{place: module}} with the places {here} and the modules "
+        f"{there}"
     )
 
 
@@ -123,13 +125,3 @@ def _alike(modules: Sequence[Module]) -> bool:
         other.keys() == first.keys() and all(np.array_equal(other[k], first[k]) for k in first)
         for other in others
     )
-
-
-def _shown(name: str, shape: tuple[int, ...]) -> str:
-    return f"{name} {shape}"
-
-
-def _names(names: object) -> str:
-    listed = list(names)  # type: ignore[call-overload]
-    rest = f" and {len(listed) - SHOWN} more" if len(listed) > SHOWN else ""
-    return ", ".join(map(str, listed[:SHOWN])) + rest
