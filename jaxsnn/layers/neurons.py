@@ -122,6 +122,7 @@ def _checked(neuron: Neuron, trained: Sequence[str] | None) -> tuple[str, ...]:
     if not isinstance(neuron, Neuron):
         raise UserError(f"neuron must be a neurons.Neuron, found {type(neuron).__name__}")
     neuron.check()
+    neuron.check_step()
     kind = type(neuron).__name__
     if taken := [name for name in OWN if name in neuron.ranges]:
         raise UserError(f"neuron {kind}: a constant cannot be called {taken[0]!r}")

@@ -14,7 +14,7 @@ hand, `over_time`.
 In shapes, `T` is time, `B` the batch, `...` the neurons, `C` the channels, their last axis.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
 from functools import cache, partial
 from types import MappingProxyType
@@ -236,6 +236,14 @@ class Neuron:
         if cls.advance is Neuron.advance and cls.step is Neuron.step:
             raise UserError(f"neuron {name} has no method advance")
 
+    def check_step(self) -> None:
+        """Check, from shapes alone, that a step returns the state and the spikes that it must.
+
+        Raises:
+          UserError: saying what it returns instead.
+        """
+        _check_step(self.bare())
+
     def bare(self) -> Self:
         """Return the neuron's options, with zeros in the place of constants."""
         found: Self = _unflatten(type(self), _flatten(self)[1], (0.0,) * len(self.ranges))
@@ -285,6 +293,42 @@ def _names(cls: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
 def _names_once(cls: Any) -> Any:
     own = [field.name for field in fields(cls)]
     return tuple(cls.ranges), tuple(name for name in own if name not in cls.ranges)
+
+
+@cache
+def _check_step(bare: Any) -> None:
+    """Check the step of a neuron, once for all of the same options."""
+    name, like = type(bare).__name__, jax.ShapeDtypeStruct((2, 3), jnp.float32)
+    neuron = jax.tree.map(lambda _: jax.ShapeDtypeStruct((), jnp.float32), bare)
+    state = bare.State(*(like for _ in bare.State._fields))
+    after = _shapes_of(name, lambda n, *x: n.advance(*x), neuron, state, like)
+    if type(after) is not bare.State:
+        found = type(after).__name__
+        raise UserError(
+            f"neuron {name}: advance must return a {bare.State.__name__}, found {found}"
+        )
+    for part, value in after._asdict().items():
+        _check_like(name, part, value, like)
+    spikes = _shapes_of(name, lambda n, state: n.spikes(state), neuron, state)
+    _check_like(name, "what spikes() returns", spikes, like)
+
+
+def _shapes_of(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the shapes that a function of a neuron returns."""
+    try:
+        return jax.eval_shape(function, *arguments)
+    except (TypeError, ValueError, AttributeError) as error:
+        line = str(error).strip().partition("\n")[0]
+        raise UserError(f"neuron {name} cannot make a step: {line}") from error
+
+
+def _check_like(name: str, part: str, value: Any, like: jax.ShapeDtypeStruct) -> None:
+    """Refuse what has not the shape and the type of the current."""
+    if (value.shape, value.dtype) != (like.shape, like.dtype):
+        raise UserError(
+            f"neuron {name}: {part} is {value.dtype}{list(value.shape)} for a current "
+            f"{like.dtype}{list(like.shape)}: it must be the same"
+        )
 
 
 def _flatten(neuron: Neuron) -> tuple[tuple[Any, ...], tuple[Any, ...]]:

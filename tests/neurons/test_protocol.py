@@ -234,6 +234,25 @@ def test_a_class_that_breaks_the_protocol_is_refused_by_a_layer(change, message,
         layers.Neurons(object.__new__(Lame))
 
 
+@pytest.mark.parametrize(
+    ("advance", "message"),
+    [
+        (lambda self, state, current: current, "advance must return a Membrane, found "),
+        (lambda self, state, current: Membrane(current[0]), r"potential is float32\[3\] for a"),
+        (lambda self, state, current: state.leak, "cannot make a step: 'Membrane' object has no"),
+        (
+            lambda self, state, current: Membrane(current),
+            "cannot make a step: neuron Odd has no surrogate",
+        ),
+    ],
+)
+def test_a_step_that_breaks_the_protocol_is_refused_by_a_layer(advance, message):
+    body = {"advance": advance, "threshold": 1.0, "__annotations__": {"threshold": float}}
+    odd = dataclass(frozen=True)(type("Odd", (Neuron,), body))
+    with pytest.raises(UserError, match=f"neuron Odd.*{message}"):
+        layers.Neurons(odd())
+
+
 def test_a_neuron_must_be_a_frozen_dataclass():
     class Loose(Neuron):
         ranges = {"threshold": POSITIVE}
