@@ -12,6 +12,7 @@ it, is a cycle, in which nobody can say what comes first.
 """
 
 import copy
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ __all__ = ["Plain", "made_plain"]
 
 Edge = tuple[str, str]
 DEEPEST = 16  # graphs within graphs
+MOST = 1 << 16  # edges that stand for the end of an inner graph
 
 
 class Plain(NamedTuple):
@@ -47,21 +49,66 @@ def made_plain(nir: Any, graph: Any) -> Plain:
         naming the node.
     """
     nodes, edges = _inlined(nir, graph, "", 0)
-    inner = [name for name in nodes if "." in name]
-    ends = [name for name in inner if isinstance(nodes[name], nir.Input | nir.Output)]
-    for name in ends:
-        if name not in graph.nodes:  # an end of an inner graph, and no dotted name of this one
-            edges = _without(edges, name)
+    joins = _Joins(edges)
+    for name in [name for name in nodes if "." in name and name not in graph.nodes]:
+        if isinstance(nodes[name], nir.Input | nir.Output):  # an end of an inner graph
+            joins.bridge(name)
             del nodes[name]
     check_nodes(nodes)
-    edges = list(dict.fromkeys(edges))
-    recurrent = _loops(nir, nodes, edges)
-    edges = [edge for edge in edges if not set(edge) & set(recurrent.values())]
-    _check_cycles(nir, nodes, edges)
+    recurrent = _loops(nir, nodes, joins)
+    for name in recurrent.values():
+        joins.remove(name)
+    _check_cycles(nir, nodes, joins.edges())
     for name in list(nodes):
-        if name in nodes and name not in recurrent.values():
-            edges = _merged(nir, nodes, edges, name)
-    return Plain(nodes, edges, recurrent)
+        kept = name if name in nodes and name not in recurrent.values() else None
+        while kept is not None:
+            kept = _merged(nir, nodes, joins, kept)
+    return Plain(nodes, joins.edges(), recurrent)
+
+
+class _Joins:
+    """The edges of a graph, by both of their ends; each once."""
+
+    def __init__(self, edges: Iterable[Edge]):
+        self.before: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self.after: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        for edge in edges:
+            self.add(*edge)
+
+    def add(self, source: str, sink: str) -> None:
+        """Add an edge."""
+        self.after[source][sink] = self.before[sink][source] = None
+
+    def remove(self, name: str) -> tuple[list[str], list[str]]:
+        """Remove the edges of a node; return the nodes that were before and behind it."""
+        before, after = list(self.before.pop(name, ())), list(self.after.pop(name, ()))
+        for other in before:
+            self.after[other].pop(name, None)
+        for other in after:
+            self.before[other].pop(name, None)
+        return before, after
+
+    def bridge(self, name: str) -> None:
+        """Remove a node, and join those before it to those behind it."""
+        before, after = self.remove(name)
+        if len(before) * len(after) > MOST:
+            raise UserError(f"node {name!r}: {len(before)} nodes before and {len(after)} behind it")
+        for source in before:
+            for sink in after:
+                self.add(source, sink)
+
+    def exchange(self, first: str, second: str) -> None:
+        """Let two neighbours, each with one node on each side, change places."""
+        before, _ = self.remove(first)
+        _, after = self.remove(second)
+        for edge in [*((each, second) for each in before), (second, first)]:
+            self.add(*edge)
+        for each in after:
+            self.add(first, each)
+
+    def edges(self) -> list[Edge]:
+        """Return all edges."""
+        return [(source, sink) for source, sinks in self.after.items() for sink in sinks]
 
 
 def _inlined(nir: Any, graph: Any, prefix: str, depth: int) -> tuple[dict[str, Any], list[Edge]]:
@@ -106,26 +153,13 @@ def _end(nir: Any, graph: Any, prefix: str, name: str, kind: type) -> str:
     return f"{prefix}{name}.{ends[0]}"
 
 
-def _without(edges: list[Edge], name: str) -> list[Edge]:
-    """Return the edges with those before a node joined to those behind it."""
-    before = [source for source, sink in edges if sink == name]
-    after = [sink for source, sink in edges if source == name]
-    return [edge for edge in edges if name not in edge] + [(a, b) for a in before for b in after]
-
-
-def _around(edges: Iterable[Edge], name: str) -> tuple[list[str], list[str]]:
-    """Return the nodes before and behind another."""
-    edges = list(edges)
-    return [a for a, b in edges if b == name], [b for a, b in edges if a == name]
-
-
-def _loops(nir: Any, nodes: Mapping[str, Any], edges: list[Edge]) -> dict[str, str]:
+def _loops(nir: Any, nodes: Mapping[str, Any], joins: _Joins) -> dict[str, str]:
     """Return neurons -> weights through which they hear themselves."""
     found: dict[str, str] = {}
     for name, node in nodes.items():
         if not isinstance(node, nir.Affine | nir.Linear):
             continue
-        before, after = _around(edges, name)
+        before, after = list(joins.before[name]), list(joins.after[name])
         if len(before) == 1 and before == after and _spikes(nir, nodes[before[0]]):
             if before[0] in found:
                 kind = type(nodes[before[0]]).__name__
@@ -156,14 +190,14 @@ def _check_cycles(nir: Any, nodes: Mapping[str, Any], edges: list[Edge]) -> None
         ) from None
 
 
-def _merged(nir: Any, nodes: dict[str, Any], edges: list[Edge], name: str) -> list[Edge]:
-    """Merge a node into the one behind it, or that into it; return the edges that are left."""
-    node, (_, after) = nodes[name], _around(edges, name)
-    if len(after) != 1 or len(_around(edges, after[0])[0]) != 1:
-        return edges
+def _merged(nir: Any, nodes: dict[str, Any], joins: _Joins, name: str) -> str | None:
+    """Merge a node with the one behind it; return the node to go on with, None if none is left."""
+    node, after = nodes[name], list(joins.after[name])
+    if len(after) != 1 or len(joins.before[after[0]]) != 1:
+        return None
     behind = nodes[after[0]]
     dense = nir.Affine | nir.Linear
-    weights = dense | nir.Conv2d
+    weights = dense | nir.Conv1d | nir.Conv2d
     one: Any = None
     if isinstance(node, dense) and isinstance(behind, dense):
         one = _product(nir, node, behind)
@@ -175,19 +209,18 @@ def _merged(nir: Any, nodes: dict[str, Any], edges: list[Edge], name: str) -> li
         behind, nir.Flatten | nir.AvgPool2d | nir.SumPool2d
     ):
         scale = _behind(node.scale, isinstance(behind, nir.Flatten))
-        if scale is not None:
+        if scale is not None and len(joins.before[name]) == 1:
             nodes[name] = nir.Scale(scale)
-            swapped = {name: after[0], after[0]: name}
-            edges = [(swapped.get(a, a), swapped.get(b, b)) for a, b in edges]
-            return _merged(nir, nodes, edges, name)
+            joins.exchange(name, after[0])
+            return name
     if one is None:
-        return edges
+        return None
     # The weights keep their name.
     kept, lost = (after[0], name) if isinstance(behind, weights) else (name, after[0])
     nodes[kept] = one
     del nodes[lost]
-    edges = _without(edges, lost)
-    return _merged(nir, nodes, edges, kept)
+    joins.bridge(lost)
+    return kept
 
 
 def _behind(scale: Any, flattens: bool) -> np.ndarray | None:
@@ -226,6 +259,8 @@ def _scaled(node: Any, scale: Any, axis: int) -> Any:
         return found
     weight = np.asarray(node.weight, np.float64)
     channels = weight.shape[axis] * (getattr(node, "groups", 1) if axis == 1 else 1)
+    if scale.size > 1 and scale.ndim != weight.ndim - 1:  # [C] of features, [C, H, W] of images
+        return None
     flat = scale.reshape(len(scale), -1) if scale.size > 1 else scale.reshape(1, 1)
     if len(flat) not in (1, channels) or np.any(flat != flat[:, :1]):
         return None

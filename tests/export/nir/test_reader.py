@@ -278,6 +278,11 @@ def test_chains_of_linear_nodes_are_one_layer_unless_that_has_more_weights():
     assert from_nir(graph_of((9,), wide)).order == ("dense1", "dense2")
 
 
+def test_a_long_chain_is_read_in_time_that_grows_with_it():
+    nodes = {f"n{i}": nir.Affine(weight=np.eye(1), bias=np.zeros(1)) for i in range(3000)}
+    assert from_nir(graph_of((1,), nodes)).order == ("dense1",)
+
+
 def test_a_scale_of_images_goes_through_pooling_and_flattening():
     scale = np.broadcast_to(np.array([2.0, -1.0]).reshape(2, 1, 1), (2, 8, 8))
     weight = random(3, 32)
