@@ -3,7 +3,9 @@
 XLA's grouped convolution has no fast form on a CPU, and its gradients fall off a cliff in a loop.
 There it is written as one product for each place of the kernel, `[N, H', W', g, I/g]` with
 `[g, I/g, O/g]`, which differentiates and batches as products do; of a depthwise convolution these
-are multiplications of arrays, which XLA merges. Other platforms take JAX's form.
+are multiplications of arrays, which XLA merges. Depthwise over 64 channels of 64 images of 16 x 16,
+3 x 3, CPU time on two cores: forward 4 ms for XLA's 38; two updates by the gradients of two layers
+in a `lax.scan` 0.9 s for 15. Other platforms take JAX's form.
 
 Layout: images `[N, H, W, I]`, kernels `[kh, kw, I/g, O]`; output `o` belongs to the group
 `o // (O/g)`, as in PyTorch and in NIR.
