@@ -189,7 +189,7 @@ def make_nir(folder: Path) -> None:
     """Write a NIR file."""
     from jaxsnn import export, models
 
-    export.to_nir(models.build("2C3-AP2-3", (4, 4, 1)), folder / "net.nir")
+    export.to_nir(models.build("2C3-AP2-4R-3", (4, 4, 1)), folder / "net.nir")
 
 
 def read_nir(folder: Path) -> Any:
