@@ -16,7 +16,7 @@ import numpy as np
 from jaxsnn import layers, tree
 from jaxsnn.errors import UserError
 from jaxsnn.export import architecture
-from jaxsnn.export.state_dict.files import read_state
+from jaxsnn.export.state_dict.files import State, read_state
 from jaxsnn.export.state_dict.modules import CONSTANTS, Module, modules_of
 from jaxsnn.export.state_dict.pairing import Pairs, paired
 from jaxsnn.export.state_dict.places import Place, firing, kernel_of, places_of
@@ -79,28 +79,38 @@ def from_torch(
     """
     where = f"{source}: " if isinstance(source, str | Path) else ""
     try:
-        state = read_state(source)
-        arrays = {
-            name: each
-            for name, each in state.arrays.items()
-            if not any(fnmatchcase(name, pattern) for pattern in ignore)
-        }
-        places, modules = places_of(net), modules_of(arrays)
-        pairs = paired(places, modules, dict(mapping or {}), state.ordered)
-        filling = _Filling(net)
-        with np.errstate(all="ignore"):  # what is not finite is found by name
-            for place, module in pairs:
-                filling.take(place, module)
-        filling.check(modules)
-        filled = _with_leaves(net, filling.found)
-        if decay_input is None:
-            told = {place.name for place, module in pairs if "beta" in module.fields}
-            _ask_for_gain([name for name, _ in _leaks(filled) if name not in told])
-        gains = _gains(filled, bool(decay_input), pairs)
-        filled = _scaled(filled, gains) if gains else filled
-        architecture.check_constants(filled.module)
+        return _filled(read_state(source), net, dict(mapping or {}), ignore, decay_input)
     except UserError as error:
         raise (error if str(error).startswith(where) else UserError(f"{where}{error}")) from None
+
+
+def _filled(
+    state: State,
+    net: Network,
+    mapping: Mapping[str, str],
+    ignore: Sequence[str],
+    decay_input: bool | None,
+) -> Network:
+    """Return the network with the weights of a state dictionary."""
+    arrays = {
+        name: each
+        for name, each in state.arrays.items()
+        if not any(fnmatchcase(name, pattern) for pattern in ignore)
+    }
+    modules = modules_of(arrays)
+    pairs = paired(places_of(net), modules, mapping, state.ordered)
+    filling = _Filling(net)
+    with np.errstate(all="ignore"):  # what is not finite is found by name
+        for place, module in pairs:
+            filling.take(place, module)
+    filling.check(modules)
+    filled = _with_leaves(net, filling.found)
+    if decay_input is None:
+        told = {place.name for place, module in pairs if "beta" in module.fields}
+        _ask_for_gain([name for name, _ in _leaks(filled) if name not in told])
+    gains = _gains(filled, bool(decay_input), pairs)
+    filled = _scaled(filled, gains) if gains else filled
+    architecture.check_constants(filled.module)
     return filled
 
 
