@@ -16,6 +16,7 @@ from jaxsnn import layers
 from jaxsnn.export.dependencies import Units, attentions
 from jaxsnn.export.fold import values_of
 from jaxsnn.layers.grouped import ordinary
+from jaxsnn.layers.neurons import Firing
 from jaxsnn.neurons import LIF
 
 __all__ = ["needed"]
@@ -35,6 +36,12 @@ def needed(units: Units, module: nnx.Module) -> np.ndarray:
     links = {name: _links(layer) for name, layer in known.items()}
     ties = units.roots(everyone)
     heads = _heads(units, module)
+    restless = [
+        unit
+        for layer in attentions(module)
+        if not _stay_at_rest(layer.neurons, np.zeros(1)).all()
+        for unit in units.own(layer.v.name)
+    ]
     clusters, pinned = _clusters(units, known, heads)
     alive: np.ndarray = np.ones(everyone.size, bool)
     quiet = ~alive
@@ -44,6 +51,7 @@ def needed(units: Units, module: nnx.Module) -> np.ndarray:
         for q, k, v in heads:  # without a query, or a key, no value is passed on
             silent = quiet | ~alive
             quiet[v] |= silent[q].all() or silent[k].all()
+        quiet[restless] = False
         heard = np.zeros(everyone.size, bool)  # of a tie
         for name, met in links.items():
             own, into = units.own(name), units.inputs.get(name)
@@ -153,11 +161,12 @@ def _rests(layer: layers.Synapse) -> np.ndarray:
     if norm is not None:
         factor = values_of(norm.scale, 1.0) / np.sqrt(values_of(norm.var) + norm.epsilon)
         constant = values_of(norm.bias) + factor * (constant - values_of(norm.mean))
-    firing = layer.neurons
-    if isinstance(firing, layers.Neurons) and isinstance(firing.constants(), LIF):
-        return constant <= 0
-    if isinstance(firing, layers.Rectified):
-        return constant <= 0
-    return (
-        constant == 0 if isinstance(firing, layers.Integrator) else np.zeros(constant.shape, bool)
-    )
+    return _stay_at_rest(layer.neurons, constant)
+
+
+def _stay_at_rest(firing: Firing, current: np.ndarray) -> np.ndarray:
+    """Return which neurons a constant current leaves at 0, boolean; of unknown ones none."""
+    spiking = isinstance(firing, layers.Neurons) and isinstance(firing.constants(), LIF)
+    if spiking or isinstance(firing, layers.Rectified):
+        return np.asarray(current <= 0)
+    return np.asarray((current == 0) & isinstance(firing, layers.Integrator))

@@ -140,6 +140,31 @@ class Mine(nnx.Module):
         return self.out(encode.concatenate(both, c), tape)
 
 
+class Shortcut(nnx.Module):
+    """A convolution whose current a signal is added to."""
+
+    def __init__(self):
+        options = {"neurons": LIF_HALF, "rngs": nnx.Rngs(0)}
+        self.a, self.b = layers.Dense(4, 3, **options), layers.Dense(3, 3, **options)
+        self.out = layers.Dense(3, 2, neurons=Integrator(), rngs=nnx.Rngs(0))
+
+    def __call__(self, x, tape):
+        a = self.a(x, tape)
+        return self.out(self.b(a, tape, shortcut=a), tape)
+
+
+def test_what_is_added_to_a_current_goes_with_it():
+    net = Network.of(Shortcut(), (4,))
+    with pytest.raises(UserError, match="channel 1 of 'a' and channel 1 of 'b' are added: keep b"):
+        shrink(net, {"a": [0, 2]})
+    small = shrink(net, {"a": [0, 2], "b": [0, 2]})
+    assert small.params["b"]["kernel"].shape == (2, 2)
+    # Neither is quiet where the other one drives it.
+    kernel = jnp.zeros((3, 3))
+    params = net.params | {"b": {"kernel": kernel, "bias": jnp.zeros(3)}}
+    assert shrink(net.replace(params=params)).params["a"]["kernel"].shape == (4, 3)
+
+
 def test_sums_and_concatenations_of_ones_own_are_followed():
     net = Network.of(Mine("channelwise"), (4,))
     small = shrink(net, {"a": [0, 1, 5], "b": [0, 1, 5], "c": [1, 4]})

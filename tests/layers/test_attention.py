@@ -14,7 +14,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Tape
 from jaxsnn.layers.layer import named
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, PLIF
 
 FEATURES = 4
 
@@ -115,6 +115,14 @@ def test_a_head_without_queries_is_starved():
     np.testing.assert_array_equal(
         starved.params["attention"]["k"]["kernel"], parts["k"]["kernel"][..., 2:]
     )
+
+
+def test_neurons_that_may_fire_by_themselves_starve_nobody():
+    net = network(attend=PLIF())
+    kernel = net.params["attention"]["q"]["kernel"].at[..., :2].set(0.0)
+    parts = net.params["attention"] | {"q": {"kernel": kernel}}
+    small = export.shrink(net.replace(params=net.params | {"attention": parts}))
+    assert small.module.attention.heads == 2
 
 
 def test_pixels_are_tokens():
