@@ -29,8 +29,20 @@ def has_code(path: Path) -> bool:
     return any(kind == "python" for kind, _, _ in blocks(path))
 
 
+# Pages that train for long; `.ci/run` runs them beside the default tier.
+LONG = {"spikformer.md", "quantize.md", "first-network.md", "sweep.md"}
+
+
 @pytest.mark.run  # most pages train
-@pytest.mark.parametrize("path", [path for path in PAGES if has_code(path)], ids=name_of)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, marks=[pytest.mark.slow] if path.name in LONG else [])
+        for path in PAGES
+        if has_code(path)
+    ],
+    ids=name_of,
+)
 def test_the_python_blocks_of_a_page_run(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names: dict = {"__name__": path.stem}

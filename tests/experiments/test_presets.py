@@ -107,7 +107,14 @@ def outlined(monkeypatch):
 
 
 @pytest.mark.run
-@pytest.mark.parametrize(("name", "preset", "dataset"), PAIRS)
+@pytest.mark.parametrize(
+    ("name", "preset", "dataset"),
+    [
+        # What no CPU is asked for is left to `.ci/run`, beside the default tier.
+        pytest.param(*pair, marks=[] if pair[1] in ("smoke", "cpu") else [pytest.mark.slow])
+        for pair in PAIRS
+    ],
+)
 def test_a_preset_starts_and_its_numbers_fit_each_other(name, preset, dataset, outlined, begun):
     experiment = PROGRAMS[name].EXPERIMENT
     config = command.preset_of(experiment, preset, dataset)

@@ -295,7 +295,7 @@ def more_outputs(tensors, header):
 
 
 def unknown_layer(tensors, header):
-    header["architecture"][0]["kind"] = "attention"
+    header["architecture"][0]["kind"] = "oracle"
 
 
 def no_architecture(tensors, header):
@@ -310,7 +310,7 @@ def no_steps(tensors, header):
     "change, message",
     [
         (more_outputs, r"params/dense1/bias: the architecture has \(2147483648,\), the numbers"),
-        (unknown_layer, "layer 'dense1': field 'kind' is 'attention', expected one of conv"),
+        (unknown_layer, "layer 'dense1': field 'kind' is 'oracle', expected one of conv"),
         (no_architecture, "holds no architecture, expected one: its network is code"),
         (no_steps, "the input: field 'timesteps' is 0, expected a whole number from 1 on"),
     ],

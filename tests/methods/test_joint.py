@@ -69,7 +69,7 @@ def kernels(result, name):
     return {x: np.asarray(leaf) for x, leaf in leaves.items() if x.endswith("/kernel")}
 
 
-@pytest.mark.run
+@pytest.mark.slow  # all stages, which the experiment runs, too
 def test_stages_come_in_the_order_given_and_the_last_is_the_product(result):
     names = ["dense", "dense control", "channels", "connections", "bits", "timesteps", "compressed"]
     assert list(result.networks) == names and [row.name for row in result.report.rows] == names
@@ -77,7 +77,7 @@ def test_stages_come_in_the_order_given_and_the_last_is_the_product(result):
     assert result.report.row("dense").accuracy > 0.3
 
 
-@pytest.mark.run
+@pytest.mark.slow  # all stages, which the experiment runs, too
 def test_a_smaller_network_stays_small(result):
     assert kernels(result, "dense")["conv1/kernel"].shape == (3, 3, 1, 4)
     for name in ("channels", "connections", "bits", "timesteps", "compressed"):
@@ -85,7 +85,7 @@ def test_a_smaller_network_stays_small(result):
         assert shapes == [(3, 3, 1, 2), (8, 4), (4, 10)]
 
 
-@pytest.mark.run
+@pytest.mark.slow  # all stages, which the experiment runs, too
 def test_what_was_pruned_stays_zero(result):
     pruned = kernels(result, "connections")
     left = sum(np.count_nonzero(x) for x in pruned.values())
@@ -96,7 +96,7 @@ def test_what_was_pruned_stays_zero(result):
             np.testing.assert_array_equal(kernel == 0, pruned[layer] == 0)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # all stages, which the experiment runs, too
 def test_quantized_weights_stay_on_their_grid_and_it_is_known(result):
     for name in ("bits", "timesteps", "compressed"):
         net = result.networks[name].network
@@ -121,7 +121,7 @@ def test_pruning_quantized_weights_keeps_both_sets(other):
     assert all(np.count_nonzero(small[x]) <= np.count_nonzero(pruned[x]) for x in small)
 
 
-@pytest.mark.run
+@pytest.mark.slow  # all stages, which the experiment runs, too
 def test_timesteps_fall_and_stay_low(result):
     assert [row.timesteps for row in result.report.rows] == [3, 3, 3, 3, 3, 2, 2]
     tried = next(x["tried"] for x in result.found["stages"] if x["stage"] == "timesteps")
@@ -129,7 +129,7 @@ def test_timesteps_fall_and_stay_low(result):
     assert result.task.inputs.timesteps == 2 and result.task.spike_weight == 1.0
 
 
-@pytest.mark.run
+@pytest.mark.slow  # all stages, which the experiment runs, too
 def test_rows_say_what_each_stage_cost_and_gained(result):
     dense, _, *stages = (row.to_row() for row in result.report.rows)
     rows = [dense, *stages]

@@ -37,7 +37,7 @@ def kernel_sizes(net):
 def counts_of(spikes, events, samples, analog=()):
     return metrics.Counts(
         spikes=spikes, events=events, num_samples=samples, steps=4 * samples, arrivals={},
-        broken=dict.fromkeys(events, False), analog=analog, cached=(),
+        broken=dict.fromkeys(events, False), analog=analog, cached=(), products={},
     )  # fmt: skip
 
 

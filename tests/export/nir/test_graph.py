@@ -170,6 +170,9 @@ class Halving(Neuron):
     def advance(self, state, current):
         return LIF(0.5, self.threshold).advance(state, current)
 
+    def spikes(self, state):
+        return LIF(0.5, self.threshold).spikes(state)
+
     def as_lif(self):
         return LIF(0.5, self.threshold)
 
