@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 foreign memory
-tree arrays draws files fields archive hdf5 origins
-options
+tree arrays files fields archive hdf5 origins
+options draws
 coding surrogate encode native
 inputs neurons compress
 data
@@ -90,7 +90,6 @@ def imported_modules(module: str) -> set[str]:
     return found - {module}
 
 
-@pytest.mark.long
 @pytest.mark.parametrize("module", [name for name in FILES if name])
 def test_a_file_imports_only_from_lower_floors(module):
     own = floor_of(module)

@@ -298,9 +298,8 @@ def latent(
         if is_placeholder(params):
             return LatentState(params, inner.init(params))
         leaves = tree.named_leaves(params)
-        chosen = {name: leaves[name] for name in resolve(recipe, params)}
-        free = jax.device_put(chosen, may_alias=False)  # copies, which a loop may donate
-        return LatentState(free, inner.init(params))
+        free = {name: leaves[name] for name in resolve(recipe, params)}
+        return LatentState(jax.device_put(free, may_alias=False), inner.init(params))  # to donate
 
     def update_fn(
         updates: Any, state: LatentState, params: Any = None, **extra_args: Any
