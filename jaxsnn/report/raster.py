@@ -127,7 +127,7 @@ def _draw_strip(place: Any, frames: np.ndarray) -> None:
         view.set_yticks([])
         view.grid(visible=False)
         view.spines[:].set_visible(True)
-    views[0].set_ylabel("input" if top is None else "OFF blue, ON red", fontsize=7)
+    views[0].set_ylabel("input" if top is None else "OFF blue\nON red", fontsize=7)
 
 
 def _draw_layer(panel: Axes, name: str, kind: str, spikes: np.ndarray, chosen: np.ndarray) -> None:
