@@ -1,11 +1,9 @@
 """One C file for all targets: threads, other compilers and word sizes, sanitizers."""
 
-import importlib.util
 import os
 import re
 import shutil
 import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +18,11 @@ from jaxsnn.export.integer.inputs import PIXELS
 from jaxsnn.native.builder import find_compiler
 from jaxsnn.neurons import LIF
 from tests.compile.random_networks import STRICT, Case, draw, expected, run_program
+from tests.peers import peer_python
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
-PEER_PYTHON = "JAXSNN_PEER_PYTHON"  # an interpreter that has them, where this one has not
+CROSS = ("ziglang", "unicorn")  # the compiler and the emulator of other processors
 EMULATOR = Path(__file__).parents[2] / "tools" / "cortex_m4.py"
 CORTEX = ("-target", "thumb-freestanding-eabi", "-mcpu=cortex_m4")
 CLANG_SEEDS = (1, 3, 7, 9, 12)
@@ -106,16 +105,6 @@ def test_nothing_overflows_whatever_the_bytes(target, tmp_path):
         np.testing.assert_array_equal(found, np.tile(right, 1 + len(batch)), str(seed))
 
 
-def peer_python():
-    """Return an interpreter that has the compiler and the emulator of other processors."""
-    if all(importlib.util.find_spec(name) for name in ("ziglang", "unicorn")):
-        return sys.executable
-    if PEER_PYTHON in os.environ:
-        return os.environ[PEER_PYTHON]
-    pytest.skip(f"pip install ziglang unicorn, or name by {PEER_PYTHON} an interpreter that has "
-                "them")  # fmt: skip
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
@@ -128,7 +117,7 @@ def peer_python():
     ids=["plain", "fast", "32 bits", "32 bits, mcu"],
 )
 def test_clang_builds_the_same(flags, tmp_path):
-    compiler = [peer_python(), "-m", "ziglang", "cc"]
+    compiler = [peer_python(*CROSS), "-m", "ziglang", "cc"]
     for seed in CLANG_SEEDS:
         case = draw(seed)
         right = np.concatenate(expected(case), 1)
@@ -150,7 +139,7 @@ def test_gcc_builds_the_same_under_sanitizers(level, tmp_path):
 
 @pytest.mark.slow
 def test_an_emulated_cortex_m4_gives_every_score_and_spike(tmp_path):
-    python = peer_python()
+    python = peer_python(*CROSS)
     for seed in (100, *CORTEX_SEEDS):
         case = digits() if seed == 100 else draw(seed)
         right = np.concatenate(expected(case), 1)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.compile.test_targets import peer_python
+from tests.compile.test_targets import CROSS
 from tests.docs.test_code_blocks import blocks
+from tests.peers import peer_python
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "deploying.md"
@@ -26,7 +27,7 @@ def test_they_are_ten():
 
 @pytest.mark.slow
 def test_the_commands_lead_to_an_emulated_cortex_m4(tmp_path):
-    python = peer_python()
+    python = peer_python(*CROSS)
     (tmp_path / "emulator" / "bin").mkdir(parents=True)
     peer = tmp_path / "emulator" / "bin" / "python"
     peer.write_text(f'#!/bin/sh\nexec {python} "$@"\n')

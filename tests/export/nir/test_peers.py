@@ -1,9 +1,5 @@
 """A NIR file means in the framework that it was written for what the network means here."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +17,17 @@ from tests.export.nir.nir_cases import (
     run,
     spikes_in,
 )
+from tests.peers import peer_python, run_peer
 
 nir = pytest.importorskip("nir")
 h5py = pytest.importorskip("h5py")
 
-PEER_PYTHON = "JAXSNN_PEER_PYTHON"  # an interpreter that has them, where this one has not
-
-
-def peer_python(target):
-    if importlib.util.find_spec(target) is not None:
-        return sys.executable
-    if PEER_PYTHON in os.environ:
-        return os.environ[PEER_PYTHON]
-    pytest.skip(f"{target}: pip install 'jaxsnn-compress[peers]', or name by {PEER_PYTHON} an "
-                "interpreter that has it")  # fmt: skip
+SCRIPT = Path(__file__).parents[1] / "peers" / "read_nir.py"
 
 
 @pytest.mark.parametrize("target", PEERS)
 def test_every_spike_of_every_layer_is_the_same_in_the_framework(target, tmp_path):
-    python = peer_python(target)
+    peer_python(target)
     x = spikes_in(50)
     nets = {}
     for name, (layout, neuron, options) in CASES[target].items():
@@ -47,10 +35,7 @@ def test_every_spike_of_every_layer_is_the_same_in_the_framework(target, tmp_pat
         to_nir(net, tmp_path / f"{name}.nir", IMAGES, target=target, example=x)
         np.save(tmp_path / f"{name}.npy", channels_first(x))
         nets[name] = net
-    script = Path(__file__).parents[1] / "nir_peers" / "run.py"
-    command = [python, script, target, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_peer(target, SCRIPT, tmp_path)
     for name, net in nets.items():
         ours, potentials = every_spike(net, x)
         theirs = np.load(tmp_path / f"{name}.npz")

@@ -1,6 +1,5 @@
 """NIR files that frameworks write mean here what the network means there."""
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +7,12 @@ import pytest
 
 from jaxsnn.export import from_nir
 from tests.export.nir.nir_cases import run
-from tests.export.nir.test_peers import peer_python
+from tests.peers import run_peer
 
 pytest.importorskip("nir")
 pytest.importorskip("h5py")
 
+SCRIPT = Path(__file__).parents[1] / "peers" / "write_nir.py"
 SUBTRACTS = {"reset": "soft_undecayed"}  # which no file says
 NORSE = {"target": "norse", "dt": 1e-6}  # of a step of 0.001 s; its writer scales times by 0.001
 CASES = {
@@ -25,10 +25,7 @@ CASES = {
 
 @pytest.mark.parametrize("library", CASES)
 def test_every_spike_is_the_same_for_fifty_steps(library, tmp_path):
-    script = Path(__file__).parents[1] / "nir_peers" / "write.py"
-    command = [peer_python(library), script, library, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_peer(library, SCRIPT, tmp_path)
     for case, options in CASES[library].items():
         with np.load(tmp_path / f"{case}.npz") as file:
             x, out = file["x"], file["out"]

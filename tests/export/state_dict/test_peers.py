@@ -1,9 +1,5 @@
 """Networks of other libraries fire here as there, for 50 steps, filled from their own files."""
 
-import importlib.util
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +11,9 @@ from jaxsnn.export import from_torch
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF, PLIF, AdaptiveLIF, SynapticLIF
 from tests.export.nir.nir_cases import every_spike
+from tests.peers import run_peer
 
-PEER_PYTHON = "JAXSNN_PEER_PYTHON"  # an interpreter that has them, where this one has not
+SCRIPT = Path(__file__).parents[1] / "peers" / "write_states.py"
 
 RHO = float(np.exp(-1 / 10))
 SOFT, INCLUSIVE = {"reset": "soft_undecayed"}, {"strict": False}
@@ -51,7 +48,7 @@ CASES = {
 
 
 def two_layers(neuron, recurrent):
-    """Return the network that `peers.py` builds, with another start."""
+    """Return the network that `write_states.py` builds, with another start."""
     kind, rngs = layers.Recurrent if recurrent else layers.Dense, nnx.Rngs(0)
     chain = {
         "dense1": kind(12, 16, neurons=neuron, rngs=rngs),
@@ -60,21 +57,9 @@ def two_layers(neuron, recurrent):
     return Network.of(layers.Chain(chain))
 
 
-def peer_python(library):
-    if importlib.util.find_spec(library) is not None:
-        return sys.executable
-    if PEER_PYTHON in os.environ:
-        return os.environ[PEER_PYTHON]
-    pytest.skip(f"{library}: pip install 'jaxsnn-compress[peers]', or name by {PEER_PYTHON} an "
-                "interpreter that has it")  # fmt: skip
-
-
 @pytest.mark.parametrize("library", CASES)
 def test_every_spike_is_the_same_for_fifty_steps(library, tmp_path):
-    script = Path(__file__).with_name("peers.py")
-    command = [peer_python(library), script, library, tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_peer(library, SCRIPT, tmp_path)
     for case, (neuron, options, late) in CASES[library].items():
         there = np.load(tmp_path / f"{case}.npz")
         net = two_layers(neuron, recurrent=case == "rleaky")

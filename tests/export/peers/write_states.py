@@ -1,19 +1,17 @@
 """Run networks of a framework for 50 steps; save their weights, their inputs and every spike.
 
-`python peers.py LIBRARY FOLDER`, by an interpreter that has the library. For each case of it the
-folder gets `CASE.pt`, the state dictionary as the library has it, and `CASE.npz`: `x` `[T, B, I]`
-and the spikes `[T, B, O]` of both layers, `hidden` and `out`.
+`python write_states.py LIBRARY FOLDER`, by an interpreter that has the library. For each case of it
+the folder gets `CASE.pt`, the state dictionary as the library has it, and `CASE.npz`: `x`
+`[T, B, I]` and the spikes `[T, B, O]` of both layers, `hidden` and `out`.
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
-
-STEPS, BATCH, INPUTS, HIDDEN, OUTPUTS = 50, 4, 12, 16, 6
+from trial import HIDDEN, INPUTS, OUTPUTS, begin, random_spikes
 
 
 class TwoLayers(nn.Module):
@@ -125,12 +123,10 @@ def sinabs():
 LIBRARIES = {each.__name__: each for each in (snntorch, norse, spikingjelly, sinabs)}
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    begin()
     name, folder = sys.argv[1:]
     for case, net in LIBRARIES[name]().items():
-        x = (torch.rand(STEPS, BATCH, INPUTS) < 0.3).float()
+        x = random_spikes()
         with torch.no_grad():
             hidden, out = net.run(x)
         torch.save(net.state_dict(), Path(folder, f"{case}.pt"))

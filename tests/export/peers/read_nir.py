@@ -1,18 +1,18 @@
 """Run a NIR file in the framework it was written for, and save every spike of every layer.
 
-`python run.py TARGET FOLDER`, by an interpreter that has the framework. For each `NAME.nir` of the
-folder, inputs `[T, B, ...]`, channels first, are read from `NAME.npy`, and `NAME.npz` gets the
+`python read_nir.py TARGET FOLDER`, by an interpreter that has the framework. For each `NAME.nir` of
+the folder, inputs `[T, B, ...]`, channels first, are read from `NAME.npy`, and `NAME.npz` gets the
 spikes `[T, B, ...]` of every node called `*_neurons`. Nothing is changed in what the framework's
 own importer makes of the file.
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 import nir
 import numpy as np
 import torch
+from trial import begin
 
 
 def load(target, graph, batch):
@@ -71,8 +71,7 @@ def run(target, path, inputs):
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
+    begin()
     target, folder = sys.argv[1:]
     for path in Path(folder).glob("*.nir"):
         np.savez(path.with_suffix(".npz"), **run(target, path, np.load(path.with_suffix(".npy"))))

@@ -1,20 +1,18 @@
 """Run networks of a framework for 50 steps, and let it write them as NIR files.
 
-`python write.py LIBRARY FOLDER`, by an interpreter that has the library. For each case the folder
-gets `CASE.nir`, by the library's own exporter, and `CASE.npz`: `x` `[T, B, I]` and the spikes
-`[T, B, O]` of the last layer, `out`.
+`python write_nir.py LIBRARY FOLDER`, by an interpreter that has the library. For each case the
+folder gets `CASE.nir`, by the library's own exporter, and `CASE.npz`: `x` `[T, B, I]` and the
+spikes `[T, B, O]` of the last layer, `out`.
 """
 
 import sys
-import warnings
 from pathlib import Path
 
 import nir
 import numpy as np
 import torch
 from torch import nn
-
-STEPS, BATCH, INPUTS, HIDDEN, OUTPUTS = 50, 4, 12, 16, 6
+from trial import HIDDEN, INPUTS, OUTPUTS, begin, random_spikes
 
 
 def two_layers(neurons, gain):
@@ -106,12 +104,10 @@ def sinabs():
 LIBRARIES = {each.__name__: each for each in (snntorch, norse, spikingjelly, sinabs)}
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
+    begin()
     name, folder = sys.argv[1:]
     for case, net, write, run in LIBRARIES[name]():
-        x = (torch.rand(STEPS, BATCH, INPUTS) < 0.3).float()
+        x = random_spikes()
         with torch.no_grad():
             out = run(net, x).numpy()
         np.savez(Path(folder, f"{case}.npz"), x=x.numpy(), out=out)
