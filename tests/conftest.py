@@ -35,7 +35,7 @@ if OWNER:
 
 # The first tier, `-m quick`: the first case of each test but of those whose marker says that they
 # take longer. The default tier has the first cases of a `long` test; its others are `slow`.
-LONGER = {"long", "run", "slow"}
+LONGER = {"long", "run", "slow", "thorough"}
 MOST_CASES = 3
 
 

@@ -157,7 +157,7 @@ def test_a_task_trains_and_evaluates(name):
     assert not any(jnp.issubdtype(leaf.dtype, jnp.inexact) for leaf in jax.tree.leaves(counts))
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_network_is_trained_measured_packed_and_handed_on(tmp_path):
     """The same numbers as in single precision, through files and integers."""
     phase = compress.quantized(ADAM, {"*/kernel": compress.uniform_grid(4)})
@@ -181,7 +181,7 @@ def test_a_network_is_trained_measured_packed_and_handed_on(tmp_path):
     assert isinstance(export.from_nir(tmp_path / "net.nir"), Network)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_a_sweep_is_trained(tmp_path):
     def lane(point, start):
         grid = {"*/kernel": compress.uniform_grid(point["bits"])}

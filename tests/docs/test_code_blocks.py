@@ -29,15 +29,17 @@ def has_code(path: Path) -> bool:
     return any(kind == "python" for kind, _, _ in blocks(path))
 
 
-# Pages that train for long; `.ci/run` runs them beside the default tier.
-LONG = {"spikformer.md", "quantize.md", "first-network.md", "sweep.md"}
+# Pages that train for long.
+LONG = {
+    "spikformer.md", "quantize.md", "first-network.md", "sweep.md", "events.md", "channels.md",
+}  # fmt: skip
 
 
 @pytest.mark.run  # most pages train
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[pytest.mark.slow] if path.name in LONG else [])
+        pytest.param(path, marks=[pytest.mark.thorough] if path.name in LONG else [])
         for path in PAGES
         if has_code(path)
     ],

@@ -38,14 +38,22 @@ RUNS = {
     "--seeds 2",
 }
 
+LONG = {"qp_snn", "rivals", "spatiotemporal", "spike_thrift"}
+KILLED = {"quickstart", "sweep"}
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Kill two of the experiments in the default tier; the way back is one for all."""
+    """Run the long experiments beside the default tier; kill two, for the way back is one."""
     for item in items:
-        if item.path.parent == HERE and "killed_in_its_last" in item.name:
-            if item.callspec.params["name"] not in ("quickstart", "sweep"):
-                item.add_marker(pytest.mark.slow)
+        if item.path.parent != HERE or item.get_closest_marker("run") is None:
+            continue
+        name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+        name = name or item.path.stem.removeprefix("test_").removesuffix("_run")
+        if name in LONG:
+            item.add_marker(pytest.mark.thorough)
+        if "killed_in_its_last" in item.name and name not in KILLED:
+            item.add_marker(pytest.mark.slow)
 
 
 def experiment_of(name):

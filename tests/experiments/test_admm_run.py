@@ -248,6 +248,7 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 # --- Rivals ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_rivals_keep_as_many_weights_and_are_compared_over_seeds(run_of):
     results = json.loads((run_of("rivals") / "results.json").read_text())
     names = ("dense", "ADMM", "one-shot", "gradual")

@@ -55,7 +55,8 @@ SETS = {
 }
 
 
-@pytest.mark.parametrize("name", ["nmnist", pytest.param("shd", marks=pytest.mark.slow)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["nmnist", "shd"])
 def test_a_run_on_recordings_ends_with_report_and_raster(name, tmp_path, run_in_process):
     make, options = SETS[name]
     make(tmp_path)

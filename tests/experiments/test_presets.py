@@ -110,8 +110,7 @@ def outlined(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "preset", "dataset"),
     [
-        # What no CPU is asked for is left to `.ci/run`, beside the default tier.
-        pytest.param(*pair, marks=[] if pair[1] in ("smoke", "cpu") else [pytest.mark.slow])
+        pytest.param(*pair, marks=[] if pair[1] in ("smoke", "cpu") else [pytest.mark.thorough])
         for pair in PAIRS
     ],
 )

@@ -126,6 +126,7 @@ def test_what_a_process_killed_at_its_start_left_counts_as_nothing(tmp_path, mon
     assert str(start().directory) == "runs/toy-digits-cpu-0"
 
 
+@pytest.mark.thorough
 def test_a_directory_that_another_process_has_is_refused_and_left_alone(tmp_path):
     run = start(tmp_path, seed=1)
     before = (tmp_path / "config.json").read_text()

@@ -103,6 +103,7 @@ export.save(path, net, Inputs((8, 8, 2), 3), {name: name for name in "qwertyuiop
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.run
 def test_every_process_packs_a_network_to_the_same_bytes(tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"

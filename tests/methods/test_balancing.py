@@ -187,6 +187,7 @@ def test_a_residual_network_comes_near_to_its_ann_with_all_thresholds_estimated(
     assert 5 * error(converted) < 0.05 < error(converted.replace(params=ann.params))
 
 
+@pytest.mark.thorough
 @pytest.mark.long
 def test_an_ann_for_digits_keeps_its_accuracy_as_a_spiking_network():
     data = load("digits")

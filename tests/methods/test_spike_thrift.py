@@ -45,6 +45,7 @@ def batch(digits, task):
 # --- What a sparse ANN learns from ----------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_a_teacher_like_the_student_leaves_the_labels_share_alone(digits, task, net):
     x, labels = batch(digits, task)
     output = net(x, train=True, key=jax.random.key(0))
@@ -117,6 +118,7 @@ def test_a_student_may_begin_with_the_largest_weights_of_its_teacher(net):
     assert gain < 0.8 * (mask.size / mask.sum()) ** 0.5
 
 
+@pytest.mark.thorough
 def test_a_deep_student_that_begins_with_its_teacher_does_not_explode():
     layout = "-".join(["16C3"] * 6 + ["AP8", "10"])
     teacher = models.build(layout, (8, 8, 1), activation="relu", seed=0, **CONVERTED)

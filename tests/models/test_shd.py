@@ -63,7 +63,7 @@ def test_the_published_network_has_its_weights():
     assert total == 141_312 + 128 + 128 + 20
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_recurrent_weights_are_pruned_and_quantized(result):
     net, report = result.network, result.report.row("compressed")
     leaves = {name: np.asarray(x) for name, x in tree.named_leaves(net.params).items()}
@@ -110,7 +110,7 @@ def counted(net, task, samples):
     return totals
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_synops_of_recurrent_arrivals_are_counted_event_by_event(result, problem, spoken):
     task = problem[1]
     report = metrics.measure(task, result.network, spoken.test, batch_size=6)
@@ -124,7 +124,7 @@ def test_synops_of_recurrent_arrivals_are_counted_event_by_event(result, problem
     assert report.macs == 0 and report.bit_ops == pytest.approx(4 * report.synops)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_the_product_is_packed_and_loaded(result, problem, spoken, tmp_path):
     inputs, net = problem[1].inputs, result.network
     size = export.save(tmp_path / "words.safetensors", net, inputs)

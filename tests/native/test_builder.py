@@ -92,6 +92,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(compiler, tmp_path, monkeypa
         builder.build(SOURCE)
 
 
+@pytest.mark.thorough
 def test_two_processes_may_build_at_once(compiler, cache):
     code = f"from jaxsnn.native import builder; print(builder.build({SOURCE!r}))"
     command = [sys.executable, "-c", code]

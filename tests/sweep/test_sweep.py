@@ -122,6 +122,7 @@ def test_a_lane_is_the_training_with_python_numbers(swept):
     assert found[-1] < 0.95 * found[0]
 
 
+@pytest.mark.thorough
 @pytest.mark.long
 def test_lanes_in_turn_and_in_chunks_are_the_mapped_ones(swept):
     turns = go(lanes="loop", devices=1, chunk=3)
