@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jaxsnn.metrics.counts import Counts
+    from jaxsnn.metrics.exits import early_exit
     from jaxsnn.metrics.facts import density
     from jaxsnn.metrics.measuring import compare, measure
     from jaxsnn.metrics.report import Comparison, Report
@@ -20,10 +21,11 @@ _HOME = {
     "Report": "report",
     "compare": "measuring",
     "density": "facts",
+    "early_exit": "exits",
     "measure": "measuring",
 }
 
-__all__ = ["Comparison", "Counts", "Report", "compare", "density", "measure"]
+__all__ = ["Comparison", "Counts", "Report", "compare", "density", "early_exit", "measure"]
 
 
 def __getattr__(name: str) -> Any:

@@ -107,9 +107,10 @@ class Counts:
     cached: tuple[str, ...] = field(metadata={"static": True})
 
     @property
-    def timesteps(self) -> int:
-        """Return T, the time steps that count of a sample."""
-        return int(self.steps) // max(int(self.num_samples), 1)
+    def timesteps(self) -> int | float:
+        """Return T, the time steps that count of a sample; their mean if samples stop early."""
+        steps, samples = int(self.steps), max(int(self.num_samples), 1)
+        return steps / samples if steps % samples else steps // samples
 
     @property
     def multiplied(self) -> tuple[str, ...]:

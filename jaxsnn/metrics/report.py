@@ -71,7 +71,7 @@ class LayerReport:
     bits: float | None = None
     bytes: int | None = None
     synops: float | None = None
-    macs: int | None = None
+    macs: float | None = None
     neurons: int | None = None
     rate: float | None = None
     silent: int | None = None
@@ -98,7 +98,7 @@ class Report:
       weight_bytes: bytes of all parameters in their smallest form, biases and norms included; the
         sum of the bytes of `layers`.
       file_bytes: bytes of the packed file: the weight bytes, running statistics and the header.
-      timesteps: T.
+      timesteps: T; of a network that stops early (`early_exit`) its mean.
       spike_rate: spikes per neuron and time step, in [0, 1].
       spikes_per_sample: spikes over all time steps.
       synops: additions of a non-zero weight, per sample over all time steps.
@@ -122,11 +122,11 @@ class Report:
     bits: float | None = None
     weight_bytes: int | None = None
     file_bytes: int | None = None
-    timesteps: int | None = None
+    timesteps: float | None = None
     spike_rate: float | None = None
     spikes_per_sample: float | None = None
     synops: float | None = None
-    macs: int | None = None
+    macs: float | None = None
     bit_ops: float | None = None
     energy_pj: float | None = None
     energy_pj_int32: float | None = None
@@ -182,7 +182,7 @@ class Report:
             layers[facts.OTHERS] = others
         if not isinstance(found, Counts):
             network["accuracy"] = float(found.accuracy)
-            over_time = np.asarray(found.accuracy_over_time)[: counts.timesteps]
+            over_time = np.asarray(found.accuracy_over_time)[: int(counts.timesteps)]
             network["accuracy_over_time"] = tuple(map(float, over_time))
         return Report(
             name,

@@ -16,7 +16,7 @@ from jaxsnn.network import Network
 from jaxsnn.train import demand, parallel
 from jaxsnn.train.task import Task, as_task
 
-__all__ = ["Evaluation", "evaluate", "evaluate_traced", "predict"]
+__all__ = ["Evaluation", "batch_at", "evaluate", "evaluate_traced", "predict"]
 
 Tree = Any
 
@@ -108,7 +108,7 @@ def _sums(
         return sums[0], loss / batches, sums[1]
 
     def batch(i: Array | int) -> Any:
-        x, rows, valid = _batch(task, batch_size, images, key, i)
+        x, rows, valid = batch_at(task, batch_size, images, key, i)
         return parallel.over_devices(shard, task.devices, net, x, labels[rows], valid)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(batch, 0))
@@ -162,7 +162,7 @@ def _predict(task: Task, batch_size: int, net: Network, images: Array, seed: Arr
         return task.run(net, x).readout.mean(0)
 
     def batch(i: Array) -> Array:
-        x, _, valid = _batch(task, batch_size, images, jax.random.key(seed), i)
+        x, _, valid = batch_at(task, batch_size, images, jax.random.key(seed), i)
         scores: Array = parallel.over_devices(shard, task.devices, net, x, valid, joined=True)
         return scores
 
@@ -170,7 +170,7 @@ def _predict(task: Task, batch_size: int, net: Network, images: Array, seed: Arr
     return scores.reshape(-1, scores.shape[-1])[:size]
 
 
-def _batch(task: Task, batch_size: int, images: Array, key: Array, i: Any) -> Any:
+def batch_at(task: Task, batch_size: int, images: Array, key: Array, i: Any) -> Any:
     """Return the i-th batch as the network's input, its rows, and which of them count.
 
     The last batch is filled up with the last sample.
