@@ -19,6 +19,7 @@ __all__ = [
     "Lock",
     "check_path",
     "is_own",
+    "is_running",
     "make_folder",
     "remove_temporaries",
     "write_atomic",
@@ -210,13 +211,13 @@ def _remove_stale(folder: Path, stem: str) -> None:
 
 def _remove_if_stale(path: Path) -> None:
     found = TEMPORARY.fullmatch(path.name)
-    if found and not _is_running(int(found["pid"])):
+    if found and not is_running(int(found["pid"])):
         with contextlib.suppress(OSError):
             if path.is_file() and not path.is_symlink():
                 path.unlink()
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     """Return whether a process other than this one, which would know, has this number."""
     if pid == os.getpid():
         return False

@@ -23,8 +23,9 @@ PROMISED = promised()
 MOST_PROMISED = 175  # modules aside; a promise is a burden: demote a name before raising this
 
 # A set is loaded from its name, a network from its file; a network is built from its layout, a
-# library of machine code from its source: `data.load`, `export.load`, `models.build`.
-TWICE = {"build", "load"}
+# library of machine code from its source: `data.load`, `export.load`, `models.build`. A sweep
+# searches points; scales and groups of weights are searched below: `sweep.search`.
+TWICE = {"build", "load", "search"}
 
 
 def is_from(module, member):

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxsnn.errors import UserError
 
-__all__ = ["hypervolume", "pareto"]
+__all__ = ["beaten", "hypervolume", "pareto", "ranking"]
 
 
 def pareto(cost: Any, value: Any) -> np.ndarray:
@@ -64,6 +64,79 @@ def hypervolume(cost: Any, value: Any, reference: Sequence[float]) -> float:
         area += (worst - cost[i]) * (value[i] - height)
         height = value[i]
     return float(area)
+
+
+def beaten(losses: Any) -> np.ndarray:
+    """Return which points some other one beats, of any number of losses.
+
+    Point `i` is beaten if for some `j` no loss of `j` is greater and one is less. A point with a
+    loss that is not finite is beaten.
+
+    >>> beaten([[1.0, 0.5], [2.0, 0.1], [2.0, 0.5]]).tolist()
+    [False, False, True]
+
+    Args:
+      losses: `[N, M]`, less is better.
+
+    Returns:
+      bool `[N]`.
+    """
+    losses = _table(losses)
+    losses = np.where(np.isfinite(losses).all(1, keepdims=True), losses, np.inf)
+    above, below = np.expand_dims(losses, 0), np.expand_dims(losses, 1)
+    beats = (below <= above).all(-1) & (below < above).any(-1)  # [j, i]
+    found: np.ndarray = beats.any(0) | ~np.isfinite(losses).all(1)
+    return found
+
+
+def ranking(losses: Any) -> np.ndarray:
+    """Return the points in the order in which to keep them, the best first.
+
+    Fronts follow each other: who is on the first one nobody beats, on the second one nobody but
+    the first. Within a front the one with the least first loss comes first; each further one is the
+    farthest from those before. Distances are between the ranks of losses, so units do not matter.
+    Points with a loss that is not finite come last.
+
+    >>> ranking([[0.0, 3.0], [1.0, 1.0], [2.0, 2.0], [3.0, 0.0]]).tolist()
+    [0, 3, 1, 2]
+
+    Args:
+      losses: `[N, M]`, less is better.
+
+    Returns:
+      Indices of all points, int64 `[N]`.
+
+    References: Schmucker et al. 2021, https://arxiv.org/abs/2106.12639, section 3.2 (epsilon-net).
+    """
+    losses = _table(losses)
+    left = np.flatnonzero(np.isfinite(losses).all(1))
+    order: list[int] = []
+    while left.size:
+        behind = beaten(losses[left])
+        order += _spread(losses, left[~behind])
+        left = left[behind]
+    return np.asarray(order + [i for i in range(len(losses)) if i not in set(order)], np.int64)
+
+
+def _spread(losses: np.ndarray, front: np.ndarray) -> list[int]:
+    """Return a front in the order of `ranking`."""
+    columns = [np.unique(column, return_inverse=True)[1] for column in losses[front].T]
+    ranks = np.stack(columns, 1).astype(np.float64)
+    ranks /= np.maximum(ranks.max(0, keepdims=True), 1)
+    chosen = [int(np.argmin(losses[front, 0]))]
+    distance = np.full(len(front), np.inf)
+    while len(chosen) < len(front):
+        distance = np.minimum(distance, np.linalg.norm(ranks - ranks[chosen[-1:]], axis=1))
+        distance[chosen] = -1
+        chosen.append(int(np.argmax(distance)))
+    return [int(front[i]) for i in chosen]
+
+
+def _table(losses: Any) -> np.ndarray:
+    table: np.ndarray = np.asarray(losses, np.float64)
+    if table.ndim != 2:
+        raise UserError(f"losses must be a table [points, losses], found {table.shape}")
+    return table
 
 
 def _pair(cost: Any, value: Any) -> tuple[np.ndarray, np.ndarray]:

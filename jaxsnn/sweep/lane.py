@@ -26,7 +26,18 @@ from jaxsnn.sweep.grid import Axis, SweepGrid
 from jaxsnn.sweep.lanes import Swept, run_lanes
 from jaxsnn.train import Task, demand, divergence, evaluation, loop
 
-__all__ = ["Lane", "LaneFunction", "Point", "fit_traced", "run", "training", "with_constants"]
+__all__ = [
+    "Lane",
+    "LaneFunction",
+    "Point",
+    "as_lane",
+    "fit_traced",
+    "run",
+    "splits_of",
+    "train_traced",
+    "training",
+    "with_constants",
+]
 
 Tree = Any
 Point = Mapping[str, Array]  # axis -> its number in this lane, [] int32 or float32
@@ -83,7 +94,7 @@ def training(
     check_whole("epochs", epochs, 1, 1 << 20)
 
     def run(point: Point, data: Tree) -> tuple[Tree, dict[str, Any]]:
-        this = _as_lane(lane(point, data["start"]))
+        this = as_lane(lane(point, data["start"]))
         own = replace(this.task or task, devices=devices)
         splits: Splits = data["splits"]
         key = loop.phase_key(seed if this.seed is None else this.seed, "train")
@@ -147,7 +158,7 @@ def run(
       lanes: "vmap" (together), "loop" (in turn) or "auto".
       chunk: lanes computed at a time; if left out, what fits the budget.
       budget: bytes of memory on each device; if left out, 80 % of what is free.
-      devices: local devices to spread the lanes over; all, if left out.
+      devices: to spread the lanes over, of all processes; all, if left out.
       directory: where results are kept, chunk by chunk, and looked for first.
       show: whether to print progress.
 
@@ -170,6 +181,22 @@ def run(
       >>> [row["bits"] for row in found.rows]
       [2, 4]
     """
+    splits = splits_of(task, net, data, batch_size)
+    function = training(lane, task, epochs=epochs, batch_size=batch_size, seed=seed)
+    return run_lanes(
+        function, grid, {"start": net, "splits": splits}, axes=axes, lanes=lanes,
+        batch_size=chunk, budget=budget, devices=devices, directory=directory, show=show,
+    )  # fmt: skip
+
+
+def splits_of(
+    task: Task, net: Network, data: Dataset | Splits, batch_size: int
+) -> dict[str, Split]:
+    """Return the splits of a data set that have samples, checked against task and network.
+
+    Raises:
+      UserError: if network, data and task do not fit each other, or there is nothing to train on.
+    """
     if isinstance(data, Dataset):
         data = {"train": data.train, "validation": data.validation, "test": data.test}
     if not isinstance(data, Mapping) or "train" not in data:
@@ -178,15 +205,11 @@ def run(
         if len(split[1]):
             task.check(net, split, name)
     demand.check_training(task, net, as_phase(optax.identity()), batch_size)
-    splits = {name: Split(*split) for name, split in data.items() if len(split[1])}
-    function = training(lane, task, epochs=epochs, batch_size=batch_size, seed=seed)
-    return run_lanes(
-        function, grid, {"start": net, "splits": splits}, axes=axes, lanes=lanes,
-        batch_size=chunk, budget=budget, devices=devices, directory=directory, show=show,
-    )  # fmt: skip
+    return {name: Split(*split) for name, split in data.items() if len(split[1])}
 
 
-def _as_lane(found: Any) -> Lane:
+def as_lane(found: Any) -> Lane:
+    """Return what a lane function returned as a `Lane`."""
     if isinstance(found, tuple) and 2 <= len(found) <= 4 and isinstance(found[1], Network):
         return found if isinstance(found, Lane) else Lane(*found)
     raise UserError(
@@ -221,20 +244,41 @@ def fit_traced(
     Raises:
       UserError: if the batch does not fit the data.
     """
+    phase = as_phase(phase)
+    state = loop.init(net, phase, key)
+    state, sums = train_traced(task, phase, state, split, epochs=epochs, batch_size=batch_size)
+    return loop.end_phase(phase, state), sums
+
+
+def train_traced(
+    task: Task,
+    phase: Phase,
+    state: loop.TrainState,
+    split: tuple[Array, Array],
+    *,
+    epochs: int,
+    batch_size: int,
+) -> tuple[loop.TrainState, loop.Sums]:
+    """Train on for some epochs from a state between two of them, as in `fit_traced`.
+
+    Returns:
+      The state, and the sums of each epoch, leaves `[epochs]`.
+
+    Raises:
+      UserError: if the batch does not fit the data.
+    """
     size = split[1].shape[0]
     check_whole("batch_size", batch_size, 1, size)
     check_whole("epochs", epochs, 0, 1 << 20)
-    phase = as_phase(phase)
-    state = loop.init(net, phase, key)
     steps = size // batch_size
 
-    def epoch(state: loop.TrainState, number: Array) -> tuple[loop.TrainState, loop.Sums]:
-        sums, stop = loop.no_sums(), (number + 1) * steps
+    def epoch(state: loop.TrainState, _: None) -> tuple[loop.TrainState, loop.Sums]:
+        sums, stop = loop.no_sums(), state.step + steps
         state, sums = loop.steps(task, phase.optimizer, batch_size, state, sums, split, stop)
         return loop.end_epoch(phase, state), sums
 
-    state, sums = lax.scan(epoch, state, jnp.arange(epochs, dtype=jnp.int32))
-    return loop.end_phase(phase, state), sums
+    after: tuple[loop.TrainState, loop.Sums] = lax.scan(epoch, state, length=epochs)
+    return after
 
 
 def with_constants(net: Network, **constants: Number | None) -> Network:
