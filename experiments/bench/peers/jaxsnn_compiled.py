@@ -30,7 +30,7 @@ def build(problem, variant):
     """Return what `measure` times."""
     spec = problem["spec"]
     inputs = Inputs(tuple(spec["input_shape"]), spec["timesteps"])
-    neuron = neurons.LIF(decay=0.5, threshold=1.0)
+    neuron = neurons.LIF(spec["decay"], spec["threshold"], reset="soft_undecayed")
     net = models.build(spec["layout"], inputs.shape, neuron)
     weights = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
     net = net.replace(params=weights)

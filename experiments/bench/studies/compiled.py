@@ -15,7 +15,9 @@ from experiments.bench.tables import new_table
 from jaxsnn.errors import UserError
 
 VGG = "64C3-64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-256-10"
-VARIANTS = ("dense", "integers", "many", "one")
+OURS = ("dense", "integers", "many", "one")
+PYTORCH = {"PyTorch": "", "PyTorch bf16": "amp"}  # row -> variant
+NEURON = {"decay": 0.5, "threshold": 1.0}  # and the reset that all of them can have
 FEW = 32  # samples of the slow ways
 MANY = 512
 
@@ -25,7 +27,7 @@ class Net(NamedTuple):
 
     name: str
     layout: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     timesteps: int
     bits: int
     density: float
@@ -37,6 +39,7 @@ NETS = (
     Net("VGG, 4 bits, 10 %", VGG, (32, 32, 3), 4, 4, 0.1),
     Net("VGG, 4 bits, 5 %", VGG, (32, 32, 3), 4, 4, 0.05),
     Net("VGG, 4 bits, all", VGG, (32, 32, 3), 4, 4, 1.0),
+    Net("recurrent, 4 bits, 10 %", "128R-20", (700,), 20, 4, 0.1),
 )
 
 
@@ -46,53 +49,70 @@ def draw(net: Net, samples: int, seed: int) -> dict[str, Any]:
     top = 2 ** (net.bits - 1) - 1
     mean_square = np.mean(np.arange(1, top + 1) ** 2)  # of the codes
     arrays: dict[str, Any] = {}
-    for layer in layers_of(net.layout, net.shape):
-        if not layer.kernel:
-            continue
-        codes = random.integers(1, top + 1, layer.kernel) * random.choice([-1, 1], layer.kernel)
-        kept = random.random(layer.kernel) < net.density
-        spread = math.sqrt(math.prod(layer.kernel[:-1]) * net.density * mean_square)
+
+    def weights(shape: tuple[int, ...]) -> np.ndarray:
+        codes = random.integers(1, top + 1, shape) * random.choice([-1, 1], shape)
+        kept = random.random(shape) < net.density
+        spread = math.sqrt(math.prod(shape[:-1]) * net.density * mean_square)
         step = 2.0 ** round(math.log2(4.0 / spread))  # so that the layers fire
-        arrays[f"{layer.name}/kernel"] = (codes * kept * step).astype(np.float32)
-        arrays[f"{layer.name}/bias"] = np.zeros(layer.kernel[-1], np.float32)
+        return (codes * kept * step).astype(np.float32)
+
+    layers = list(layers_of(net.layout, net.shape))
+    for layer in layers:
+        if layer.kernel:
+            arrays[f"{layer.name}/kernel"] = weights(layer.kernel)
+            arrays[f"{layer.name}/bias"] = np.zeros(layer.kernel[-1], np.float32)
+        if layer.recurrent:
+            arrays[f"{layer.name}/recurrent"] = weights((layer.kernel[-1],) * 2)
     lit = random.random((samples, *net.shape)) < 0.2
     arrays["x"] = (random.integers(0, 256, lit.shape) * lit).astype(np.uint8)
-    spec = {"layout": net.layout, "input_shape": net.shape, "timesteps": net.timesteps}
+    arrays["labels"] = np.zeros(samples, np.int64)
+    spec = {
+        "layout": net.layout,
+        "input_shape": net.shape,
+        "timesteps": net.timesteps,
+        "layers": [layer._asdict() for layer in layers],
+        "direct": True,
+        **NEURON,
+    }
     return arrays | {"spec": np.array(json.dumps(spec))}
 
 
 def compiled(
     console: Console, peers: dict[str, Contender], effort: Effort, seed: int
 ) -> list[dict[str, Any]]:
-    """Time each way of each network, each in a process of its own.
+    """Time each way of each network, each in a process of its own; PyTorch where it is a peer.
 
     Raises:
       UserError: if the C code does not give the scores of the integer network, or all are 0.
     """
-    del peers
-    table = new_table(
-        "Microseconds a sample on one core", "network", "dense", "integers", "C, many", "C, one",
-        "dense / C",
-    )  # fmt: skip
+    ways = {way: Contender("jaxsnn_compiled", way) for way in OURS}
+    if any(peer.package == "torch" for peer in peers.values()):
+        ways |= {
+            name: Contender("torch_compiled", variant, package="torch")
+            for name, variant in PYTORCH.items()
+        }
+    table = new_table("Microseconds a sample on one core", "network", *ways, "dense / C")
     records = []
     for net in NETS:
         entries: Entries = {}
-        for variant in VARIANTS:
-            problem = draw(net, MANY if variant == "many" else FEW, seed)
-            entries[variant] = (Contender("jaxsnn_compiled", variant), problem)
+        few, many = draw(net, FEW, seed), draw(net, MANY, seed)
+        for way, contender in ways.items():
+            entries[way] = contender, many if way == "many" else few
         found = measure_all(net.name, entries, effort)
         if found["integers"][0]["loss"] != found["one"][0]["loss"]:
             raise UserError(f"{net.name}: the C code gives other scores than the integer network")
         if not found["one"][0]["rate"]:
             raise UserError(f"{net.name}: all scores are 0, so equal scores would prove nothing")
         each = {
-            variant: statistics.median(run["median_ms"] for run in runs)
+            way: statistics.median(run["median_ms"] for run in runs)
             * 1e3
-            / (MANY if variant == "many" else FEW)
-            for variant, runs in found.items()
+            / (MANY if way == "many" else FEW)
+            for way, runs in found.items()
         }
         ratio = each["dense"] / each["many"]
-        table.add_row(net.name, *(f"{each[v]:.4g}" for v in VARIANTS), f"{ratio:.1f}x")
+        cells = (f"{each[way]:.4g}" if way in each else "-" for way in ways)
+        table.add_row(net.name, *cells, f"{ratio:.1f}x")
         records.append({**net._asdict(), "microseconds": each, "ratio": ratio, "rounds": found})
     console.print(table)
     return records
