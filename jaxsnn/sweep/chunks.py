@@ -1,9 +1,10 @@
 """The compiled program of a sweep: how many lanes at a time, and how they share the devices.
 
-A chunk is as many lanes as one call computes. They are spread over the local devices first, each
-of which computes its share without hearing from the others. On one device the lanes of a share are
-either mapped (`jax.vmap`: one operation for all of them) or run in turn (`lax.map`: as much memory
-as one lane needs). Whole runs are mapped, so what happens every so many steps stays a branch.
+A chunk is as many lanes as one call computes. They are spread over the devices first, those of all
+processes, each of which computes its share without hearing from the others. On one device the lanes
+of a share are either mapped (`jax.vmap`: one operation for all of them) or run in turn (`lax.map`:
+as much memory as one lane needs). Whole runs are mapped, so what happens every so many steps stays
+a branch.
 
 On a CPU "auto" maps lanes that touch less than `SMALL` bytes in a pass through their loops, whose
 time goes into starting operations, and runs larger ones in turn; on accelerators it always maps.
@@ -35,7 +36,7 @@ from jaxsnn import memory
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.memory import as_bytes
-from jaxsnn.train import parallel
+from jaxsnn.train import distributed, parallel
 
 __all__ = ["Mode", "Program", "build_program", "free_bytes", "mode_of"]
 
@@ -159,7 +160,7 @@ def _compile(
     compiled = jax.jit(chunk).lower(shapes, data).compile()
 
     def call(points: Any, data: Any) -> Any:
-        return compiled(jax.device_put(points, spread) if devices > 1 else points, data)
+        return compiled(parallel.spread(points, devices), data)
 
     return call, _needs(compiled)
 
@@ -178,9 +179,10 @@ def _needs(compiled: jax.stages.Compiled) -> int | None:
 def free_bytes(devices: int) -> float | None:
     """Return what a chunk may take of each device's memory, None where nobody can tell.
 
-    CPU devices share the host's memory.
+    CPU devices share the host's memory. With several processes it is the least of all hosts.
     """
     found = memory.free_bytes(reserves=False)
-    if found is None:
+    free = distributed.least(math.inf if found is None else found)
+    if free == math.inf:
         return None
-    return SHARE * found / (devices if jax.default_backend() == "cpu" else 1)
+    return SHARE * free / (devices if jax.default_backend() == "cpu" else 1)

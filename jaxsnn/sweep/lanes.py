@@ -14,11 +14,10 @@ import numpy as np
 from jax import Array
 
 from jaxsnn import memory
-from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.sweep import chunks, store
 from jaxsnn.sweep.grid import Axis, SweepGrid, points
-from jaxsnn.train import parallel, progress
+from jaxsnn.train import distributed, parallel, progress
 
 __all__ = ["LaneProgram", "Swept", "run_lanes"]
 
@@ -91,8 +90,9 @@ def run_lanes(
       batch_size: lanes of a chunk, rounded up to a multiple of the devices; if left out, what
         fits the budget.
       budget: bytes of memory on each device; if left out, 80 % of what is free.
-      devices: local devices to spread the lanes over; all, if left out.
-      directory: where results are kept, chunk by chunk, and looked for first.
+      devices: to spread the lanes over, of all processes; all, if left out.
+      directory: where results are kept, chunk by chunk, and looked for first; of several processes
+        the first one does so.
       name: of the sweep, for what is printed.
       show: whether to print chunk size, estimated memory and progress.
 
@@ -106,8 +106,8 @@ def run_lanes(
     start = time.perf_counter()
     grid_points = points(grid, axes)
     count = len(next(iter(grid_points.values())))
-    usable = min(devices or len(jax.local_devices()), count)
-    check_whole("devices", usable, 1, len(jax.local_devices()))
+    usable = parallel.devices_for(count, devices)
+    show = show and distributed.is_first()
 
     def say(text: str) -> None:
         if show:
@@ -167,7 +167,8 @@ def _go(
             some = todo[number * program.lanes : (number + 1) * program.lanes]
             filled = some + some[-1:] * (program.lanes - len(some))
             point = {axis: jnp.asarray(values[filled]) for axis, values in grid_points.items()}
-            results = store.by_name(jax.device_get(program.call(point, data)))
+            found = parallel.to_host(program.call(point, data), program.devices)
+            results = store.by_name(found)
             results = {name: np.asarray(leaf)[: len(some)] for name, leaf in results.items()}
             for leaf_name, leaf in results.items():
                 leaves[leaf_name][some] = leaf

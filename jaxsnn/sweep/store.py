@@ -21,6 +21,7 @@ import numpy as np
 from jaxsnn import archive, fields, foreign, tree
 from jaxsnn.errors import UserError
 from jaxsnn.files import make_folder, remove_temporaries, write_atomic
+from jaxsnn.train import distributed
 
 __all__ = ["Store", "by_name", "together"]
 
@@ -32,7 +33,7 @@ ADVICE = "delete it to go on"
 
 
 class Store:
-    """Keep the finished lanes of a sweep.
+    """Keep the finished lanes of a sweep; of several processes the first one writes and reads.
 
     Args:
       directory: the folder; None keeps nothing.
@@ -44,7 +45,9 @@ class Store:
     """
 
     def __init__(self, directory: str | Path | None, points: Mapping[str, Any], digest: str):
-        self.directory = None if directory is None else Path(directory)
+        self._is_kept = directory is not None
+        is_own = self._is_kept and distributed.is_first()
+        self.directory = Path(directory) if directory is not None and is_own else None
         if self.directory is None:
             return
         make_folder(self.directory, "the folder of the sweep")
@@ -67,14 +70,16 @@ class Store:
         """
         leaves = {name: np.zeros((count, *x.shape), x.dtype) for name, x in shapes.items()}
         done: set[int] = set()
-        if self.directory is None:
+        if not self._is_kept:
             return leaves, done
-        for path in sorted((self.directory / "chunks").glob("*.npz")):
+        for path in sorted(self.directory.glob("chunks/*.npz")) if self.directory else ():
             lanes, found = _read_chunk(path, shapes, count)
             for name, leaf in leaves.items():
                 leaf[lanes] = found[name]
             done |= set(lanes.tolist())
-        return leaves, done
+        leaves["lanes"] = np.asarray(sorted(done), np.int64)
+        leaves = distributed.arrays_from_first(lambda: leaves)
+        return leaves, set(leaves.pop("lanes").tolist())
 
     def save(self, lanes: Sequence[int], leaves: Mapping[str, np.ndarray]) -> None:
         """Keep the results of a chunk, leaves `[len(lanes), ...]`."""

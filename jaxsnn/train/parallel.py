@@ -1,12 +1,16 @@
-"""Split a batch over devices and over micro-batches: one program for two cores or eight GPUs.
+"""Split a batch over devices and over micro-batches: one program for two cores or many hosts.
 
 A training step is the mean of a function over the samples of a batch. So the batch may be cut along
 its sample axis: into shards, each computed on a device of its own, and into micro-batches, computed
 one after the other in the memory of one. The means over the parts are the means over the batch.
+
+The devices are those of all processes, as many of each. An array that lies on them is whole on each
+(`replicate`) or cut along its first axis (`spread`); a process holds the parts of its own devices.
+What lies on the first device alone is a process' own. With one device each process computes all.
 """
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -15,6 +19,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxsnn.arrays import check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 
@@ -27,36 +32,112 @@ AXIS = "devices"  # name of the mapped axis, for collective operations inside a 
 
 @cache
 def mesh(devices: int) -> Mesh:
-    """Return the first local devices as a mesh with one axis, `AXIS`.
+    """Return some devices, the first of each process, as a mesh with one axis, `AXIS`.
 
     Raises:
-      UserError: if there are not as many.
+      UserError: if there are not as many, or some processes would have more than others.
     """
-    found = jax.local_devices()
-    if not 1 <= devices <= len(found):
+    processes = jax.process_count()
+    if devices % processes:
         raise UserError(
-            f"devices = {devices}, but there are {len(found)} here; on a CPU `host.tune` makes one "
-            "of each core"
+            f"devices = {devices}: take a multiple of the {processes} processes, each of which has "
+            f"{len(jax.local_devices())}"
         )
-    return Mesh(np.array(found[:devices]), (AXIS,))
+    if not 1 <= devices <= len(jax.devices()):
+        raise UserError(
+            f"devices = {devices}, but there are {len(jax.devices())} here; on a CPU `host.tune` "
+            "makes one of each core"
+        )
+    each = devices // processes
+    rows = [jax.local_devices(process)[:each] for process in range(processes)]
+    return Mesh(np.array(rows).reshape(-1), (AXIS,))
 
 
 def most_devices(batch: int, most: int | None = None) -> int:
-    """Return the largest number of local devices, at most `most`, that divides a batch."""
-    available = min(len(jax.local_devices()), most or batch)
-    return next(n for n in range(available, 0, -1) if batch % n == 0)
+    """Return the largest number of devices, at most `most`, that divides a batch.
+
+    It is 1 or a multiple of the processes.
+    """
+    processes = jax.process_count()
+    available = min(len(jax.devices()), most or batch)
+    multiples = range(available - available % processes, 0, -processes)
+    return next((n for n in multiples if batch % n == 0), 1)
+
+
+def devices_for(lanes: int, most: int | None = None) -> int:
+    """Return over how many devices lanes are spread, no more than there are of either.
+
+    Each process takes a part; with fewer lanes than processes, some compute what others do.
+
+    Raises:
+      UserError: if there are not as many devices as `most`.
+    """
+    processes = jax.process_count()
+    usable = min(most or len(jax.devices()), lanes)
+    check_whole("devices", usable, 1, len(jax.devices()))
+    return usable if most == 1 else max(usable - usable % processes, processes)
 
 
 def replicate(tree: Tree, devices: int) -> Tree:
     """Lay a copy of each array on each of the devices; with one device nothing is moved."""
     if devices == 1:
         return tree
-    return jax.device_put(tree, NamedSharding(mesh(devices), PartitionSpec()))
+    whole = NamedSharding(mesh(devices), PartitionSpec())
+    if jax.process_count() == 1:
+        return jax.device_put(tree, whole)
+    return jax.tree.map(lambda leaf: _replicate_leaf(leaf, whole), tree)
+
+
+def _replicate_leaf(leaf: Any, whole: NamedSharding) -> Array:
+    """Lay copies of a process' own array, the same in all of them, on the devices of all."""
+    if isinstance(leaf, Array) and not leaf.is_fully_addressable:  # lies on those of all already
+        return leaf
+    copies = [jax.device_put(leaf, device) for device in whole.addressable_devices]
+    return jax.make_array_from_single_device_arrays(np.shape(leaf), whole, copies)
+
+
+def spread(tree: Tree, devices: int) -> Tree:
+    """Cut each array, the same in all processes, along its first axis over the devices."""
+    if devices == 1:
+        return tree
+    first = NamedSharding(mesh(devices), PartitionSpec(AXIS))
+    if jax.process_count() == 1:
+        return jax.device_put(tree, first)
+
+    def cut(leaf: Any) -> Array:
+        found = np.asarray(leaf)
+        return jax.make_array_from_callback(found.shape, first, lambda index: found[index])
+
+    return jax.tree.map(cut, tree)
 
 
 def gather(tree: Tree, devices: int) -> Tree:
-    """Return replicated arrays to the first device: the reverse of `replicate`."""
-    return tree if devices == 1 else jax.device_put(tree, jax.local_devices()[0])
+    """Return arrays to the first device, whole: the reverse of `replicate` and of `spread`."""
+    if devices == 1:
+        return tree
+    if jax.process_count() == 1:
+        return jax.device_put(tree, jax.local_devices()[0])
+    if not all(leaf.is_fully_replicated for leaf in jax.tree.leaves(tree)):
+        tree = _whole(tree, devices)
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), tree)
+
+
+def to_host(tree: Tree, devices: int) -> Tree:
+    """Return arrays that lie on devices, cut or whole, as arrays of the host."""
+    return jax.device_get(tree if jax.process_count() == 1 else gather(tree, devices))
+
+
+@partial(jax.jit, static_argnums=1)
+def _whole(tree: Tree, devices: int) -> Tree:
+    return keep_whole(tree, devices)
+
+
+def keep_whole(tree: Tree, devices: int) -> Tree:
+    """Keep arrays whole on each device, inside a compiled program."""
+    if devices == 1:
+        return tree
+    whole = NamedSharding(mesh(devices), PartitionSpec())
+    return jax.tree.map(lambda leaf: lax.with_sharding_constraint(leaf, whole), tree)
 
 
 def over_devices(
