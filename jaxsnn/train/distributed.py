@@ -243,6 +243,7 @@ def _meet_scheduled(facts: lifeline.Facts, timeout: float) -> lifeline.Lifeline:
 
 def _start(timeout: float, **service: Any) -> None:
     """Start JAX's service for several processes; without arguments it looks for a scheduler."""
+    jax.config.update("jax_enable_preemption_service", False)  # it would take no SIGTERM for an end
     try:
         jax.distributed.initialize(
             initialization_timeout=math.ceil(timeout), heartbeat_timeout_seconds=HEARTBEAT,
