@@ -33,7 +33,8 @@ metrics.counts metrics.facts metrics.warnings metrics.report metrics.published
 train
 metrics
 export
-methods sweep
+sweep
+methods
 compile report
 chips
 cli

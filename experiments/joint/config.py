@@ -30,21 +30,37 @@ class Config:
 
 Values = dict[str, Any]
 
-MNIST: Values = {
-    "limit": 30_000, "validation": 0.05, "timesteps_schedule": (4, 2), "dense_epochs": 3,
-    "channels_epochs": 2, "pull_epochs": 1, "connections_epochs": 1, "bits_epochs": 1,
-    "timesteps_epochs": 2, "spike_weight": 0.5, "spikes_epochs": 8,
+# Behind the last stage a decision is made as soon as it is sure, channels that nobody
+# hears and norms are gone, and what else fits into the file is trained beside it.
+WHOLE: Values = {"stages": joint.STAGES, "distill": 0.5, "tidy": True, "same_bytes": True}
+
+# All 60,000 images; 3,400 bytes are a 250th of the dense network's file.
+MNIST: Values = WHOLE | {
+    "validation": 0.05, "dense_epochs": 8, "timesteps_schedule": (4, 2), "channels_epochs": 2,
+    "pull_epochs": 1, "connections_epochs": 2, "bits_epochs": 2, "timesteps_epochs": 2,
+    "spike_weight": 0.5, "spikes_epochs": 6, "bytes": 3_400, "search_channels": (0.5, 0.75),
 }  # fmt: skip
-DIGITS: Values = {
+DIGITS: Values = WHOLE | {
     "network": "16C3-32C3-AP2-64-{classes}", "batch_size": 32, "learning_rate": 2e-3,
     "validation": 0.2, "dense_epochs": 40, "channels_epochs": 20, "sparsity": 0.8,
     "pull_epochs": 20, "connections_epochs": 20, "bits_epochs": 40, "timesteps_epochs": 20,
     "spikes_epochs": 60,
 }  # fmt: skip
-CIFAR: Values = {
+CIFAR: Values = WHOLE | {
     "network": "32C3-AP2-64C3-AP2-128-{classes}", "timesteps": 4, "timesteps_schedule": (2, 1),
-    "augment": "crop-flip", "limit": 10_000, "batch_size": 50, "validation": 0.1,
-    "dense_epochs": 10, "channel_ratios": 0.25, "sparsity": 0.75, "spikes_epochs": 4,
+    "augment": "crop-flip", "batch_size": 50, "validation": 0.1, "dense_epochs": 8,
+    "channel_ratios": 0.25, "sparsity": 0.75, "channels_epochs": 2, "pull_epochs": 2,
+    "connections_epochs": 2, "bits_epochs": 2, "timesteps_epochs": 1, "spikes_epochs": 3,
+}  # fmt: skip
+
+# Frames of recordings are cut when they are read, so their number stays; early exit shortens them.
+OF_RECORDINGS: Values = {
+    "stages": ("channels", "connections", "bits", "spikes", "exit"), "same_bytes": False,
+}  # fmt: skip
+NMNIST: Values = WHOLE | OF_RECORDINGS | {
+    "timesteps": 10, "limit": 1_000, "batch_size": 25, "sparsity": 0.8, "dense_epochs": 12,
+    "channels_epochs": 4, "pull_epochs": 3, "connections_epochs": 4, "bits_epochs": 4,
+    "spikes_epochs": 4,
 }  # fmt: skip
 
 # No paper has this pipeline: its parts are trained for as long as theirs are.
@@ -52,7 +68,7 @@ LONG: Values = {
     "dense_epochs": 100, "channels_epochs": 50, "pull_epochs": 30, "connections_epochs": 30,
     "bits_epochs": 50, "timesteps_epochs": 30, "spikes_epochs": 50,
 }  # fmt: skip
-VGG: Values = LONG | {
+VGG: Values = WHOLE | LONG | {
     "network": "vgg16", "timesteps": 4, "timesteps_schedule": (3, 2, 1), "augment": "autoaugment",
     "batch_size": 128, "validation": 0.05, "dense_epochs": 300, "bits": 4,
 }  # fmt: skip
@@ -61,18 +77,26 @@ SMOKE: Values = {
     "network": "8C3-AP2-16-{classes}", "timesteps": 4, "timesteps_schedule": (2,), "limit": 200,
     "batch_size": 50, "sparsity": 0.7, "dense_epochs": 1, "channels_epochs": 1, "pull_epochs": 1,
     "connections_epochs": 1, "bits_epochs": 1, "timesteps_epochs": 1, "spikes_epochs": 1,
-    "calibration_batches": 2, "calibration_batch_size": 50,
+    "calibration_batches": 2, "calibration_batch_size": 50, "search_channels": (0.0, 0.5),
+    "search_samples": 100, "search_epochs": 1, "stages": joint.STAGES,
 }  # fmt: skip
 
 LIKE_MNIST = ("mnist", "fashion_mnist", "kmnist")
+LIKE_CIFAR = ("cifar10", "cifar100")
+GPU: Values = {
+    "batch_size": 256, "dense_epochs": 30, "channels_epochs": 10, "pull_epochs": 5,
+    "connections_epochs": 10, "bits_epochs": 10, "timesteps_epochs": 5, "spikes_epochs": 20,
+}  # fmt: skip
 PRESETS: Presets = {
-    "smoke": dict.fromkeys(("digits", *LIKE_MNIST, "cifar10", "cifar100"), SMOKE),
+    "smoke": {**dict.fromkeys(("digits", *LIKE_MNIST, *LIKE_CIFAR), SMOKE),
+              "nmnist": SMOKE | OF_RECORDINGS},
     "cpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST),
-            **dict.fromkeys(("cifar10", "cifar100"), CIFAR)},
-    "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST | {"limit": None}),
-            **dict.fromkeys(("cifar10", "cifar100"), VGG | {"dense_epochs": 30} | {
+            **dict.fromkeys(LIKE_CIFAR, CIFAR), "nmnist": NMNIST},
+    "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST | GPU),
+            **dict.fromkeys(LIKE_CIFAR, VGG | {"dense_epochs": 30} | {
                 f"{stage}_epochs": 10 for stage in ("channels", "pull", "connections", "bits",
-                                                    "timesteps", "spikes")})},
+                                                    "timesteps", "spikes")}),
+            "nmnist": NMNIST | GPU | {"limit": None}},
     "paper": {"digits": DIGITS | LONG, **dict.fromkeys(LIKE_MNIST, MNIST | LONG),
-              **dict.fromkeys(("cifar10", "cifar100"), VGG)},
+              **dict.fromkeys(LIKE_CIFAR, VGG), "nmnist": NMNIST | LONG | {"limit": None}},
 }  # fmt: skip

@@ -1,6 +1,8 @@
 """Train a dense network, compress it stage by stage, draw what each stage cost and gained."""
 
+from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from experiments import common
 from experiments.joint import __doc__ as about
@@ -16,17 +18,35 @@ def run(config: Config) -> None:
     joint.check(problem.net, problem.task, problem.data, m)
     there = common.Run("joint", config)
     dense = common.train_dense(there.fit, problem, config.dense, m)
-    result = joint.compress(dense, problem.task, problem.data, m, fit=there.fit)
+    result = joint.compress(
+        dense, problem.task, problem.data, m, fit=there.fit, keep=there.arrays,
+        dense_epochs=config.dense.dense_epochs,
+    )  # fmt: skip
     stages = [row.to_row() for row in result.report.rows if "stage" in row.extra]
     found, names = problem.data, ", ".join(row["stage"] for row in stages)
     there.finish(
         result,
         title=f"A spiking network for {found.name}, compressed in every way",
         summary=f"{common.summary_of(problem, config.network)} Stages in order: {names}; the last "
-        "one's network is the row compressed.",
+        f"one's network is the row compressed.{of_budget(result.found)}",
         samples=found.test.images,
         more=[("stages", partial(plots.plot_stages, stages))],
         **result.found,
+    )
+
+
+def of_budget(found: Mapping[str, Any]) -> str:
+    """Return what a budget chose, and what became of it, in a sentence; nothing without one."""
+    if "budget" not in found:
+        return ""
+    b = found["budget"]
+    asked = f"{b['bytes']:,} bytes" if b["bytes"] is not None else f"{b['points']:g} points"
+    chosen = b["chosen"]
+    return (
+        f" For {asked}: {chosen['channels']:.0%} of the channels and {chosen['sparsity']:.1%} of "
+        f"the connections go, {chosen['bits']} bits stay; the file takes {b['file_bytes']:,} bytes "
+        f"and loses {b['lost_points']:.2f} points on held-out images"
+        f"{'' if b['met'] else ', more than asked for'}."
     )
 
 

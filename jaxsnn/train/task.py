@@ -44,6 +44,8 @@ class Guide:
       beta: weight of the attention maps, >= 0; None leaves them out.
       stages: layers whose attention maps are compared, in both networks.
       distance: between two maps.
+      timesteps: T of the teacher, of an input that is the same at every step; None, and of any
+        other input, that of the student.
     """
 
     teacher: Network
@@ -52,6 +54,7 @@ class Guide:
     beta: float | None = field(default=None, metadata={"static": True})
     stages: tuple[str, ...] = field(default=(), metadata={"static": True})
     distance: Literal["mse", "l2"] = field(default="mse", metadata={"static": True})
+    timesteps: int | None = field(default=None, metadata={"static": True})
 
     def loss(self, output: Output, labels: Array, teacher: Output) -> Array:
         """Return the guided loss of a student's output, given the teacher's on the same input."""
@@ -154,7 +157,7 @@ class Task:
         """Return what is minimised, `[]`; without the teacher's terms outside training."""
         readout_loss = losses.readout_loss(self.loss) if isinstance(self.loss, str) else self.loss
         if self.guide is not None and train:
-            value = self.guide.loss(output, labels, self.run(self.guide.teacher, x))
+            value = self.guide.loss(output, labels, self._taught(self.guide, x))
         else:
             readout = output.readout
             if self.loss == "ce_sum" and self.active is not None:
@@ -163,6 +166,12 @@ class Task:
         if is_traced(self.spike_weight) or self.spike_weight:
             value = value + self.spike_weight * losses.spike_count(output.activity)
         return value
+
+    def _taught(self, guide: Guide, x: Array | Signal) -> Output:
+        """Return what the teacher makes of a student's input."""
+        if guide.timesteps is None or not (isinstance(x, Signal) and x.constant):
+            return self.run(guide.teacher, x)
+        return guide.teacher(replace(x, timesteps=guide.timesteps))
 
     def check(self, net: Network, split: Split, what: str = "split") -> None:
         """Refuse, in one line, a network or data that do not fit this task; nothing is computed.

@@ -9,7 +9,8 @@ import pytest
 
 from jaxsnn import data, models, train, tree
 from jaxsnn.errors import UserError
-from jaxsnn.methods import channels, gains, joint
+from jaxsnn.methods import channels, gains, joint, pipeline
+from jaxsnn.methods.result import Trainer
 from jaxsnn.metrics import Comparison
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import triangle
@@ -69,7 +70,7 @@ def kernels(result, name):
     return {x: np.asarray(leaf) for x, leaf in leaves.items() if x.endswith("/kernel")}
 
 
-@pytest.mark.slow  # all stages, which the experiment runs, too
+@pytest.mark.thorough  # all stages, which the experiment runs, too
 def test_stages_come_in_the_order_given_and_the_last_is_the_product(result):
     names = ["dense", "dense control", "channels", "connections", "bits", "timesteps", "compressed"]
     assert list(result.networks) == names and [row.name for row in result.report.rows] == names
@@ -77,7 +78,7 @@ def test_stages_come_in_the_order_given_and_the_last_is_the_product(result):
     assert result.report.row("dense").accuracy > 0.3
 
 
-@pytest.mark.slow  # all stages, which the experiment runs, too
+@pytest.mark.thorough  # all stages, which the experiment runs, too
 def test_a_smaller_network_stays_small(result):
     assert kernels(result, "dense")["conv1/kernel"].shape == (3, 3, 1, 4)
     for name in ("channels", "connections", "bits", "timesteps", "compressed"):
@@ -85,7 +86,7 @@ def test_a_smaller_network_stays_small(result):
         assert shapes == [(3, 3, 1, 2), (8, 4), (4, 10)]
 
 
-@pytest.mark.slow  # all stages, which the experiment runs, too
+@pytest.mark.thorough  # all stages, which the experiment runs, too
 def test_what_was_pruned_stays_zero(result):
     pruned = kernels(result, "connections")
     left = sum(np.count_nonzero(x) for x in pruned.values())
@@ -96,7 +97,7 @@ def test_what_was_pruned_stays_zero(result):
             np.testing.assert_array_equal(kernel == 0, pruned[layer] == 0)
 
 
-@pytest.mark.slow  # all stages, which the experiment runs, too
+@pytest.mark.thorough  # all stages, which the experiment runs, too
 def test_quantized_weights_stay_on_their_grid_and_it_is_known(result):
     for name in ("bits", "timesteps", "compressed"):
         net = result.networks[name].network
@@ -109,7 +110,7 @@ def test_quantized_weights_stay_on_their_grid_and_it_is_known(result):
             np.testing.assert_array_equal(net.quantized[layer].decode(), kernel)
 
 
-@pytest.mark.slow  # trains in another order
+@pytest.mark.thorough  # trains in another order
 def test_pruning_quantized_weights_keeps_both_sets(other):
     assert list(other.networks) == ["dense", "dense control", "bits and connections", "compressed"]
     for name in list(other.networks)[2:]:
@@ -121,7 +122,7 @@ def test_pruning_quantized_weights_keeps_both_sets(other):
     assert all(np.count_nonzero(small[x]) <= np.count_nonzero(pruned[x]) for x in small)
 
 
-@pytest.mark.slow  # all stages, which the experiment runs, too
+@pytest.mark.thorough  # all stages, which the experiment runs, too
 def test_timesteps_fall_and_stay_low(result):
     assert [row.timesteps for row in result.report.rows] == [3, 3, 3, 3, 3, 2, 2]
     tried = next(x["tried"] for x in result.found["stages"] if x["stage"] == "timesteps")
@@ -129,7 +130,7 @@ def test_timesteps_fall_and_stay_low(result):
     assert result.task.inputs.timesteps == 2 and result.task.spike_weight == 1.0
 
 
-@pytest.mark.slow  # all stages, which the experiment runs, too
+@pytest.mark.thorough  # all stages, which the experiment runs, too
 def test_rows_say_what_each_stage_cost_and_gained(result):
     dense, _, *stages = (row.to_row() for row in result.report.rows)
     rows = [dense, *stages]
@@ -144,7 +145,7 @@ def test_rows_say_what_each_stage_cost_and_gained(result):
 # --- Parts of it, which train nothing -------------------------------------------------------------
 
 
-def pipeline_of(digits, chosen):
+def pipeline_of(digits, chosen, dense=(None, None)):
     """Return a pipeline whose phases are only begun and finished."""
 
     def begun_and_finished(task, phase, net, split, **options):
@@ -153,8 +154,8 @@ def pipeline_of(digits, chosen):
         params, steps = phase.finish(params, phase.optimizer.init(net.params))
         return net.replace(params=params, steps=steps)
 
-    trainer = joint.Trainer(begun_and_finished, digits, chosen.batch_size, chosen.seed)
-    return joint._Pipeline(chosen, trainer)
+    trainer = Trainer(begun_and_finished, digits, chosen.batch_size, chosen.seed)
+    return pipeline.Pipeline(chosen, trainer, dense)
 
 
 def test_masks_lose_the_channels_that_the_network_loses(fresh, task, digits, monkeypatch):
@@ -162,7 +163,7 @@ def test_masks_lose_the_channels_that_the_network_loses(fresh, task, digits, mon
     monkeypatch.setattr(channels, "scores", lambda *_, **__: scores)
     random = np.random.default_rng(0)
     left = jax.tree.map(lambda leaf: random.random(leaf.shape) < 0.5, fresh.params)
-    held = joint._Held(fresh, fresh, task, left)
+    held = pipeline.Held(fresh, fresh, task, left)
     found = pipeline_of(digits, OPTIONS).cut_channels(held)
     # 8 x 8 pixels are pooled to 2 x 2: 4 inputs of each channel, channels last.
     inputs = np.array([4 * pixel + channel for pixel in (0, 1, 2, 3) for channel in (0, 2)])
@@ -187,8 +188,8 @@ def test_timesteps_fall_until_the_validation_accuracy_does(
 ):
     chosen = replace(OPTIONS, tolerance=0.01, timesteps_schedule=(2, 1))
     found = iter(accuracies)
-    monkeypatch.setattr(joint._Pipeline, "validate", lambda *_: next(found))
-    held = joint._Held(fresh, fresh, task)
+    monkeypatch.setattr(pipeline.Pipeline, "validate", lambda *_: next(found))
+    held = pipeline.Held(fresh, fresh, task)
     shorter, more = pipeline_of(digits, chosen).shorten(held)
     assert shorter.task.inputs.timesteps == timesteps
     assert [each["accuracy"] for each in more["tried"]] == list(accuracies)
@@ -216,7 +217,18 @@ OUT_OF_RANGE = {
     "bits": ({"bits": 9}, "bits must be in"),
     "bits of the levels": ({"levels": "pow2", "bits": 1}, "bits of levels pow2"),
     "spike weight": ({"spike_weight": -1}, "spike_weight must be in"),
-}
+    "exit alone": ({"stages": ("exit",)}, "behind another stage"),
+    "exit too early": ({"stages": ("exit", "bits")}, "exit trains nothing"),
+    "learned bits first": (
+        {"levels": "learned", "stages": ("bits", "connections")}, "put connections before"
+    ),
+    "two budgets": ({"bytes": 900, "points": 1.0}, "give one of them"),
+    "budget of learned bits": ({"bytes": 900, "levels": "learned"}, "found learned"),
+    "budget without bits": ({"points": 1.0, "stages": ("connections",)}, "points needs the stages"),
+    "bits that are tried": (
+        {"bytes": 900, "levels": "pow2", "search_bits": (1,)}, "search_bits of levels pow2"
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mistake", OUT_OF_RANGE)
@@ -232,6 +244,7 @@ UNFIT = {
     "ratio that empties": ({"channel_ratios": 0.8}, "conv1"),
     "sparsity that empties": ({"sparsity": 0.995}, "conv1/kernel"),
     "calibration": ({"calibration_batches": 100}, "calibration_batches"),
+    "bytes that nobody reaches": ({"bytes": 50}, "the smallest file that was reached takes"),
 }
 
 
@@ -244,6 +257,68 @@ def test_what_does_not_suit_the_network_is_refused_before_training(mistake, fres
 
     with pytest.raises(UserError, match=culprit):
         joint.compress(fresh, task, digits, replace(OPTIONS, **options), fit=never)
+
+
+def test_a_teacher_is_compared_by_its_scores_alone(fresh, task, digits):
+    with pytest.raises(UserError, match="loss ce trains, found the loss 'mse'"):
+        joint.check(fresh, replace(task, loss="mse"), digits, replace(OPTIONS, distill=0.5))
+
+
+def test_every_phase_follows_the_dense_network_and_nothing_is_reported_with_it(fresh, task, digits):
+    chosen = replace(OPTIONS, distill=0.7, temperature=2.0)
+    stages = pipeline_of(digits, chosen, (fresh, task))
+    seen = []
+
+    def note(name, task, phase, net, epochs):
+        seen.append((name, task.guide, task.inputs.timesteps))
+        return stages.trainer.fit(task, phase, net, None)
+
+    stages = replace(stages, trainer=Recorder(stages.trainer, note))
+    held = pipeline.Held(fresh, fresh, task)
+    for stage in ("connections", "bits", "spikes"):
+        held, _ = stages.stage(stage, (stage,), held)
+    held, _ = stages.stage("two", ("timesteps", "spikes"), held)
+    assert [name for name, *_ in seen] == ["connections", "bits", "spikes", "two"]
+    for _, guide, _ in seen:
+        assert guide.teacher is fresh and guide.timesteps == 3
+        assert (guide.alpha, guide.temperature, guide.beta) == (0.7, 2.0, None)
+    assert seen[-1][2] == 2 and held.task.guide is None
+
+
+class Recorder:
+    """A trainer that hands every phase to a function."""
+
+    def __init__(self, trainer, note):
+        self.trainer, self.note = trainer, note
+
+    def __call__(self, *args):
+        return self.note(*args)
+
+    def __getattr__(self, name):
+        return getattr(self.trainer, name)
+
+
+@pytest.mark.slow  # compiles what learns
+def test_learned_bits_stay_what_they_were_when_their_stage_ended(fresh, task, digits):
+    chosen = replace(OPTIONS, levels="learned", stages=("connections", "bits", "spikes"))
+    stages = pipeline_of(digits, chosen, (fresh, task))
+    held = pipeline.Held(fresh, fresh, task)
+    for stage in chosen.stages:
+        held, _ = stages.stage(stage, (stage,), held)
+    found = tree.named_leaves(held.seen.params)
+    kernels = [name for name in found if name.endswith("/kernel")]
+    for name in kernels:
+        bits = np.asarray(held.seen.steps[name].bits).ravel()
+        assert bits.tolist() == held.widths[name].tolist() and bits.size == found[name].shape[-1]
+        mask = np.asarray(tree.named_leaves(held.masks)[name])
+        assert not np.asarray(found[name])[~np.broadcast_to(mask, found[name].shape)].any()
+    kept = sum(int(np.sum(tree.named_leaves(held.masks)[name])) for name in kernels)
+    spent = sum(
+        float((np.asarray(tree.named_leaves(held.masks)[name]).sum(
+            tuple(range(found[name].ndim - 1))) * held.widths[name]).sum())
+        for name in kernels
+    )  # fmt: skip
+    assert 0 < spent <= chosen.bits * kept * (1 + 1e-5)
 
 
 def test_without_held_out_images_nobody_can_tell_how_short_is_enough(fresh, task, digits):

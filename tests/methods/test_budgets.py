@@ -1,0 +1,152 @@
+"""Budgets: sizes are those of real files, masks those of networks that were really cut."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jaxsnn import data, models, train, tree
+from jaxsnn.errors import UserError
+from jaxsnn.methods import budgets, joint, pipeline
+from jaxsnn.methods.controls import file_bytes
+from jaxsnn.methods.result import Trainer
+from jaxsnn.neurons import LIF
+from jaxsnn.surrogate import triangle
+
+OPTIONS = joint.Options(
+    stages=("channels", "connections", "bits"), pruning="magnitude", batch_size=20,
+    calibration_batches=1, calibration_batch_size=20, learning_rate=0.01, channels_epochs=0,
+    connections_epochs=0, bits_epochs=1, search_channels=(0.0, 0.5), search_bits=(2,),
+    search_sparsity=(0.3, 0.8), search_samples=40, search_epochs=1, control=False,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits", limit=120)
+
+
+@pytest.fixture(scope="module")
+def task(digits):
+    return train.Task(digits.inputs(timesteps=2), loss="ce")
+
+
+@pytest.fixture(scope="module")
+def net(digits):
+    neuron = LIF(0.5, 1.0, surrogate=triangle())
+    options = {"norm": True, "use_bias": "readout", "readout": "current"}
+    found = models.build("6C3-AP4-48-10", digits.shape, neuron, **options)
+    rng = np.random.default_rng(0)  # norms that were trained, which take bytes
+    params, stats = (
+        tree.map_named(
+            lambda name, x: (
+                x * rng.uniform(0.5, 1, x.shape).astype(np.float32)
+                + 0.01 * rng.normal(size=x.shape).astype(np.float32) * ("norm" in name)
+            ),
+            each,
+        )
+        for each in (found.params, found.stats)
+    )
+    return found.replace(params=params, stats=stats)
+
+
+@pytest.fixture
+def stages_of(digits, net, task):
+    def of(**options):
+        chosen = replace(OPTIONS, **options)
+        return pipeline.Pipeline(
+            chosen, Trainer(train.fit, digits, chosen.batch_size, 0), (net, task)
+        )
+
+    return of
+
+
+@pytest.fixture
+def whole(stages_of, net):
+    """Return the network with all of its channels."""
+    return budgets._cut(stages_of(), net, {}, 0.0)
+
+
+def test_the_masks_of_a_candidate_are_the_weights_of_the_cut_network(stages_of, net):
+    stages = stages_of(bytes=1)
+    scores = {"conv1": np.arange(6.0)[None], "dense1": np.arange(48.0)[None]}
+    narrow = budgets._cut(stages, net, scores, 0.5)
+    found = budgets._sized(stages, narrow, 0.5, 2, 0.6)
+    masks, leaves = tree.named_leaves(found.masks), tree.named_leaves(net.params)
+    small = tree.named_leaves(narrow.net.params)
+    assert small["conv1/kernel"].shape == (3, 3, 1, 3)
+    for name, leaf in leaves.items():
+        kept = np.sort(np.abs(np.asarray(leaf)[masks[name]]))
+        every = np.sort(np.abs(np.asarray(small[name]).ravel()))
+        np.testing.assert_array_equal(kept, every[every.size - kept.size :])
+        if not name.endswith("/kernel"):
+            assert kept.size == every.size
+    assert not masks["conv1/kernel"][..., :3].any() and not masks["conv1/norm/bias"][:3].any()
+    whole = sum(small[x].size for x in small if x.endswith("/kernel"))
+    kept = sum(masks[x].sum() for x in masks if x.endswith("/kernel"))
+    assert kept == pytest.approx(0.4 * whole, abs=2)
+
+
+def test_the_least_sparsity_that_fits_is_found(stages_of, whole):
+    stages = stages_of(search_channels=(0.0,))
+    sizes = [budgets._sized(stages, whole, 0.0, 2, s).num_bytes for s in (0.9, 0.5)]
+    budget = sum(sizes) // 2
+    stages = replace(stages, chosen=replace(stages.chosen, bytes=budget))
+    least = budgets._sparsest(stages, whole, 0.0, 2)
+    found = budgets._solved(stages, whole, least)
+    assert 0.97 * budget <= found.num_bytes <= budget and 0.5 < found.sparsity < 0.9
+
+
+@pytest.mark.slow  # trains
+def test_a_budget_of_bytes_is_met_by_the_file(stages_of, net, task, digits, whole):
+    budget = budgets._sized(stages_of(), whole, 0.0, 2, 0.8).num_bytes
+    chosen, kept = replace(OPTIONS, bytes=budget), {}
+
+    def keep(name, compute):
+        kept[name] = compute()
+        return kept[name]
+
+    result = joint.compress(net, task, digits, chosen, keep=keep)
+    found = result.found["budget"]
+    assert file_bytes(result.network, result.task.inputs, "digits") <= budget
+    assert [each["channels"] for each in found["candidates"]] == [0.0, 0.5]
+    for each in found["candidates"]:
+        assert each["num_bytes"] <= budget
+        assert each["num_bytes"] >= 0.97 * budget or each["sparsity"] == 0
+    best = max(each["accuracy"] for each in found["candidates"])
+    assert found["chosen"]["accuracy"] == best
+
+    again, facts = budgets.settle(stages_of(bytes=budget), lambda name, _: kept[name])
+    assert facts == {name: found[name] for name in facts}
+    assert again.sparsity == found["chosen"]["sparsity"]
+    assert again.channel_ratios == found["chosen"]["channels"] and again.bits == 2
+
+
+def test_points_choose_the_smallest_file_that_loses_no_more(stages_of):
+    arrays = {
+        "channels": np.asarray([0.0, 0.5, 0.5]), "bits": np.asarray([4, 2, 2]),
+        "sparsity": np.asarray([0.3, 0.3, 0.8]), "num_bytes": np.asarray([900, 600, 500]),
+        "accuracy": np.asarray([0.895, 0.897, 0.85]), "dense": np.asarray(0.9),
+    }  # fmt: skip
+    chosen, found = budgets.settle(stages_of(points=0.5), lambda *_: arrays)
+    assert (chosen.channel_ratios, chosen.bits, chosen.sparsity) == (0.5, 2, 0.3)
+    assert chosen.tolerance == pytest.approx(0.002) and found["chosen"]["num_bytes"] == 600
+    with pytest.raises(UserError, match=r"points 0.1: .* loses 0.30 points with 600 bytes"):
+        budgets.settle(stages_of(points=0.1), lambda *_: arrays)
+
+
+def test_a_file_that_training_made_too_large_loses_its_smallest_weights(stages_of, net, task):
+    stages = stages_of()
+    held = replace(stages, chosen=replace(stages.chosen, sparsity=0.5)).enter(
+        "connections", pipeline.Held(net, net, task)
+    )
+    held = stages.enter("bits", held)
+    size = file_bytes(held.seen, task.inputs, "digits")
+    tight = replace(stages, chosen=replace(stages.chosen, bytes=size - 15))
+    found = budgets.trim(tight, held)
+    assert size - 120 < file_bytes(found.seen, task.inputs, "digits") <= size - 15
+    before, after = (tree.named_leaves(each.seen.params) for each in (held, found))
+    for name in (x for x in before if x.endswith("/kernel")):
+        gone = (np.asarray(before[name]) != 0) & (np.asarray(after[name]) == 0)
+        assert gone.sum() < 0.4 * np.count_nonzero(before[name])
+        assert not ((np.asarray(before[name]) == 0) & (np.asarray(after[name]) != 0)).any()
