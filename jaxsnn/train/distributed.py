@@ -92,7 +92,6 @@ def processes(
     with _ending_together(line):
         if service:
             _start(timeout, **service)
-        _check_devices()
         yield
 
 
@@ -232,7 +231,6 @@ def _meet(
 def _meet_scheduled(facts: lifeline.Facts, timeout: float) -> lifeline.Lifeline:
     """Start JAX with what it finds of the scheduler, and meet the processes over its devices."""
     _start(timeout)
-    _check_devices()
     server = _server(0) if is_first() else None
     places = from_first(lambda: json.dumps(_addresses(server)).encode())
     meeting = lifeline.Meeting(jax.process_count(), jax.process_index(), facts, timeout)
@@ -257,6 +255,9 @@ def _start(timeout: float, **service: Any) -> None:
     except RuntimeError as error:
         text = " ".join(str(error).split())[:200]
         raise UserError(f"the processes cannot start JAX together: {text}") from error
+    _check_devices()
+    with _silent():
+        _of_all(np.uint32(0))  # the first talk: Gloo prints a line
 
 
 def _check_devices() -> None:
@@ -265,6 +266,20 @@ def _check_devices() -> None:
     if len(set(each.values())) > 1:
         found = ", ".join(f"process {n} has {each[n]}" for n in sorted(each)[:8])
         raise UserError(f"give every process as many devices; {found}")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Throw away what libraries print on the standard output, where results go."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _server(port: int) -> socket.socket:
