@@ -137,7 +137,7 @@ def test_lanes_that_go_on_are_those_of_a_search_without_halving_bit_for_bit(whol
 WORKER = """
 import sys
 from tests.sweep import test_search
-test_search.go(24, storage=sys.argv[1], sampler=None, chunk=2, epochs=40)
+test_search.go(12, storage=sys.argv[1], sampler=None, chunk=2, epochs=40)
 """
 
 
@@ -146,32 +146,32 @@ test_search.go(24, storage=sys.argv[1], sampler=None, chunk=2, epochs=40)
 def test_a_killed_worker_loses_no_trial(tmp_path, kind):
     """SIGKILL, in the middle of its trials; the other worker asks for their points again."""
     storage = f"sqlite:///{tmp_path / kind}" if kind.endswith("db") else str(tmp_path / kind)
-    open_storage(storage)
+    opened = open_storage(storage)
     command = [sys.executable, "-c", WORKER, storage]
-    workers = [subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2)]
-    while True:
-        time.sleep(0.05)
-        study = study_of(storage)
-        running = [t for t in study.trials if t.state.name == "RUNNING"] if study else []
-        of = [t for t in running if f":{workers[0].pid}:" in t.user_attrs.get("worker", "")]
-        if len(of) == 2 and all(len(t.params) == 2 for t in of):
-            workers[0].send_signal(signal.SIGKILL)
-            break
-    assert workers[1].wait(600) == 0 and workers[0].wait() == -signal.SIGKILL
-    found = study_of(storage).trials
-    assert sum(t.state.name == "COMPLETE" for t in found) == 24
-    failed = {t.number: t for t in found if t.state.name == "FAIL"}
+    victim, other = (subprocess.Popen(command, cwd=Path(__file__).parents[2]) for _ in range(2))
+    while not kill_at_work(victim, opened):
+        assert victim.poll() is None and other.poll() is None
+        time.sleep(0.1)
+    assert other.wait(300) == 0
+    found = optuna.load_study(study_name="sweep", storage=opened).trials
+    assert sum(trial.state.name == "COMPLETE" for trial in found) == 12
+    failed = {trial.number: trial for trial in found if trial.state.name == "FAIL"}
     again = {t.user_attrs["again"]: t for t in found if "again" in t.user_attrs}
-    assert set(failed) == set(again) and len(failed) <= 2
+    assert set(failed) == set(again) and len(failed) == 2
     for number, trial in again.items():
         assert trial.params == failed[number].params and trial.state.name == "COMPLETE"
 
 
-def study_of(storage):
-    try:
-        return optuna.load_study(study_name="sweep", storage=open_storage(storage))
-    except KeyError:
-        return None
+def kill_at_work(process, storage):
+    """Kill a worker that has two trials; return whether it came to that."""
+    studies = storage.get_all_studies()
+    trials = storage.get_all_trials(studies[0]._study_id) if studies else []
+    mine = [t for t in trials if f":{process.pid}:" in t.user_attrs.get("worker", "")]
+    if [t.state.name for t in mine].count("RUNNING") < 2:
+        return False
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    return True
 
 
 # --- Trials ---------------------------------------------------------------------------------------
