@@ -204,7 +204,9 @@ class Network:
     def quantized(self) -> dict[str, Quantized]:
         """Return leaf name -> codes and scales, of the leaves that stand on a known grid."""
         leaves = tree.named_leaves(self.params)
-        return {name: step.encode(leaves[name]) for name, step in self.steps.items()}
+        given = {name: leaves[name] for name in self.steps}
+        found: dict[str, Quantized] = _encoded(dict(self.steps), given)
+        return found
 
     @property
     def module(self) -> nnx.Module:
@@ -247,3 +249,8 @@ class Network:
         if not isinstance(self.program, ModuleProgram):
             raise UserError(f"a wrapped foreign function has no {what} that jaxsnn knows")
         return self.program
+
+
+@jax.jit
+def _encoded(steps: dict[str, Step], leaves: dict[str, Array]) -> dict[str, Quantized]:
+    return {name: step.encode(leaves[name]) for name, step in steps.items()}

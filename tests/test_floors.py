@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 FLOORS = """
 errors
 foreign memory
-tree arrays files fields archive hdf5 origins
-options draws
+tree arrays files fields archive hdf5 origins timing
+options draws alike
 coding surrogate encode native
 inputs neurons compress
 data
@@ -43,7 +43,7 @@ __main__
 LEVEL = {name: level for level, line in enumerate(FLOORS.split("\n")) for name in line.split()}
 
 # What acts on any pytree, whatever made it: of the package only the foundation.
-FOR_COMPRESS = {"errors", "tree", "arrays", "files", "options", "compress"}
+FOR_COMPRESS = {"errors", "tree", "arrays", "files", "options", "alike", "compress"}
 
 # Not in the list: rich, which Flax loads by itself.
 HEAVY = ["matplotlib", "tensorflow", "tensorflow_datasets", "sklearn", "tyro", "torch", "orbax"]

@@ -12,9 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+import jax
 import jax.numpy as jnp
 
 from jaxsnn import tree
+from jaxsnn.alike import Shared, share
 from jaxsnn.arrays import (
     Array,
     Number,
@@ -109,13 +111,23 @@ def project(weights: Weights, recipe: Recipe) -> Weights:
 def land(params: Any, recipe: Recipe) -> tuple[Any, dict[str, Step]]:
     """Return the projected parameters, and leaf name -> step of those that are on a grid."""
     leaves, projections = tree.named_leaves(params), resolve(recipe, params)
+    projected, steps = _land(share(projections), {name: leaves[name] for name in projections})
+    return tree.substitute(params, projected), steps
+
+
+@jax.jit
+def _land(
+    shared: Shared[dict[str, Projection]], leaves: dict[str, Array]
+) -> tuple[dict[str, Array], dict[str, Step]]:
+    """Do what `land` does with the leaves of a recipe, as one program for all of them."""
+    projections = shared.function
     projected = {name: projection(leaves[name]) for name, projection in projections.items()}
     steps = {
         name: quantize(projection, leaves[name]).step
         for name, projection in projections.items()
         if is_grid(projection)
     }
-    return tree.substitute(params, projected), steps
+    return projected, steps
 
 
 def prune(weights: Weights, recipe: Recipe) -> tuple[Weights, Any]:

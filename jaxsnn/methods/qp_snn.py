@@ -368,9 +368,14 @@ def _epochs(options: Options) -> dict[str, int]:
 
 def _facts(net: Network, inputs: Inputs, options: Options) -> dict[str, Any]:
     """Return what the paper measures of a quantized network: size and used levels."""
-    used = mean(float(rescaling.utilisation(each)) for each in net.quantized.values())
+    used = mean(map(float, _utilisations(net.quantized).values()))
     facts = {"size_mb": size_mb(net, inputs, options.bits), "levels_used": used}
     return {"quantizer": options.quantizer} | facts
+
+
+@jax.jit
+def _utilisations(found: Mapping[str, ways.Quantized]) -> dict[str, Array]:
+    return {name: rescaling.utilisation(each) for name, each in found.items()}
 
 
 def check(net: Network, task: train.Task, data: Dataset, options: Options) -> None:

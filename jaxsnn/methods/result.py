@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from jaxsnn import metrics
@@ -121,4 +123,7 @@ class Trainer:
 
     def cosine(self, rate: float, epochs: int, batch_size: int | None = None) -> optax.Schedule:
         """Return step sizes that fall from `rate` to 0 along a cosine over some epochs."""
-        return optax.cosine_decay_schedule(rate, self.steps(epochs, batch_size))
+        steps = float(self.steps(epochs, batch_size))
+        with jax.ensure_compile_time_eval():
+            # Arrays are arguments: phases with other rates and epochs share a program.
+            return optax.cosine_decay_schedule(jnp.asarray(rate), jnp.asarray(steps))

@@ -1,6 +1,6 @@
 """Evaluate networks and report on them: the functions `measure` and `compare`."""
 
-from jaxsnn import train
+from jaxsnn import timing, train
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.metrics.report import Comparison, Report
@@ -43,8 +43,9 @@ def measure(
       >>> measure(task, models.build("64-10", (16,), seed=0), split).timesteps
       2
     """
-    found = train.evaluate(task, net, split, batch_size=batch_size)
-    return Report.of(name, net, found, seed=seed, file_bytes=file_bytes)
+    with timing.activity("score"):
+        found = train.evaluate(task, net, split, batch_size=batch_size)
+        return Report.of(name, net, found, seed=seed, file_bytes=file_bytes)
 
 
 def compare(task: train.Task, split: Split, **networks: Network) -> Comparison:

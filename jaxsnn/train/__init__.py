@@ -2,9 +2,10 @@
 
 from jaxsnn.train.calibrate import each_batch, over_batches
 from jaxsnn.train.checkpoint import Checkpoints
+from jaxsnn.train.distributed import processes
 from jaxsnn.train.divergence import Diverged
 from jaxsnn.train.evaluation import Evaluation, evaluate, predict
-from jaxsnn.train.loop import Fit, fit
+from jaxsnn.train.fitting import Fit, fit
 from jaxsnn.train.task import Guide, Task
 
 __all__ = [
@@ -19,4 +20,5 @@ __all__ = [
     "fit",
     "over_batches",
     "predict",
+    "processes",
 ]

@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from jaxsnn import tree
+from jaxsnn import timing, tree
+from jaxsnn.alike import Shared, share
 from jaxsnn.arrays import check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
@@ -57,10 +58,10 @@ def over_batches(
       net: the network; runs in evaluation mode.
       images: uint8 `[N, *shape]`, the training images, or `[N, T, *shape]` of events.
       statistic: of a batch's output; pure and traceable, its result small, for example a score of
-        each channel. Give the same function again and the compiled loop is used again.
+        each channel. A function that does the same uses the compiled loop again.
       batches: how many, n.
       batch_size: images in each; no image comes twice.
-      devices: local devices that share a batch. With more than one the statistic must be a mean
+      devices: that share a batch, of all processes. With more than one the statistic must be a mean
         over the samples.
       seed: of the choice of images, their augmentation and their encoding.
 
@@ -86,23 +87,24 @@ def over_batches(
     demand.check_evaluation(task, net, batch_size)
     chosen = jax.device_put(images[rows])
     arguments = parallel.replicate((net.for_passes(), chosen, input_key), devices)
-    found: Calibration = _over_batches(task, statistic, devices, *arguments)
-    found = parallel.gather(found, devices)
-    _check_finite("the statistic", found.mean)
+    with timing.activity("score"):
+        found: Calibration = _over_batches(task, share(statistic, lift=False), devices, *arguments)
+        found = parallel.gather(found, devices)
+        _check_finite("the statistic", found.mean)
     return found
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(jax.jit, static_argnums=2)
 def _over_batches(
     task: Task,
-    statistic: Callable[[Output], Tree],
+    shared: Shared[Callable[[Output], Tree]],
     devices: int,
     net: Network,
     images: Array,
     key: Array,
 ) -> Calibration:
     def shard(net: Network, x: Array | Signal, _: Array) -> Tree:
-        return parallel.mean_over_devices(statistic(task.run(net, x)), devices)
+        return parallel.mean_over_devices(shared.function(task.run(net, x)), devices)
 
     def batch(numbered: tuple[Array, Array]) -> Tree:
         i, images = numbered
@@ -134,10 +136,10 @@ def each_batch(
       net: the network; runs in evaluation mode.
       images: uint8 `[N, *shape]`, the training images, or `[N, T, *shape]` of events.
       statistic: of the weights and a batch's output, its arrays `[B, ...]`; pure and traceable.
-        Give the same function again and the compiled program is used again.
+        A function that does the same uses the compiled program again.
       batches: how many.
       batch_size: images in each; no image comes twice.
-      devices: local devices that share a batch.
+      devices: that share a batch, of all processes.
       seed: of the choice of images and their encoding.
 
     Yields:
@@ -161,16 +163,19 @@ def each_batch(
     rows, input_key = _choose(len(images), batches, batch_size, seed)
     _check_network(net)
     demand.check_evaluation(task, net, batch_size)
-    net = parallel.replicate(net.for_passes(), devices)
+    net, shared = parallel.replicate(net.for_passes(), devices), share(statistic, lift=False)
     for i, chosen in enumerate(rows):
-        arguments = parallel.replicate((jax.device_put(images[chosen]), input_key, i), devices)
-        yield jax.device_get(_one_batch(task, statistic, devices, net, *arguments))
+        with timing.activity("score"):
+            arguments = parallel.replicate((jax.device_put(images[chosen]), input_key, i), devices)
+            found = _one_batch(task, shared, devices, net, *arguments)
+            found = parallel.to_host(found, devices)
+        yield found
 
 
-@partial(jax.jit, static_argnums=(1, 2))
+@partial(jax.jit, static_argnums=2)
 def _one_batch(
     task: Task,
-    statistic: Callable[[Tree, Output], Tree],
+    shared: Shared[Callable[[Tree, Output], Tree]],
     devices: int,
     net: Network,
     images: Array,
@@ -178,7 +183,7 @@ def _one_batch(
     i: Array | int,
 ) -> Tree:
     def shard(net: Network, x: Array | Signal, _: Array) -> Tree:
-        return statistic(net.params, task.run(net, x))
+        return shared.function(net.params, task.run(net, x))
 
     x = task.prepare(jax.random.fold_in(key, i), images, False)
     return parallel.over_devices(shard, devices, net, x, images, joined=True)

@@ -14,8 +14,9 @@ import math
 import os
 import shutil
 import sys
+import time
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -24,8 +25,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from jaxsnn import fields, tree
+from jaxsnn.arrays import check_range
 from jaxsnn.errors import UserError
 from jaxsnn.files import DISK, make_folder
+from jaxsnn.train import distributed
 
 __all__ = ["Checkpoints"]
 
@@ -41,11 +44,15 @@ class Checkpoints:
     """Save and restore states of one phase of a run, numbered by epoch.
 
     A checkpoint whose bytes changed since they were written is set aside as `EPOCH.damaged`, a line
-    on stderr names it, and the one before it is taken.
+    on stderr names it, and the one before it is taken. Of several processes (`train.distributed`)
+    the first one writes and reads, and sends the others what it has read; a state is stored whole,
+    so that any number of devices and processes goes on from it.
 
     Args:
       directory: where the checkpoints of this phase lie; made if missing.
       keep: how many of the newest are kept.
+      every: seconds between two checkpoints of a training, >= 0: one is saved after the first epoch
+        that ends so long after the one before, and after the last epoch. With 0, after each epoch.
 
     Raises:
       UserError: if the directory cannot be made or written to.
@@ -61,18 +68,27 @@ class Checkpoints:
       [1.0, 1.0]
     """
 
-    def __init__(self, directory: str | Path, keep: int = 2):
+    def __init__(self, directory: str | Path, keep: int = 2, *, every: float = 0.0):
         self._facts: dict[str, Any] = {}
+        self.every = check_range("every", every, 0.0, math.inf)
+        self._last = time.monotonic()
         # Orbax logs tracebacks of its threads; what they mean is raised here as well.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        self.directory = make_folder(Path(directory).absolute(), "the folder of checkpoints")
+        self.directory = Path(directory).absolute()
+        self._manager: Any = None  # of the first process
+        if not distributed.is_first():
+            return
+        make_folder(self.directory, "the folder of checkpoints")
+        alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=True, cleanup_tmp_directories=True
-        )
+            max_to_keep=keep, create=False, cleanup_tmp_directories=True,
+            multiprocessing_options=alone,
+        )  # fmt: skip
+        handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         with self._writing():
             _hide_unreadable(self.directory)
             self._manager = ocp.CheckpointManager(
-                self.directory, options=options, item_handlers=ocp.StandardCheckpointHandler()
+                self.directory, options=options, item_handlers=handler
             )
 
     def save(self, epoch: int, state: Any) -> None:
@@ -86,6 +102,9 @@ class Checkpoints:
           UserError: if it, or the one before, cannot be written, or its number is too small; those
             before stay.
         """
+        self._last = time.monotonic()
+        if self._manager is None:
+            return
         leaves = {k: np.asarray(leaf, order="C") for k, leaf in tree.named_leaves(state).items()}
         content = np.concatenate([_bytes(leaf) for leaf in leaves.values()])
         about = {"leaves": [_about(*item) for item in leaves.items()], "facts": self._facts}
@@ -98,6 +117,10 @@ class Checkpoints:
             )
         if not is_saved:
             raise UserError(f"{self.directory} has a checkpoint of epoch {epoch} or later already")
+
+    def is_due(self) -> bool:
+        """Return whether the last checkpoint is as old as a training may lose."""
+        return bool(time.monotonic() - self._last >= self.every)
 
     def latest(self) -> int | None:
         """Return the epoch of the newest checkpoint that is whole, or None; all of it is read."""
@@ -116,11 +139,7 @@ class Checkpoints:
             it does not fit, naming every leaf that differs.
         """
         if epoch is not None:
-            self.wait()
-            try:
-                return self._read(epoch).fill(like)
-            except _DamageError as damage:
-                raise UserError(f"{damage}; delete it to go on") from damage
+            return self._read_one(epoch).fill(like)
         found = self._newest(None)
         if found is None:
             raise UserError(f"there is no checkpoint in {self.directory}")
@@ -153,15 +172,50 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Wait until everything is written."""
-        with self._writing():
-            self._manager.wait_until_finished()
+        if self._manager is not None:
+            with self._writing():
+                self._manager.wait_until_finished()
 
     def close(self) -> None:
         """Wait until everything is written, and close."""
-        with self._writing():
-            self._manager.close()
+        if self._manager is not None:
+            with self._writing():
+                self._manager.close()
 
     def _newest(self, facts: Facts | None) -> "_Stored | None":
+        """Return the newest checkpoint that is whole, on all processes; None if there is none."""
+        return self._from_first(lambda: self._read_newest(facts))
+
+    def _read_one(self, epoch: int) -> "_Stored":
+        """Return a checkpoint by its number, on all processes."""
+
+        def read() -> _Stored:
+            self.wait()
+            try:
+                return self._read(epoch)
+            except _DamageError as damage:
+                raise UserError(f"{damage}; delete it to go on") from damage
+
+        found = self._from_first(read)
+        assert found is not None
+        return found
+
+    def _from_first(self, read: Callable[[], "_Stored | None"]) -> "_Stored | None":
+        """Return on all processes what the first one reads."""
+        if jax.process_count() == 1:
+            return read()
+
+        def arrays() -> dict[str, Any]:
+            found = read()
+            return {} if found is None else {"": np.int64(found.epoch), **found.leaves}
+
+        leaves = distributed.arrays_from_first(arrays)
+        if not leaves:
+            return None
+        epoch = int(leaves.pop(""))  # no leaf has an empty name
+        return _Stored(f"checkpoint {self.directory / str(epoch)}", epoch, leaves, self._facts)
+
+    def _read_newest(self, facts: Facts | None) -> "_Stored | None":
         """Read checkpoints from the newest on until one is whole; set the damaged ones aside."""
         self.wait()
         damages: list[tuple[int, str]] = []

@@ -16,7 +16,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -52,13 +51,13 @@ class Watch:
 
     phase: str
     checkpoints: Checkpoints | None
-    start: Mapping[str, Array]
+    start: Mapping[str, np.ndarray]
     chance: float
 
     @staticmethod
     def over(phase: str, checkpoints: Checkpoints | None, params: Tree, labels: Any) -> "Watch":
         """Return the watch over a phase that starts from these weights on these labels."""
-        return Watch(phase, checkpoints, jax.device_get(largest(params)), float(chance(labels)))
+        return Watch(phase, checkpoints, _largest_on_host(params), float(chance(labels)))
 
     def check_loss(self, epoch: int, figures: Mapping[str, float]) -> None:
         """Raise if the loss is no finite number; in the middle of an epoch, too."""
@@ -76,7 +75,7 @@ class Watch:
         Raises:
           Diverged: naming the epoch, its figures, and the last good checkpoint.
         """
-        found = jax.device_get(largest(params))
+        found = _largest_on_host(params)
         if broken := [name for name, each in found.items() if not np.isfinite(each)]:
             raise self._error(epoch, figures, f"{broken[0]} is not finite")
         if figures["accuracy"] > self.chance:
@@ -120,15 +119,21 @@ def has_diverged(start: Tree, params: Tree, accuracy: Array, labels: Array) -> A
     return found
 
 
-@jax.jit
 def largest(params: Tree) -> dict[str, Array]:
     """Return name -> largest absolute value of each leaf, NaN where one is."""
     leaves = tree.named_leaves(params).items()
     return {name: jnp.max(jnp.abs(leaf), initial=0).astype(jnp.float32) for name, leaf in leaves}
 
 
+def _largest_on_host(params: Tree) -> dict[str, np.ndarray]:
+    """Do what `largest` does without a program to compile."""
+    leaves = tree.named_leaves(params).items()
+    found = {name: np.max(np.abs(np.asarray(leaf)), initial=0) for name, leaf in leaves}
+    return {name: each.astype(np.float32) for name, each in found.items()}
+
+
 def growth(
-    start: Mapping[str, Array], found: Mapping[str, Array], params: Tree
+    start: Mapping[str, Any], found: Mapping[str, Any], params: Tree
 ) -> dict[str, Array]:
     """Return name -> by what factor the largest entry has grown, of leaves with several axes."""
     return {

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from jaxsnn import timing
 from jaxsnn.arrays import check_whole
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
@@ -57,14 +58,31 @@ def evaluate(
     as_task(task).check(net, split)
     check_whole("batch_size", batch_size, 1, 1 << 31)
     demand.check_evaluation(task, net, batch_size)
+    with timing.activity("evaluate"):
+        arguments = _arguments(task, net, split, batch_size, seed)
+        correct, loss, counts = parallel.gather(_evaluate(*arguments), arguments[0].devices)
+        over_time = correct / len(split[1])
+        return Evaluation(float(over_time[-1]), float(loss), over_time, counts)
+
+
+def prepare(
+    task: Task, net: Network, split: Split, *, batch_size: int = 100, seed: int = 0
+) -> None:
+    """Compile what `evaluate` will run, for another thread to do while a device trains.
+
+    The arguments are those of `evaluate`; of the network only shapes count.
+    """
+    _evaluate.lower(*_arguments(task, net, split, batch_size, seed)).compile()
+
+
+def _arguments(
+    task: Task, net: Network, split: Split, batch_size: int, seed: int
+) -> tuple[Task, int, Network, tuple[Array, Array], int]:
+    """Return the arguments of the compiled evaluation, on its devices."""
     devices = parallel.most_devices(batch_size, task.devices)
-    task = replace(task, devices=devices, guide=None)
-    samples, labels = split
-    device = jax.device_put((samples, labels))
+    task, device = replace(task, devices=devices, guide=None), jax.device_put(tuple(split))
     net, device = parallel.replicate((net.for_passes(), device), devices)
-    correct, loss, counts = parallel.gather(_evaluate(task, batch_size, net, device, seed), devices)
-    over_time = correct / len(samples)
-    return Evaluation(float(over_time[-1]), float(loss), over_time, counts)
+    return task, batch_size, net, device, seed
 
 
 def evaluate_traced(

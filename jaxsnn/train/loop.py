@@ -8,9 +8,7 @@ name and the number of the step alone, so a resumed training repeats an uninterr
 bit.
 """
 
-import time
 import zlib
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,28 +17,22 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
-from jaxsnn.arrays import check_whole
-from jaxsnn.compress.phase import Phase, as_phase
-from jaxsnn.data import Split
+from jaxsnn.alike import Shared, share
+from jaxsnn.compress.phase import Phase
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
-from jaxsnn.metrics import warnings
 from jaxsnn.metrics.counts import spike_rate
 from jaxsnn.network import Network
-from jaxsnn.train import demand, parallel, progress
-from jaxsnn.train.checkpoint import Checkpoints
-from jaxsnn.train.divergence import Watch
-from jaxsnn.train.evaluation import evaluate
-from jaxsnn.train.task import Task, as_task
+from jaxsnn.train import parallel
+from jaxsnn.train.task import Task
 
 __all__ = [
-    "Fit",
     "Sums",
     "TrainState",
     "end_epoch",
     "end_phase",
-    "fit",
     "init",
+    "means",
     "no_sums",
     "phase_key",
     "run_steps",
@@ -49,14 +41,6 @@ __all__ = [
 ]
 
 Tree = Any
-
-# Steps between two looks of a bar in a terminal: some tenths of a second to a few seconds. Without
-# one the host does not look before the epoch is over.
-CHUNK = 50
-
-Fit = Callable[..., Network]
-"""What a method trains with: `fit(task, phase, net, split, *, epochs, batch_size, validation, seed,
-name)` returns the trained network. `train.fit` is one; experiments pass one that resumes."""
 
 
 class TrainState(NamedTuple):
@@ -168,7 +152,7 @@ def _gradient(
 
 def run_steps(
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation | Shared[optax.GradientTransformation],
     batch_size: int,
     state: TrainState,
     sums: Sums,
@@ -179,17 +163,18 @@ def run_steps(
 
     Args:
       task: input and loss.
-      optimizer: as in `train_step`.
+      optimizer: as in `train_step`; those that do the same share a program (`alike.share`).
       batch_size: B; samples that fill no batch wait for the next shuffling.
       state: donated.
       sums: of the epoch so far; donated.
       split: images uint8 `[N, H, W, C]` and labels `[N]`, on the device.
       stop: int32 `[]`.
     """
-    task, state, sums, split = parallel.replicate((task, state, sums, split), task.devices)
+    given = task, share(optimizer), state, sums, split, stop
+    task, shared, state, sums, split, stop = parallel.replicate(given, task.devices)
     size = split[1].shape[0]
     order = _order(state.key, state.step, size // batch_size, size)
-    arguments = task, optimizer, batch_size, state, sums, split, order, stop
+    arguments = task, shared, batch_size, state, sums, split, order, stop
     after: tuple[TrainState, Sums] = _run_steps(*arguments)
     return after
 
@@ -209,7 +194,7 @@ def steps(
     """
     size = split[1].shape[0]
     order = _order(state.key, state.step, size // batch_size, size)
-    return _loop(task, optimizer, batch_size, state, sums, split, order, stop)
+    return _loop(task, share(optimizer), batch_size, state, sums, split, order, stop)
 
 
 @partial(jax.jit, static_argnums=(2, 3))
@@ -221,7 +206,7 @@ def _order(key: Array, step: Array, steps: int, size: int) -> Array:
 
 def _loop(
     task: Task,
-    optimizer: optax.GradientTransformation,
+    optimizer: Shared[optax.GradientTransformation],
     batch_size: int,
     state: TrainState,
     sums: Sums,
@@ -235,153 +220,16 @@ def _loop(
     def body(_: Array, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
         state, sums = carry
         rows = lax.dynamic_slice_in_dim(order, (state.step % steps) * batch_size, batch_size)
-        state, new = train_step(task, optimizer, state, images[rows], labels[rows])
+        batch = images[rows], labels[rows]
+        state, new = train_step(task, optimizer.function, state, *batch)
         return state, jax.tree.map(jnp.add, sums, new)
 
-    after: tuple[TrainState, Sums] = lax.fori_loop(state.step, stop, body, (state, sums))
-    return after
+    after = lax.fori_loop(state.step, stop, body, (state, sums))
+    whole: tuple[TrainState, Sums] = parallel.keep_whole(after, task.devices)
+    return whole
 
 
-_run_steps = jax.jit(_loop, static_argnums=(1, 2), donate_argnums=(3, 4))
-
-
-def fit(
-    task: Task,
-    phase: Phase | optax.GradientTransformation,
-    net: Network,
-    split: Split,
-    *,
-    epochs: int,
-    batch_size: int,
-    validation: Split | None = None,
-    seed: int = 0,
-    name: str = "train",
-    checkpoints: Checkpoints | None = None,
-    log: Callable[[dict[str, Any]], None] | None = None,
-    show: bool = True,
-) -> Network:
-    """Train a network for some epochs; the network given stays as it is.
-
-    Args:
-      task: input and loss.
-      phase: an optimizer, or a `compress.Phase` such as `compress.quantized(adam, recipe)`.
-      net: the network to train, fresh or trained.
-      split: the training images and their labels, `data.train`.
-      epochs: how many in all, those of a resumed checkpoint included.
-      batch_size: samples a step.
-      validation: held-out images, evaluated after each epoch.
-      seed: of shuffling, encoding and dropout, together with the name.
-      name: of the phase, for the random numbers, the progress bar, the log and messages.
-      checkpoints: where to save after each epoch, and to resume from what lies there: the newest
-        that is whole. It must be of a training with the same name, seed, batch size, number of
-        samples and masks to start from.
-      log: called with a record after each epoch: phase, epoch, loss, accuracy, ...
-      show: whether to show progress.
-
-    Returns:
-      The network after the last epoch, as `phase.finish` hands it over: on its grid, for example.
-
-    Raises:
-      Diverged: if the loss or a weight is no finite number, or the network names one class while
-        its weights have left all bounds; noticed at the next look of the progress bar or the end
-        of the epoch, before a checkpoint is saved.
-      UserError: if network, data, batch and task do not fit each other, or a checkpoint is of
-        another training, or cannot be written or read.
-
-    Example:
-      >>> import optax
-      >>> from jaxsnn import data, models
-      >>> digits = data.load("digits", limit=100)
-      >>> net = models.build("16-10", digits.shape, seed=0)
-      >>> task = Task(digits.inputs(timesteps=2))
-      >>> net = fit(task, optax.adam(1e-2), net, digits.train, epochs=1, batch_size=30, show=False)
-    """
-    if isinstance(validation, Split) and not len(validation.labels):
-        validation = None
-    phase = as_phase(phase, name="phase")
-    _check(task, phase, net, split, validation, epochs, batch_size, checkpoints)
-    state = init(net, phase, phase_key(seed, name))
-    watch = Watch.over(name, checkpoints, state.net.params, split[1])
-    done, counts = 0, None
-    if checkpoints is not None:
-        facts = {"name": name, "seed": seed, "batch_size": batch_size, "samples": len(split[1])}
-        done, state = checkpoints.resume(state, epochs, facts)
-    steps = len(split[1]) // batch_size
-    device = jax.device_put((split[0], split[1]))
-    state, device = parallel.replicate((state, device), task.devices)
-    with progress.Bar(name, epochs, steps, done) if show else progress.Silence() as bar:
-        for epoch in range(done, epochs):
-            start = time.perf_counter()
-            state, sums = _epoch(task, phase, batch_size, state, device, epoch, bar, watch)
-            record = {"phase": name, "epoch": epoch + 1, **_means(sums, batch_size)}
-            if validation is not None:
-                found = evaluate(task, state.net, validation, batch_size=batch_size)
-                record["validation_accuracy"], counts = found.accuracy, found.counts
-            if phase.observe is not None:
-                seen = phase.observe(state.net.params, state.opt_state)
-                record |= {key: float(value) for key, value in seen.items()}
-            record["seconds"] = round(time.perf_counter() - start, 3)
-            bar.finish_epoch(record)
-            if log is not None:
-                log(record)
-            if checkpoints is not None:
-                checkpoints.save(epoch + 1, state)
-        if checkpoints is not None:
-            checkpoints.wait()
-        trained = end_phase(phase, parallel.gather(state, task.devices))
-        if show:
-            for line in warnings.after_training(net, trained, counts):
-                bar.warn(line)
-    return trained
-
-
-def _check(
-    task: Task,
-    phase: Phase,
-    net: Network,
-    split: Split,
-    validation: Split | None,
-    epochs: int,
-    batch_size: int,
-    checkpoints: Checkpoints | None,
-) -> None:
-    """Raise `UserError` where the arguments of `fit` do not fit each other."""
-    as_task(task).check(net, split)
-    if validation is not None:
-        task.check(net, validation, "validation")
-    if not isinstance(checkpoints, Checkpoints | None):
-        found = type(checkpoints).__name__
-        raise UserError(f"checkpoints must be train.Checkpoints(folder) or None, found {found}")
-    check_whole("batch_size", batch_size, 1, len(split[1]))
-    check_whole("epochs", epochs, 0, 1 << 20)
-    demand.check_training(task, net, phase, batch_size)
-    if validation is not None:
-        demand.check_evaluation(task, net, batch_size)
-
-
-def _epoch(
-    task: Task,
-    phase: Phase,
-    batch_size: int,
-    state: TrainState,
-    split: tuple[Array, Array],
-    epoch: int,
-    bar: progress.Bar | progress.Silence,
-    watch: Watch,
-) -> tuple[TrainState, Sums]:
-    """Train for one epoch, in chunks if a bar is looked at, and look whether it has diverged."""
-    sums, steps = no_sums(), split[1].shape[0] // batch_size
-    chunk = CHUNK if bar.live else steps
-    for first in range(0, steps, chunk):
-        last = min(first + chunk, steps)
-        stop = jnp.int32(epoch * steps + last)
-        state, sums = run_steps(task, phase.optimizer, batch_size, state, sums, split, stop)
-        figures = _means(sums, batch_size)
-        watch.check_loss(epoch, figures)
-        bar.advance(last - first, epoch, figures)
-    state = end_epoch(phase, state)
-    watch.check(epoch, _means(sums, batch_size), state.net.params)
-    return state, sums
+_run_steps = jax.jit(_loop, static_argnums=2, donate_argnums=(3, 4))
 
 
 def end_epoch(phase: Phase, state: TrainState) -> TrainState:
@@ -403,7 +251,8 @@ def no_sums() -> Sums:
     return Sums(jnp.float32(0), jnp.float32(0), jnp.float32(0), jnp.int32(0))
 
 
-def _means(sums: Sums, batch_size: int) -> dict[str, float]:
+def means(sums: Sums, batch_size: int) -> dict[str, float]:
+    """Return the figures of an epoch so far, for a log; waits until they are there."""
     steps = int(sums.steps)
     return {
         "loss": float(sums.loss) / steps,

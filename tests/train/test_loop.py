@@ -19,7 +19,7 @@ from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Activity
 from jaxsnn.network import Output
 from jaxsnn.neurons import LIF
-from jaxsnn.train import Checkpoints, loop, progress
+from jaxsnn.train import Checkpoints, fitting, loop, progress
 
 SIZE, BATCH, TIMESTEPS = 203, 32, 3
 STEPS = SIZE // BATCH  # 6, and 11 samples wait for the next shuffling
@@ -159,7 +159,7 @@ def test_a_compiled_epoch_is_a_python_loop_over_train_step(problem, split, fit):
 @pytest.mark.long
 @pytest.mark.parametrize("chunk", [1, 4])
 def test_the_size_of_a_chunk_does_not_change_a_bit(fit, uninterrupted, monkeypatch, chunk):
-    monkeypatch.setattr(loop, "CHUNK", chunk)
+    monkeypatch.setattr(fitting, "CHUNK", chunk)
     monkeypatch.setattr(progress.Silence, "live", True)  # a bar that is looked at
     assert_same_bits(fit(4), uninterrupted)
 
@@ -244,6 +244,18 @@ def test_a_resumed_training_repeats_the_uninterrupted_one(problem, fit, uninterr
     assert_same_bits(*(stored(problem, tmp_path / name) for name in ("parts", "whole")))
 
 
+def test_checkpoints_are_as_far_apart_as_they_may_be_and_the_last_epoch_has_one(tmp_path):
+    saved = {}
+    for every in (0.0, 1e6):
+        checkpoints = Checkpoints(tmp_path / f"{every:g}", keep=9, every=every)
+        train.fit(DIARY, FREEZE, diary(), NUMBERED, epochs=3, batch_size=BATCH, show=False,
+                  checkpoints=checkpoints)  # fmt: skip
+        checkpoints.close()
+        names = (path.name for path in checkpoints.directory.iterdir())
+        saved[every] = sorted(name for name in names if name.isdigit())
+    assert saved == {0.0: ["1", "2", "3"], 1e6: ["3"]}
+
+
 @pytest.mark.long
 def test_a_damaged_checkpoint_is_trained_again_to_the_same_bits(
     fit, uninterrupted, tmp_path, capsys
@@ -298,6 +310,7 @@ train.fit(train.Task(Inputs((2,), 1)), optax.sgd(0.1), net, Split(images, labels
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.long
 def test_the_last_checkpoint_of_a_script_that_just_ends_is_there(tmp_path):
     subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path)], check=True)
@@ -433,9 +446,27 @@ def counted(readout, labels):
     return jnp.square(readout.mean(0)).mean() + 0 * labels.sum()
 
 
+def test_an_optimizer_may_look_at_its_numbers(split):
+    """An array in it is an argument of the program only if its code in Python does not read it."""
+
+    def descent(rate):
+        def update(gradient, state, params=None):
+            del params
+            return jax.tree.map(lambda g: -rate * g if float(rate) > 0 else g, gradient), state
+
+        return optax.GradientTransformation(lambda params: (), update)
+
+    task = train.Task(Inputs((4, 4, 1), TIMESTEPS))
+    net = models.build("4", (4, 4, 1), seed=0)
+    options = {"epochs": 1, "batch_size": BATCH, "show": False}
+    for rate in (0.25, 0.5):
+        found = train.fit(task, descent(jnp.asarray(rate)), net, split, **options)
+        assert_same_bits(found, train.fit(task, optax.sgd(rate), net, split, **options))
+
+
 @pytest.mark.long
 def test_equal_tasks_and_equal_networks_share_one_compiled_program(split):
-    inputs, optimizer = Inputs((4, 4, 1), TIMESTEPS), optax.sgd(0.1)
+    inputs = Inputs((4, 4, 1), TIMESTEPS)
     programs = loop._run_steps._cache_size()
     for seed in range(3):
         task = train.Task(Inputs((4, 4, 1), TIMESTEPS), loss=counted)
@@ -443,7 +474,8 @@ def test_equal_tasks_and_equal_networks_share_one_compiled_program(split):
             train.Task(inputs, loss=counted)
         )
         net = models.build("4", (4, 4, 1), seed=seed)
-        train.fit(task, optimizer, net, split, epochs=1, batch_size=BATCH, show=False)
+        phase = compress.quantized(optax.sgd(0.1), {"*/kernel": grids.uniform_grid(3)})
+        train.fit(task, phase, net, split, epochs=1, batch_size=BATCH, show=False)
         train.evaluate(task, net, split, batch_size=BATCH)
         if seed == 0:
             first = len(TRACED)
