@@ -10,14 +10,18 @@ and the same number of output spikes from the same weights and batch.
 included, or of a batch inside `train.predict`; `jaxsnn step` a single compiled step; `jaxsnn
 direct` an epoch whose direct-coded image is handed over once. `of rate` is the share of this
 machine's matrix-product rate, measured in the same run; `cores` how many were busy, `MiB` the peak
-resident memory, `start s` what passes until the first step (or epoch) is done: imports and
-compilation.
+memory, of a GPU its own, `start s` what passes until the first step (or epoch) is done: imports
+and compilation; `compile s` is that without the imports and the step.
 
 Workloads: W1 (convolutions, T=10), W2 (dense, T=25), W3 (recurrent, T=100), W4 (VGG, direct coding,
-T=4), two of them also without training; vgg16 and resnet20 want a GPU. Install the peers by
+T=4), two of them also without training; vgg16 and resnet20 want a GPU. With `--device gpu` all run
+there, VGG-16 in batches of 128 among them, and torch peers with channels last, TF32, fused Adam
+and, with `--dtype bfloat16`, autocast; SpikingJelly with its own fused kernels. Install the peers
+by
 
-    python3 -m venv torch-venv && torch-venv/bin/pip install torch==2.13.0 numpy scipy snntorch \\
-        nir nirtorch && torch-venv/bin/pip install --no-deps spikingjelly norse sinabs
+    python3 -m venv torch-venv && torch-venv/bin/pip install torch==2.13.0 numpy scipy \\
+        matplotlib tqdm loguru pbr snntorch nir nirtorch && \\
+        torch-venv/bin/pip install --no-deps spikingjelly norse sinabs
     python3 -m venv jax-venv && jax-venv/bin/pip install jax spyx snnax equinox
 
 and run, in about an hour and a half,
@@ -39,8 +43,9 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from experiments.bench import machine
 from experiments.bench.comparison import compare, our_rows
-from experiments.bench.contenders import Contender, Interpreters, choose, note_of
+from experiments.bench.contenders import Contender, Interpreters, choose, note_of, on_gpu
 from experiments.bench.limits import estimate, measure_rates
 from experiments.bench.problems import USUAL, WORKLOADS, WorkloadName
 from experiments.bench.rounds import Effort
@@ -75,6 +80,7 @@ StudyName = Literal[
     "precision",
     "compiled",
     "mixed",
+    "residuals",
 ]
 
 
@@ -84,12 +90,15 @@ class Config:
 
     peers: tuple[PeerName, ...] = ("installed",)
     """Who runs beside jaxsnn; "installed" is everybody whom the interpreters have."""
-    workloads: tuple[WorkloadName, ...] = USUAL
-    """What is computed; with nothing after it, none."""
+    device: Literal["cpu", "gpu"] = "cpu"
+    """What is measured; gpu needs one, and frameworks that see it."""
+    workloads: tuple[WorkloadName, ...] | None = None
+    """What is computed; with nothing after it, none; left out, what suits the device."""
     studies: tuple[StudyName, ...] = ()
     """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
     shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN,
-    the accuracy in bfloat16, compressed networks as C, bits of layers and channels (mixed)."""
+    the accuracy in bfloat16, compressed networks as C, bits of layers and channels (mixed), what a
+    step keeps for its backward pass (residuals)."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0
@@ -115,25 +124,33 @@ def check(config: Config) -> None:
             raise UserError(f"--{option} {getattr(config, option)}: must be positive")
     if config.out is not None and config.out.exists() and not config.out.is_dir():
         raise UserError(f"--out {config.out}: is a file; name a folder")
-    if not config.workloads and not config.studies:
+    if config.workloads == () and not config.studies:
         raise UserError("--workloads and --studies are both empty: nothing to measure")
 
 
 def run(config: Config) -> dict[str, Any]:
     """Measure what is asked for, print the tables, and return everything."""
     check(config)
-    interpreters = Interpreters(config.peer_python, config.jax_peer_python)
+    is_gpu = config.device == "gpu"
+    if is_gpu:
+        machine.check_gpu()
+    interpreters = Interpreters(config.peer_python, config.jax_peer_python, config.device)
     peers = choose(config.peers, interpreters)
+    if is_gpu:
+        peers = {name: on_gpu(peer, config.dtype) for name, peer in peers.items()}
+    workloads = USUAL[config.device] if config.workloads is None else config.workloads
     notes = {name: note_of(peer) for name, peer in peers.items()}
     console = Console(width=WIDTH)
     cases, studies, rates = [], {}, None
     with Console(stderr=True).status("") as status:
         warn = lambda line: print(line, file=sys.stderr)  # noqa: E731
         effort = Effort(config.rounds, config.seconds, interpreters, status.update, warn)
-        if config.workloads:
+        if workloads:
             status.update("matrix products")
             rates = measure_rates(peers, interpreters)
-        for name in config.workloads:
+            if is_gpu:
+                machine.check_seen(rates)
+        for name in workloads:
             assert rates is not None
             cases.append(run_workload(console, name, config, peers, effort, rates, notes))
         for study in config.studies:
@@ -162,6 +179,7 @@ def run_workload(
         dtype=config.dtype,
         plain=config.plain,
         limit=limit,
+        rounded=config.device == "gpu" or config.dtype == "bfloat16",
     )
     what = "training" if workload.train else "inference"
     heading = f"{name}: {what}, T={workload.timesteps}, batch {workload.batch}"
@@ -188,9 +206,10 @@ def write(config: Config, folder: Path, results: dict[str, Any]) -> None:
         "config": {name: str(value) for name, value in asdict(config).items()},
         "versions": {"python": platform.python_version(), "ours": ours, "peers": peers},
         "machine": {
-            "processor": processor(),
+            "processor": machine.processor(),
+            "gpu": machine.gpu(),
             "cores": os.cpu_count(),
-            "instructions": instructions(),
+            "instructions": machine.instructions(),
             "native": native.describe(),
         },
         **results,
@@ -198,26 +217,6 @@ def write(config: Config, folder: Path, results: dict[str, Any]) -> None:
     write_atomic(folder / "bench.json", json.dumps(record, indent=1) + "\n")
     if results["workloads"]:
         draw(folder / "bench.png", results["workloads"])
-
-
-def processor() -> str:
-    """Return the processor's name where it can be read, its architecture elsewhere."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def instructions() -> list[str]:
-    """Return the vector instructions of the processor that matter here, where they can be read."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return [name for name in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if name in flags]
 
 
 def main() -> None:

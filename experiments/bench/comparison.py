@@ -69,8 +69,9 @@ def compare(
     dtype: str,
     plain: bool,
     limit: dict[str, Any],
+    rounded: bool = False,
 ) -> list[Row]:
-    """Measure a workload and return its rows.
+    """Measure a workload and return its rows; of `rounded` products (TF32) losses differ more.
 
     Raises:
       UserError: if peers are to run a network that only a builder of ours makes.
@@ -80,5 +81,5 @@ def compare(
     rows, references = line_up(workload, peers, plain=plain)
     problem = make_problem(workload, seed, dtype)
     entries = {row: (contender, problem) for row, contender in rows.items()}
-    short = {row for row, contender in rows.items() if contender.dtype == "bfloat16"}
+    short = {row for row, each in rows.items() if rounded or each.dtype == "bfloat16"}
     return summarize(measure_all(name, entries, effort), references, limit, short)

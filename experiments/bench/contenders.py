@@ -23,7 +23,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ PEERS = {
     ),
     "torch-bf16": Contender(
         "torch_step",
-        "tuned bf16",
+        "tuned amp",
         package="torch",
         dtype="bfloat16",
         preload="tcmalloc_minimal",
@@ -122,19 +122,28 @@ PEERS = {
     ),
 }
 
+# What the three that are installed without their dependencies import, and not what they only ask
+# for (torchvision, torchaudio, samna, ...).
 INSTALL_TORCH = (
-    "python3 -m venv torch-venv && torch-venv/bin/pip install torch==2.13.0 numpy scipy snntorch "
-    "nir nirtorch && torch-venv/bin/pip install --no-deps spikingjelly norse sinabs"
+    "python3 -m venv torch-venv && torch-venv/bin/pip install torch==2.13.0 numpy scipy matplotlib "
+    "tqdm loguru pbr snntorch nir nirtorch && torch-venv/bin/pip install --no-deps spikingjelly "
+    "norse sinabs"
 )
 INSTALL_JAX = "python3 -m venv jax-venv && jax-venv/bin/pip install jax spyx snnax equinox"
 
 
 @dataclass(frozen=True)
 class Interpreters:
-    """Where each family's packages are installed."""
+    """Where each family's packages are installed, and the device on which they run."""
 
     torch: Path = Path(sys.executable)
     jax: Path = Path(sys.executable)
+    device: str = "cpu"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what hides a GPU from a process that is to run on the processor."""
+        return {} if self.device == "gpu" else {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
 
     def of(self, contender: Contender) -> Path:
         """Return the interpreter that runs a contender."""
@@ -193,6 +202,26 @@ def choose(names: tuple[str, ...], interpreters: Interpreters) -> dict[str, Cont
     return {name: peer for name, peer in PEERS.items() if name in found}
 
 
+def on_gpu(peer: Contender, dtype: str) -> Contender:
+    """Return a peer as it is fastest on a GPU.
+
+    Those of torch get convolutions with channels last, cuDNN's search for the fastest, products in
+    TF32, the fused Adam, and with bfloat16 autocast; SpikingJelly takes its own fused kernels
+    wherever Triton or CuPy is there. JAX peers have no such settings.
+    """
+    if peer.jax or peer.is_ours:
+        return peer
+    words = [peer.variant, "gpu", *(["amp"] if dtype == "bfloat16" else [])]
+    said = "channels last, TF32, fused Adam" + (", autocast" if dtype == "bfloat16" else "")
+    return replace(
+        peer,
+        variant=" ".join(filter(None, words)),
+        dtype="" if dtype == "bfloat16" else peer.dtype,  # the workload's
+        preload="",
+        note="; ".join(filter(None, (peer.note, said))),
+    )
+
+
 def find_library(name: str) -> str | None:
     """Return what LD_PRELOAD takes for a shared library, None if it is not installed."""
     return ctypes.util.find_library(name) if name else None
@@ -226,7 +255,7 @@ def measure(
     contender: Contender, problem: Path, seconds: float, interpreters: Interpreters
 ) -> dict[str, Any]:
     """Run one contender once and return what it measured."""
-    environment = {}
+    environment = interpreters.environment
     if contender.is_ours:
         environment["PYTHONPATH"] = str(PEERS_FOLDER.parents[2])  # a checkout is not installed
     if library := find_library(contender.preload):

@@ -72,6 +72,10 @@ RESNET20 = Workload(
     (32, 32, 3), 2, 32, steps=2, builder="resnet20",
 )  # fmt: skip
 
+# The sizes that keep a GPU busy.
+VGG16_GPU = replace(VGG16, batch=128, steps=20)
+RESNET20_GPU = replace(RESNET20, batch=128, steps=20)
+
 WORKLOADS = {
     "W1": W1,
     "W2": W2,
@@ -81,12 +85,28 @@ WORKLOADS = {
     "W4-inference": replace(W4, train=False),
     "vgg16": VGG16,
     "resnet20": RESNET20,
+    "vgg16-gpu": VGG16_GPU,
+    "resnet20-gpu": RESNET20_GPU,
 }
 
-WorkloadName = Literal["W1", "W2", "W3", "W4", "W1-inference", "W4-inference", "vgg16", "resnet20"]
+WorkloadName = Literal[
+    "W1",
+    "W2",
+    "W3",
+    "W4",
+    "W1-inference",
+    "W4-inference",
+    "vgg16",
+    "resnet20",
+    "vgg16-gpu",
+    "resnet20-gpu",
+]
 
-# All but what wants a GPU.
-USUAL: tuple[WorkloadName, ...] = ("W1", "W2", "W3", "W4", "W1-inference", "W4-inference")
+# What a device is measured by if nothing is named.
+USUAL: dict[str, tuple[WorkloadName, ...]] = {
+    "cpu": ("W1", "W2", "W3", "W4", "W1-inference", "W4-inference"),
+    "gpu": ("vgg16-gpu", "W1", "W2", "W3", "W4"),
+}
 
 
 class Layer(NamedTuple):

@@ -10,6 +10,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from experiments.bench import machine
+
 Row = dict[str, Any]
 
 # Relative differences above which two contenders do not compute the same network: of the initial
@@ -76,11 +78,27 @@ def summarize(
             "cores": statistics.median(run["cores_busy"] for run in runs),
             "peak_mib": max(run["peak_mib"] for run in runs),
             "start_seconds": statistics.median(run["start_seconds"] for run in runs),
+            "compile_seconds": compile_seconds(runs),
+            "device_mib": runs[0].get("device_mib"),
             "temporaries_mib": runs[0].get("temporaries_mib"),
             "rounds": runs,
         }
         rows.append(row)
     return rows
+
+
+def compile_seconds(runs: list[Row]) -> float | None:
+    """Return what passes until the first step is done, without imports and the step itself.
+
+    That is building the network, moving it, and compilation, whoever compiles.
+    """
+    if "import_seconds" not in runs[0]:
+        return None
+    taken = (
+        run["start_seconds"] - run["import_seconds"] - run.get("unit", 1) * run["median_ms"] / 1e3
+        for run in runs
+    )
+    return max(statistics.median(taken), 0.0)
 
 
 def judge(row: Row) -> str:
@@ -91,8 +109,14 @@ def judge(row: Row) -> str:
 
 
 def new_table(title: str, *headings: str) -> Table:
-    """Return an empty table; its first column is of names, the others of numbers."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    """Return an empty table; its first column is of names, the others of numbers.
+
+    Below it stands what it was measured on.
+    """
+    table = Table(
+        title=title, title_justify="left", caption=machine.name(), caption_justify="left",
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
+    )  # fmt: skip
     table.add_column(headings[0], no_wrap=True)
     for heading in headings[1:]:
         table.add_column(heading, justify="right", no_wrap=True)
@@ -103,10 +127,12 @@ def show(console: Console, title: str, rows: list[Row], notes: dict[str, str]) -
     """Print the rows of one workload.
 
     Rows of ours that only serve as another's reference are left out: their time is in its "ours".
+    Of a GPU the memory is its own.
     """
     table = new_table(
-        title, "", "ms/step", "spread", "ours", "ratio", "of rate", "cores", "MiB", "start s"
-    )
+        title, "", "ms/step", "spread", "ours", "ratio", "of rate", "cores", "MiB", "start s",
+        "compile s",
+    )  # fmt: skip
     shown = [row for row in rows if "/" not in row["contender"]]
     for row in shown:
         reference = row["reference_ms"]
@@ -118,8 +144,9 @@ def show(console: Console, title: str, rows: list[Row], notes: dict[str, str]) -
             judge(row),
             f"{row['of_product_rate']:.0%}",
             f"{row['cores']:.2f}",
-            f"{row['peak_mib']:.0f}",
+            f"{row['device_mib'] or row['peak_mib']:.0f}",
             f"{row['start_seconds']:.1f}",
+            "" if row["compile_seconds"] is None else f"{row['compile_seconds']:.1f}",
         )
     console.print(table)
     for row in shown:

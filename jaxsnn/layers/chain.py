@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import jax
 from flax import nnx
 
 from jaxsnn.encode import Signal
@@ -40,9 +41,10 @@ class Chain(Layer):
             setattr(self, name, layer)
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
-        """Return the last layer's output."""
+        """Return the last layer's output; profiles and programs show each layer by its name."""
         for name in self.names:
-            signal = getattr(self, name)(signal, tape)
+            with jax.named_scope(name):
+                signal = getattr(self, name)(signal, tape)
         return signal
 
     def children(self) -> tuple[str, ...]:

@@ -105,6 +105,8 @@ class Neurons(nnx.Module):
         if timed is not None:
             fired = _fire_timed(timed, potential, before, tape, f"{name}/last_spike")
             spikes = fired.astype(spikes.dtype)
+        if neuron.as_lif() is not None:  # others may emit other numbers than 0 and 1
+            tape.note_spikes(spikes)
         if self.watched:
             trains = tape.only_counted(at_least_float32(spikes))
             tape.activity.trains[name] = lax.stop_gradient(trains)

@@ -76,6 +76,7 @@ class MaxPool(Layer):
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
         _check_images(self, signal)
         pooled = signal.fold(lambda x: largest(windows(x, self.size), self.ties), channelwise=True)
+        tape.note_spikes(pooled.value, of=signal.value)
         tape.pools[self.name] = signal.sources
         tape.activity.pooled[self.name] = lax.stop_gradient(tape.total(pooled))
         return pooled
@@ -118,8 +119,8 @@ class Flatten(Layer):
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return `[T, B, features]`."""
-        del tape
         flat = signal.fold(lambda x: x.reshape(x.shape[0], -1))
+        tape.note_spikes(flat.value, of=signal.value)
         return replace(flat, origin=Tiled(signal.origin, math.prod(signal.shape[:-1])))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -84,8 +85,10 @@ class Residual(Layer):
 
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the spikes `[T, B, H / stride, W / stride, O]`."""
-        hidden = self.conv1(signal, tape)
-        return self.conv2(hidden, tape, shortcut=self.shortcut(signal, tape))
+        with jax.named_scope("conv1"):
+            hidden = self.conv1(signal, tape)
+        with jax.named_scope("conv2"):
+            return self.conv2(hidden, tape, shortcut=self.shortcut(signal, tape))
 
     def shortcut(self, signal: Signal, tape: Tape) -> Signal:
         """Return the block's input in the shape of its output."""

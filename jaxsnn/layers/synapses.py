@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from jaxsnn.compress.codes import Step
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.convolution import convolve
+from jaxsnn.layers.kept import pays, weigh_spikes
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.neurons import Firing, Integrator, Neurons, as_firing
 from jaxsnn.layers.norms import add_bias, make_norm, normalise
@@ -84,11 +86,22 @@ class Synapse(Layer):
         """Return `weigh(x, kernel)` in a dtype."""
         return self.weigh(x, kernel).astype(dtype)
 
-    def current(self, x: Array, tape: Tape, dtype: Any = jnp.float32) -> Array:
-        """Return the current of the neurons, in a dtype, for inputs without time, `[N, ...]`."""
+    def current(
+        self, x: Array, tape: Tape, dtype: Any = jnp.float32, spikes: bool = False
+    ) -> Array:
+        """Return the current of the neurons, in a dtype, for inputs without time, `[N, ...]`.
+
+        Args:
+          x: the inputs.
+          tape: of the pass.
+          dtype: of the current.
+          spikes: whether the inputs are 0 or 1.
+        """
         kernel = self.kernel[...].astype(jnp.promote_types(self.dtype, jnp.float32))
         x = x.astype(self.dtype)
-        current = self.product(x, kernel, dtype)
+        weigh = partial(self.product, dtype=dtype)
+        as_bytes = spikes and pays(self.dtype) and type(self).product in CLOSED
+        current = weigh_spikes(weigh, x, kernel) if as_bytes else weigh(x, kernel)
         if (step := self._step(tape)) is not None:
             current = straight_through(self._by_codes(x, kernel, step), current)
         bias = None if self.bias is None else self.bias[...]
@@ -132,7 +145,8 @@ class Synapse(Layer):
         whole = signal.constant or isinstance(self.neurons, Integrator)
         whole = whole or self._step(tape) is not None or not is_short(self.dtype)
         dtype = jnp.float32 if whole else self.dtype
-        current = replace(signal.fold(lambda x: self.current(x, tape, dtype)), events_per_unit=1)
+        weigh = partial(self.current, tape=tape, dtype=dtype, spikes=tape.are_spikes(signal.value))
+        current = replace(signal.fold(weigh), events_per_unit=1)
         tape.feed(kernel, self.name, signal, current.shape, shortcut)
         if shortcut is not None:
             current = current + replace(shortcut, events_per_unit=1)
@@ -336,6 +350,10 @@ class Recurrent(Dense):
     def maps(self) -> dict[str, Callable[[Array, Array], Array]]:
         """Return the linear maps of the input and of the recurrent weights."""
         return {"kernel": self.weigh, "recurrent": self.weigh}
+
+
+# Products that read nothing with a gradient but their arguments.
+CLOSED = (Dense.product, Conv.product, Conv1d.product)
 
 
 def _uniform(rngs: nnx.Rngs, shape: tuple[int, ...], bound: float) -> Array:

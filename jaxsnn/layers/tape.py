@@ -102,6 +102,7 @@ class Tape:
       activity: the record.
       feeds: what enters each kernel, in the order of the calls.
       pools: max pooling -> layers whose neurons it pools.
+      spikes: the arrays of a pass in training that are 0 or 1 everywhere.
     """
 
     def __init__(
@@ -122,6 +123,7 @@ class Tape:
         self.activity = Activity()
         self.feeds: list[Feed] = []
         self.pools: dict[str, tuple[str, ...]] = {}
+        self.spikes: list[Array] = []
         self._key = key
         self._draws = 0
 
@@ -153,6 +155,18 @@ class Tape:
     def multiplied(self, name: str, additions: Array) -> None:
         """Record what a product of spikes with spikes costs at each step, `[T, B, L]`."""
         self.activity.products[name] = lax.stop_gradient(self.sum(additions))
+
+    def note_spikes(self, value: Array, of: Array | None = None) -> None:
+        """Note that an array is 0 or 1 everywhere; made of another, only if that one is.
+
+        The array itself is noted, so that whatever is made of it is not taken for spikes.
+        """
+        if self.train and (of is None or self.are_spikes(of)):
+            self.spikes.append(value)
+
+    def are_spikes(self, value: Array) -> bool:
+        """Return whether an array is noted as 0 or 1 everywhere."""
+        return any(value is each for each in self.spikes)
 
     def total(self, signal: Signal) -> Array:
         """Return a signal summed over the steps that are recorded, `[B, ...]`."""

@@ -175,7 +175,7 @@ class Neuron:
             return spikes.astype(jnp.bfloat16) if short else spikes
 
         # Else the reverse pass would keep the surrogate's values, too.
-        fire = jax.checkpoint(fire, prevent_cse=False) if short else fire
+        fire = jax.checkpoint(fire, prevent_cse=False)
         last = jax.tree.map(lambda x: x[-1], states)
         return fire(neuron, states), states.potential, last
 

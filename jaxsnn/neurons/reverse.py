@@ -47,7 +47,7 @@ def by_hand(
     kept, last = _trajectory(form, neuron, start, current, feedback)
     potential = _potential(form, neuron, kept)
     # Else the reverse pass would keep the surrogate's values, too.
-    fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0) if form.short else _fire
+    fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0)
     spikes = fire(form, neuron, start, kept)
     return spikes, potential, straight_through(last, potential[-1])
 

@@ -158,7 +158,13 @@ def subject(problem, options, run, unit=1, **facts):
         "devices": jax.local_device_count(),
         "native": native.describe(),
     }
-    check = lambda: check_in(problem, options)  # noqa: E731
+
+    def check():
+        stats = jax.local_devices()[0].memory_stats() or {}  # before the check needs more
+        peak = stats.get("peak_bytes_in_use")
+        found = {"device_mib": None if peak is None else peak / 2**20}
+        return check_in(problem, options) | found
+
     return {"run": run, "check": check, "unit": unit, **where, **facts}
 
 

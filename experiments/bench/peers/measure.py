@@ -129,6 +129,7 @@ def main():
         "slowest_ms": 1e3 * max(times),
         "groups": len(times),
         "steps_per_group": size,
+        "unit": unit,
         "import_seconds": imported - start,
         "start_seconds": first - start,
         "cores_busy": ours,

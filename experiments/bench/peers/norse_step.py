@@ -9,7 +9,7 @@ import norse.torch as norse
 import torch
 from norse.torch.functional.lif_box import LIFBoxParameters
 from torch import nn
-from torch_step import DEVICE, feedback_of, stack, subject
+from torch_step import DEVICE, feedback_of, settings_of, stack, subject
 
 PACKAGES = ("torch", "norse")
 
@@ -35,8 +35,8 @@ class Recurrent(nn.Module):
 
 
 def build(problem, variant):
-    """Return what `measure` times; there are no variants."""
-    del variant
+    """Return what `measure` times; a variant has the words of `settings_of`."""
+    settings = settings_of(variant)
     spec = problem["spec"]
     kept = 1 - spec["decay"]
     parameters = LIFBoxParameters(
@@ -61,4 +61,4 @@ def build(problem, variant):
             fired.append(spikes)
         return torch.stack(fired).mean(0)
 
-    return subject(problem, rates, network.parameters())
+    return subject(problem, rates, network.parameters(), settings, network=network)

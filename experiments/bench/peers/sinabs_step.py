@@ -10,7 +10,7 @@ import math
 import torch
 from sinabs import activation, layers
 from torch import nn
-from torch_step import DEVICE, feedback_of, stack, subject
+from torch_step import DEVICE, feedback_of, settings_of, stack, subject
 
 PACKAGES = ("torch", "sinabs")
 
@@ -29,8 +29,8 @@ class Unfolded(nn.Module):
 
 
 def build(problem, variant):
-    """Return what `measure` times; there are no variants."""
-    del variant
+    """Return what `measure` times; a variant has the words of `settings_of`."""
+    settings = settings_of(variant)
     spec = problem["spec"]
     batch, timesteps = len(problem["labels"]), spec["timesteps"]
     options = {
@@ -58,4 +58,5 @@ def build(problem, variant):
         spikes = network(x.transpose(0, 1).flatten(0, 1))
         return spikes.unflatten(0, (batch, timesteps)).mean(1)
 
-    return subject(problem, rates, (p for p in network.parameters() if p.requires_grad))
+    trained = (p for p in network.parameters() if p.requires_grad)
+    return subject(problem, rates, trained, settings, network=network)

@@ -8,14 +8,14 @@ import snntorch
 import torch
 from snntorch import surrogate
 from torch import nn
-from torch_step import DEVICE, feedback_of, stack, subject
+from torch_step import DEVICE, feedback_of, settings_of, stack, subject
 
 PACKAGES = ("torch", "snntorch")
 
 
 def build(problem, variant):
-    """Return what `measure` times; there are no variants."""
-    del variant
+    """Return what `measure` times; a variant has the words of `settings_of`."""
+    settings = settings_of(variant)
     spec = problem["spec"]
     options = {"beta": spec["decay"], "threshold": spec["threshold"]}
     options["spike_grad"] = surrogate.atan(alpha=spec["alpha"])
@@ -48,4 +48,4 @@ def build(problem, variant):
             fired.append(h)
         return torch.stack(fired).mean(0)
 
-    return subject(problem, rates, network.parameters())
+    return subject(problem, rates, network.parameters(), settings, network=network)

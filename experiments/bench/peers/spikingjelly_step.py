@@ -11,7 +11,7 @@ import importlib.util
 import torch
 from spikingjelly.activation_based import functional, layer, neuron, surrogate
 from torch import nn
-from torch_step import DEVICE, stack, subject
+from torch_step import DEVICE, settings_of, stack, subject
 
 PACKAGES = ("torch", "spikingjelly")
 
@@ -26,8 +26,8 @@ def backend():
 
 
 def build(problem, variant):
-    """Return what `measure` times; there are no variants."""
-    del variant
+    """Return what `measure` times; a variant has the words of `settings_of`."""
+    settings = settings_of(variant)
     spec = problem["spec"]
 
     def lif():
@@ -62,4 +62,4 @@ def build(problem, variant):
         functional.reset_net(network)
         return network(x).mean(0)
 
-    return subject(problem, rates, network.parameters())
+    return subject(problem, rates, network.parameters(), settings, network=network)

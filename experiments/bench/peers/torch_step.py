@@ -9,6 +9,8 @@ with snnTorch's arc tangent as the spike's derivative and none through the reset
 - "" : eager autograd, PyTorch's default layout and Adam;
 - "tuned": channels-last convolutions, the whole neuron sequence as one function with its backward
   pass written out (also the recurrent one), and the fused Adam.
+
+All torch peers know the words of `settings_of`.
 """
 
 import math
@@ -21,6 +23,20 @@ from torch import nn
 PACKAGES = ("torch",)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def settings_of(variant):
+    """Return the words of a variant, and make those settings that are of the whole process.
+
+    - "gpu": channels-last convolutions, the fused Adam, cuDNN's search, products in TF32;
+    - "amp": products in bfloat16 by autocast.
+    """
+    words = set(variant.split())
+    if "gpu" in words:
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = True
+    return words
 
 
 def load(module, layer, problem, scale=1.0):
@@ -92,17 +108,29 @@ def batch_of(problem):
     return x.contiguous().to(DEVICE), labels.to(DEVICE)
 
 
-def subject(problem, rates, parameters, *, fused=False):
+def subject(problem, forward, parameters, settings, *, network):
     """Return what `measure` times.
 
     Args:
       problem: from `measure.read_problem`.
-      rates: input `[T, B, ...]` -> mean output spikes `[B, classes]`.
+      forward: input `[T, B, ...]` -> mean output spikes `[B, classes]`.
       parameters: what Adam trains.
-      fused: whether Adam is one kernel.
+      settings: of `settings_of`, or with "tuned", of `build`.
+      network: the module, whose convolutions get the settings' layout.
     """
     torch.set_num_threads(os.cpu_count() or 1)
+    fused = bool(settings & {"gpu", "tuned"})
+    if fused:
+        network.to(memory_format=torch.channels_last)
     (x, labels), parameters = batch_of(problem), list(parameters)
+
+    def rates(x):
+        with torch.autocast(DEVICE, torch.bfloat16, enabled="amp" in settings):
+            return forward(x).float()
+
+    def memory():
+        peak = torch.cuda.max_memory_allocated() / 2**20 if DEVICE == "cuda" else None
+        return {"device_mib": peak}
 
     def loss_of(rates):
         return nn.functional.cross_entropy(rates, labels)
@@ -118,7 +146,7 @@ def subject(problem, rates, parameters, *, fused=False):
         with torch.no_grad():
             found = rates(x)
         seen = {"loss": loss_of(found).item(), "rate": found.mean().item()}
-        return {"run": infer, "check": lambda: seen}
+        return {"run": infer, "check": lambda: seen | memory()}
 
     learning_rate = problem["spec"]["learning_rate"]
     optimizer = torch.optim.Adam(parameters, lr=learning_rate, fused=fused or None)
@@ -141,7 +169,7 @@ def subject(problem, rates, parameters, *, fused=False):
         "gradient_norm": torch.stack(squares).sum().sqrt(),
     }
     checked = {name: value.item() for name, value in checked.items()}
-    return {"run": train, "check": lambda: checked}
+    return {"run": train, "check": lambda: checked | memory()}
 
 
 class Spike(torch.autograd.Function):
@@ -238,20 +266,17 @@ class Neurons(nn.Module):
 
 
 def build(problem, variant):
-    """Return what `measure` times; `variant` is "", "tuned" or "tuned bf16" (autocast)."""
-    tuned = variant.startswith("tuned")
-    bf16 = variant.endswith("bf16")
+    """Return what `measure` times; words of `variant` are "tuned" and those of `settings_of`."""
+    settings = settings_of(variant)
+    tuned = "tuned" in settings
     network = nn.Sequential(*stack(problem, lambda layer: Neurons(problem, layer, tuned)))
     network.to(DEVICE)
-    if tuned:
-        network.to(memory_format=torch.channels_last)
 
     def rates(x):
         timesteps = len(x)
         x = x.flatten(0, 1)
         if tuned and x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(DEVICE, torch.bfloat16, enabled=bf16):
-            return network(x).unflatten(0, (timesteps, -1)).float().mean(0)
+        return network(x).unflatten(0, (timesteps, -1)).float().mean(0)
 
-    return subject(problem, rates, network.parameters(), fused=tuned)
+    return subject(problem, rates, network.parameters(), settings, network=network)

@@ -23,6 +23,7 @@ from experiments.bench.studies.convolutions import convolutions
 from experiments.bench.studies.lanes import lanes
 from experiments.bench.studies.mixed import mixed
 from experiments.bench.studies.precision import precision
+from experiments.bench.studies.residuals import residuals
 from experiments.bench.studies.thrift import thrift
 from experiments.bench.tables import is_same, new_table
 from jaxsnn.errors import UserError
@@ -189,4 +190,5 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "precision": precision,
     "compiled": compiled,
     "mixed": mixed,
+    "residuals": residuals,
 }
