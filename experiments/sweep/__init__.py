@@ -8,4 +8,9 @@ within a tolerance on held-out images is the product.
 
     python -m experiments.sweep --preset cpu --dataset mnist --data-dir DIR
     python -m experiments.sweep --axis timesteps=2,4 --axis spike_weight=0,0.03 --sparsity 0.8 0.9
+
+With --search, Optuna proposes points between the ends of each axis in place of the grid; workers
+share them, and lanes that lose are replaced early:
+
+    python -m experiments.sweep --search 256 --workers 4 --halving 3
 """

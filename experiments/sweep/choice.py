@@ -1,6 +1,6 @@
 """Which of the swept networks is the product, and the fronts that all of them make."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,7 +10,7 @@ from experiments.common import Problem, summary_of
 from experiments.sweep.config import Config
 from jaxsnn import sweep, train
 from jaxsnn.compress import schedules
-from jaxsnn.methods import Result
+from jaxsnn.methods import Result, Trained
 from jaxsnn.methods.result import CONTROL
 from jaxsnn.metrics import Comparison, Report
 from jaxsnn.report.sweep_plots import plot_front, plot_heat
@@ -29,26 +29,38 @@ class Chosen(NamedTuple):
     fronts: dict[str, Any]  # cost -> names on the Pareto front, and its hypervolume
 
 
+Pictures = list[tuple[str, Callable[[Path], None]]]  # name, and what draws it
+
+
+class Tried(NamedTuple):
+    """What a sweep or a search hands over."""
+
+    networks: dict[str, Trained]  # name of a row -> a network that may be chosen
+    accuracies: dict[str, float]  # name of a row -> its accuracy on held-out images
+    pictures: Callable[[Result, Chosen], Pictures]
+    extra: dict[str, Any]  # further fields of results.json
+
+
 def lanes(whole: Result) -> list[Report]:
     """Return the rows of the swept networks."""
     return [row for row in whole.report.rows if row.name not in (*BASELINES, "compressed")]
 
 
-def choose(config: Config, problem: Problem, whole: Result, swept: sweep.Swept) -> Chosen:
+def choose(
+    config: Config, problem: Problem, whole: Result, accuracies: Mapping[str, float]
+) -> Chosen:
     """Return the smallest network that lost no more than the tolerance on held-out images.
 
-    If all lost more, it is the most accurate one.
+    If all lost more, it is the most accurate one. The accuracies on held-out images are those of
+    the rows, by name; the baselines are evaluated here.
     """
     split = problem.data.validation
     validation = {
-        name: train.evaluate(each.task, each.network, split).accuracy
+        name: accuracies[name]
+        if name in accuracies
+        else train.evaluate(each.task, each.network, split).accuracy
         for name, each in whole.networks.items()
-        if name in BASELINES
     }
-    for row in swept.rows:
-        name = point_name({axis: row[axis] for axis in swept.points})
-        if name in whole.networks:
-            validation[name] = float(row["validation_accuracy"])
     rows = lanes(whole)
 
     def is_near(row: Report) -> bool:
@@ -103,25 +115,27 @@ def with_product(whole: Result, chosen: Chosen) -> Result:
     )
 
 
-def pictures(
-    whole: Result, swept: sweep.Swept, chosen: Chosen
-) -> list[tuple[str, Callable[[Path], None]]]:
-    """Return what draws the fronts, and the maps over sparsity and bits."""
-    dense, rows = whole.report.rows[0], lanes(whole)
+def pictures(swept: sweep.Swept) -> Callable[[Result, Chosen], Pictures]:
+    """Return what draws the fronts of a grid, and the maps over sparsity and bits."""
     points = {point_name(p): p for p in ({a: row[a] for a in swept.points} for row in swept.rows)}
-    names = [row.name for row in rows]
-    front = partial(
-        plot_front,
-        {title: [getattr(row, cost) for row in rows] for cost, title in COSTS.items()},
-        [row.accuracy or 0.0 for row in rows],
-        groups=[f"{points[name]['bits']} bits" for name in names],
-        dense=([getattr(dense, cost) for cost in COSTS], dense.accuracy or 0.0),
-        chosen=names.index(chosen.name),
-    )
-    flat = [row.to_row() | points[row.name] for row in rows]
-    maps = {"accuracy": "test accuracy, %", "weight_bytes": "bytes of weights"}
-    heat = partial(plot_heat, flat, "sparsity", "bits", maps)
-    return [("front", lambda path: front(path=path)), ("heat", lambda path: heat(path=path))]
+
+    def of(whole: Result, chosen: Chosen) -> Pictures:
+        dense, rows = whole.report.rows[0], lanes(whole)
+        names = [row.name for row in rows]
+        front = partial(
+            plot_front,
+            {title: [getattr(row, cost) for row in rows] for cost, title in COSTS.items()},
+            [row.accuracy or 0.0 for row in rows],
+            groups=[f"{points[name]['bits']} bits" for name in names],
+            dense=([getattr(dense, cost) for cost in COSTS], dense.accuracy or 0.0),
+            chosen=names.index(chosen.name),
+        )
+        flat = [row.to_row() | points[row.name] for row in rows]
+        maps = {"accuracy": "test accuracy, %", "weight_bytes": "bytes of weights"}
+        heat = partial(plot_heat, flat, "sparsity", "bits", maps)
+        return [("front", lambda path: front(path=path)), ("heat", lambda path: heat(path=path))]
+
+    return of
 
 
 def said(found: dict[str, Any]) -> str:

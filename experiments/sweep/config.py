@@ -1,5 +1,6 @@
 """Options of the sweep, their grid, and their presets."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -10,6 +11,7 @@ from experiments.common import (
     EngineOptions,
     NetworkOptions,
     Presets,
+    ProcessOptions,
     RunOptions,
     TaskOptions,
 )
@@ -44,7 +46,7 @@ class SweepOptions:
     lanes: Literal["auto", "vmap", "loop"] = "auto"
     """How lanes are computed on one device: vmap (together), loop (in turn), or what is faster."""
     chunk: Annotated[int | None, Whole(1)] = None
-    """Lanes computed at a time; what fits the memory if left out."""
+    """Lanes computed at a time; left out, what fits the memory, and 8 in a search."""
     memory_mb: Annotated[float | None, Range(0, open_low=True)] = None
     """Memory of a chunk on each device; 80 % of what is free if left out."""
     learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
@@ -80,6 +82,47 @@ class SweepOptions:
         return axes
 
 
+@checked
+class SearchOptions:
+    """A search in place of the grid: each axis ranges from its least to its greatest value."""
+
+    search: Annotated[int | None, Whole(1)] = None
+    """Try so many points, which a sampler of Optuna proposes; left out, the grid is swept."""
+    workers: Annotated[int | None, Whole(1, 256)] = None
+    """Processes of this machine that share the search, each with --chunk lanes (8 if left out);
+    one if left out."""
+    halving: Annotated[int | None, Whole(2)] = None
+    """Of so many lanes that come to a rung one goes on; new points take the place of the others."""
+    sampler: Literal["tpe", "nsga2", "random", "grid"] | None = None
+    """What proposes points: tpe if left out; grid takes those of the grid in random order."""
+    storage: str | None = None
+    """Where workers meet: a journal file, or a URL that other machines reach, such as
+    postgresql://... or grpc://HOST:PORT; a journal file in the run directory if left out."""
+    study: str | None = None
+    """Name of the search in the storage; sweep if left out."""
+
+    def check_with(self, sweep: SweepOptions) -> None:
+        """Refuse options that do nothing without --search, and those that do not go together."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        if self.search is None:
+            if given:
+                raise UserError(
+                    f"--{next(iter(given))} needs --search, the number of points to try"
+                )
+            return
+        if self.halving is not None and sweep.pull_epochs:
+            raise UserError(
+                "--halving needs --pull-epochs 0: lanes would repeat these epochs at each rung"
+            )
+        if self.halving is not None and self.halving > sweep.tune_epochs:
+            raise UserError(
+                f"--halving {self.halving} needs as many --tune-epochs, found {sweep.tune_epochs}"
+            )
+        size = math.prod(map(len, sweep.grid().values()))
+        if self.sampler == "grid" and self.search > size:
+            raise UserError(f"--sampler grid has {size} points, found --search {self.search}")
+
+
 @dataclass(frozen=True)
 class Config:
     """Options of `experiments.sweep`."""
@@ -89,11 +132,14 @@ class Config:
     task: TaskOptions = TaskOptions()
     network: NetworkOptions = NetworkOptions()
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     sweep: SweepOptions = SweepOptions()
+    search: SearchOptions = SearchOptions()
 
     def check(self) -> None:
         """Refuse a grid before anything is read or made."""
         points(self.sweep.grid(), self.sweep.axes(self.task.timesteps))
+        self.search.check_with(self.sweep)
 
 
 Values = dict[str, Any]

@@ -1,4 +1,4 @@
-"""Train the dense network, sweep, measure every lane, choose, draw the fronts."""
+"""Train the dense network, sweep or search, measure every network, choose, draw the fronts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ import optax
 
 from experiments import common
 from experiments.sweep import __doc__ as about
-from experiments.sweep import choice
+from experiments.sweep import choice, search
 from experiments.sweep.config import PRESETS, Config
 from jaxsnn import compress, sweep
 from jaxsnn.compress import distributions, masks
@@ -62,6 +62,8 @@ def lane(config: Config, problem: common.Problem, trainer: Trainer) -> Callable[
 def load(config: Config) -> common.Problem:
     """Read the data and build the network; every mistake of the user's shows here."""
     config.check()
+    if config.search.search is not None:
+        search.check(config)
     c = config.sweep
     problem = common.load(config, seed=c.seed, batch_size=c.batch_size)
     if not len(problem.data.validation.labels):
@@ -75,18 +77,29 @@ def load(config: Config) -> common.Problem:
     return problem
 
 
-def measured(config: Config, problem: common.Problem, swept: sweep.Swept) -> dict[str, Trained]:
-    """Return name of a point -> the network of its lane, of those that did not diverge."""
-    found = {}
-    for number, row in enumerate(swept.rows):
-        point = {name: row[name] for name in swept.points}
+def swept(
+    config: Config, problem: common.Problem, there: common.Run, dense: Network, lane: Any
+) -> choice.Tried:
+    """Train the grid; finished chunks are read back."""
+    c = config.sweep
+    found = sweep.run(
+        lane, c.grid(), problem.task, dense,
+        {"train": problem.data.train, "validation": problem.data.validation},
+        epochs=c.tune_epochs, batch_size=c.batch_size, axes=c.axes(config.task.timesteps),
+        lanes=c.lanes, chunk=c.chunk, directory=there.directory / "sweep",
+        budget=None if c.memory_mb is None else 1e6 * c.memory_mb,
+    )  # fmt: skip
+    networks, accuracies = {}, {}
+    for number, row in enumerate(found.rows):
+        point = {name: row[name] for name in found.points}
         if not row["diverged"]:
-            net = jax.tree.map(jnp.asarray, swept.lane(number)[1])
+            net = jax.tree.map(jnp.asarray, found.lane(number)[1])
             task = problem.task.at(int(point.get("timesteps", config.task.timesteps)))
-            found[point_name(point)] = Trained(net, task)
-    if not found:
+            networks[point_name(point)] = Trained(net, task)
+            accuracies[point_name(point)] = float(row["validation_accuracy"])
+    if not networks:
         raise UserError("every lane diverged: lower --learning-rate, or the values of --axis")
-    return found
+    return choice.Tried(networks, accuracies, choice.pictures(found), {"lanes": found.rows})
 
 
 def run(config: Config) -> None:
@@ -96,32 +109,25 @@ def run(config: Config) -> None:
     trainer = Trainer(there.fit, problem.data, c.batch_size, c.seed)
     adam = optax.adam(trainer.cosine(c.learning_rate, c.dense_epochs))
     dense = trainer("dense", problem.task, adam, problem.net, c.dense_epochs)
-    swept = sweep.run(
-        lane(config, problem, trainer), c.grid(), problem.task, dense,
-        {"train": problem.data.train, "validation": problem.data.validation},
-        epochs=c.tune_epochs, batch_size=c.batch_size, axes=c.axes(config.task.timesteps),
-        lanes=c.lanes, chunk=c.chunk, directory=there.directory / "sweep",
-        budget=None if c.memory_mb is None else 1e6 * c.memory_mb,
-    )  # fmt: skip
-    networks = measured(config, problem, swept)
+    way = swept if config.search.search is None else search.searched
+    tried = way(config, problem, there, dense, lane(config, problem, trainer))
     first = {"dense": Trained(dense, problem.task)}
     if c.control:
         epochs = c.pull_epochs + c.tune_epochs
         adam = optax.adam(trainer.cosine(c.learning_rate, epochs))
         longer = trainer(CONTROL, problem.task, adam, dense, epochs)
         first[CONTROL] = Trained(longer, problem.task)
-    whole = Result.of(first | networks, problem.data, seed=c.seed)
-    chosen = choice.choose(config, problem, whole, swept)
+    whole = Result.of(first | tried.networks, problem.data, seed=c.seed)
+    chosen = choice.choose(config, problem, whole, tried.accuracies)
     there.say(f"chosen: {chosen.name}")
-    result = choice.with_product(whole, chosen)
     there.finish(
-        result,
+        choice.with_product(whole, chosen),
         title=f"A sweep on {problem.data.name}",
         summary=choice.summary(config, problem, chosen),
         samples=problem.data.test.images,
-        more=choice.pictures(whole, swept, chosen),
+        more=tried.pictures(whole, chosen),
         fronts=chosen.fronts,
-        lanes=swept.rows,
+        **tried.extra,
     )
     print(f"chosen   {chosen.name}\nfronts   {choice.said(chosen.fronts)}")
 

@@ -1,6 +1,12 @@
 """A run of `experiments.sweep`: its lanes, the choice, what it refuses."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +18,7 @@ from jaxsnn import export, sweep, tree
 from jaxsnn.methods import Trainer
 from jaxsnn.train import fit
 
+ROOT = Path(__file__).parents[2]
 NAMES = ["sparsity=0.5 bits=2", "sparsity=0.5 bits=4"]
 
 
@@ -106,6 +113,13 @@ MISTAKES = {
     "no choice": (["--validation=0"], "--validation"),
     "emptied": (["--sparsity", "0.9999", "--allocation=uniform"], "would empty"),
     "norm": (["--norm", "--axis", "timesteps=1,2"], "without batch normalisation"),
+    "search": (["--search", "0"], "--search must be in"),
+    "workers": (["--workers", "2"], "--workers needs --search"),
+    "halving": (["--search", "4", "--halving", "3"], "--halving 3 needs as many --tune-epochs"),
+    "pull": (["--search", "4", "--halving", "2", "--pull-epochs", "1"], "--pull-epochs 0"),
+    "sampler": (["--search", "4", "--sampler", "best"], "--sampler"),
+    "grid": (["--search", "5", "--sampler", "grid"], "--sampler grid has 4 points"),
+    "storage": (["--search", "4", "--storage", "/no/such/journal"], "/no/such/journal cannot be"),
 }
 
 
@@ -113,3 +127,43 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
     options, culprit = MISTAKES[mistake]
     assert culprit in mistake_of("sweep", ["--preset=smoke", *options])
+
+
+# --- Searches -------------------------------------------------------------------------------------
+
+SEARCH = (
+    "--preset smoke --network 8-{classes} --timesteps 2 --limit 120 --dense-epochs 1 --no-control "
+    "--sparsity 0.3 0.9 --bits 2 8 --tune-epochs 4 --search 12 --chunk 2 --halving 2"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.run
+def test_a_search_of_two_workers_ends_with_its_front(tmp_path, run_in_process, capsys):
+    run_in_process("sweep", ["--out", tmp_path, *SEARCH.split(), "--workers", "2"])
+    assert "trials 12/12" in capsys.readouterr().err
+    results = json.loads((tmp_path / "results.json").read_text())
+    search = results["search"]
+    assert len(search["trials"]) == 12
+    assert search["lane_epochs"] == sum(row["epochs"] for row in search["trials"]) < 48
+    names = [row["name"] for row in results["rows"]]
+    assert names == ["dense", *(f"trial {number}" for number in search["front"]), "compressed"]
+    for entry in search["hypervolumes"]:
+        assert 0 <= entry["weight_bytes"] <= 1 and 0 <= entry["synops"] <= 1
+    assert (tmp_path / "plots" / "front.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.run
+def test_a_search_whose_processes_are_all_killed_resumes(tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments.sweep", "--out", str(run), *SEARCH.split()]
+    command += ["--workers", "2", "--tune-epochs", "40"]
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(command, stderr=log, stdout=log, cwd=ROOT, start_new_session=True)
+    while "trials" not in (tmp_path / "log").read_text() and process.poll() is None:
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    subprocess.run([*command, "--resume"], cwd=ROOT, check=True, timeout=600)
+    results = json.loads((run / "results.json").read_text())
+    assert len(results["search"]["trials"]) == 12
