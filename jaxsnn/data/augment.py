@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from jaxsnn import draws
 from jaxsnn.data import event_augment
 from jaxsnn.data.autoaugment import augment_by_policy
 from jaxsnn.data.base import check_rank
@@ -120,7 +121,7 @@ def shift(key: Array, images: Array, pixels: int) -> Array:
         return images
     border = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     padded = jnp.pad(images, border)
-    corners = jax.random.randint(key, (len(images), 2), 0, 2 * pixels + 1)
+    corners = draws.below(key, (len(images), 2), 2 * pixels + 1)
 
     def crop(image: Array, corner: Array) -> Array:
         return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
@@ -154,7 +155,7 @@ def cutout(key: Array, images: Array, size: int = 16) -> Array:
     row_key, column_key = jax.random.split(key)
 
     def covered(key: Array, length: int) -> Array:
-        centre = jax.random.randint(key, (num, 1), 0, length)
+        centre = draws.below(key, (num, 1), length)
         place = jnp.arange(length).reshape(1, length) - centre
         return (place >= -(size // 2)) & (place < size // 2)
 
@@ -189,5 +190,5 @@ def flip_and_roll(key: Array, frames: Array, pixels: int = 5) -> Array:
     flip_key, roll_key = jax.random.split(key)
     is_flipped = jax.random.bernoulli(flip_key, shape=(len(frames), 1, 1, 1, 1))
     frames = jnp.where(is_flipped, frames[:, :, :, ::-1], frames)
-    steps = jax.random.randint(roll_key, (len(frames), 2), -pixels, pixels + 1)
+    steps = draws.below(roll_key, (len(frames), 2), 2 * pixels + 1) - pixels
     return jax.vmap(lambda frame, step: jnp.roll(frame, step, (1, 2)))(frames, steps)

@@ -26,6 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxsnn import draws
 from jaxsnn.data import pixels
 from jaxsnn.data.base import check_rank
 from jaxsnn.errors import UserError
@@ -171,7 +172,7 @@ def augment_by_policy(key: Array, images: Array) -> Array:
     size, height, width, _ = images.shape
     probability, table = _policy(height, width)
     pair_key, done_key, sign_key = jax.random.split(key, 3)
-    pair = jax.random.randint(pair_key, (size,), 0, len(probability))
+    pair = draws.below(pair_key, (size,), len(probability))
     done = jax.random.uniform(done_key, (size, 2), jnp.float32) < jnp.asarray(probability)[pair]
     sign = jax.random.bernoulli(sign_key, shape=(size, 2)).astype(jnp.int32)
     for half in range(2):

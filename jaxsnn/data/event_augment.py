@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from jaxsnn import draws
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.errors import UserError
 
@@ -61,7 +62,7 @@ def shift_frames(key: Array, frames: Array, pixels: int) -> Array:
 
     def one(key: Array, recording: Array) -> Array:
         border = [(0, 0), *[(pixels, pixels)] * sides, *[(0, 0)] * (recording.ndim - 1 - sides)]
-        corner = jax.random.randint(key, (sides,), 0, 2 * pixels + 1)
+        corner = draws.below(key, (sides,), 2 * pixels + 1)
         start = [0, *corner, *[0] * (recording.ndim - 1 - sides)]
         return jax.lax.dynamic_slice(jnp.pad(recording, border), start, recording.shape)
 
@@ -133,7 +134,7 @@ def drop_time(key: Array, frames: Array, share: float) -> Array:
     lost = round(share * steps)
 
     def one(key: Array, recording: Array) -> Array:
-        since = jnp.arange(steps) - jax.random.randint(key, (), 0, steps - lost + 1)
+        since = jnp.arange(steps) - draws.below(key, (), steps - lost + 1)
         is_lost = ((since >= 0) & (since < lost)).reshape((-1,) + (1,) * (recording.ndim - 1))
         return jnp.where(is_lost, jnp.zeros((), recording.dtype), recording)
 
@@ -161,7 +162,7 @@ def jitter_time(key: Array, frames: Array, steps: int = 1) -> Array:
     last = frames.shape[1] - 1
 
     def one(key: Array, recording: Array) -> Array:
-        away = jax.random.randint(key, recording.shape, -steps, steps + 1)
+        away = draws.below(key, recording.shape, 2 * steps + 1) - steps
         total = jnp.zeros(recording.shape, jnp.int32)
         for step in range(-steps, steps + 1):
             target = jnp.clip(jnp.arange(last + 1) + step, 0, last)

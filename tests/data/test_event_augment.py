@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxsnn import train
+from jaxsnn import draws, train
 from jaxsnn.data import augment, event_augment
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
@@ -150,7 +150,7 @@ def jittered(recording, away):
 def test_jitter_moves_every_event_and_loses_none(frames, steps):
     result = jax.jit(event_augment.jitter_time, static_argnums=2)(KEY, frames, steps)
     for index, key in enumerate(jax.random.split(KEY, len(frames))):
-        away = np.asarray(jax.random.randint(key, frames.shape[1:], -steps, steps + 1))
+        away = np.asarray(draws.below(key, frames.shape[1:], 2 * steps + 1)) - steps
         np.testing.assert_array_equal(result[index], jittered(np.asarray(frames[index]), away))
     np.testing.assert_array_equal(result.sum(1, dtype=int), frames.sum(1, dtype=int))
 
