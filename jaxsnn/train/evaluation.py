@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from jaxsnn import timing
@@ -21,6 +22,8 @@ __all__ = ["Evaluation", "batch_at", "evaluate", "evaluate_traced", "predict"]
 
 Tree = Any
 
+BATCH = 100  # samples at a time: the same for held-out and test images, so that they share programs
+
 
 class Evaluation(NamedTuple):
     """What a pass over a data set gives."""
@@ -32,9 +35,11 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    task: Task, net: Network, split: Split, *, batch_size: int = 100, seed: int = 0
+    task: Task, net: Network, split: Split, *, batch_size: int = BATCH, seed: int = 0
 ) -> Evaluation:
-    """Run the network over a data set, as one compiled loop; every sample counts once.
+    """Run the network over a data set; every sample counts once.
+
+    One compiled program takes a batch of any set: held-out and test images share it.
 
     Args:
       task: input and loss.
@@ -58,31 +63,82 @@ def evaluate(
     as_task(task).check(net, split)
     check_whole("batch_size", batch_size, 1, 1 << 31)
     demand.check_evaluation(task, net, batch_size)
+    samples, labels = (np.asarray(part) for part in split)
+    starts = range(0, len(labels), batch_size)
     with timing.activity("evaluate"):
-        arguments = _arguments(task, net, split, batch_size, seed)
-        correct, loss, counts = parallel.gather(_evaluate(*arguments), arguments[0].devices)
-        over_time = correct / len(split[1])
-        return Evaluation(float(over_time[-1]), float(loss), over_time, counts)
+        task, net, key = _ready(task, net, batch_size, seed)
+        sums = None
+        for i, start in enumerate(starts):
+            part = slice(start, start + batch_size)
+            batch = _filled(samples[part], batch_size), _filled(labels[part], batch_size)
+            given = parallel.replicate((*batch, len(labels) - start, key, i), task.devices)
+            new = _evaluate(task, net, *given)
+            sums = new if sums is None else _add(sums, new)
+        correct, loss, counts = parallel.gather(sums, task.devices)
+        over_time = correct / len(labels)
+        mean = float(np.asarray(loss) / len(starts))
+        return Evaluation(float(over_time[-1]), mean, over_time, counts)
 
 
-def prepare(
-    task: Task, net: Network, split: Split, *, batch_size: int = 100, seed: int = 0
-) -> None:
+def prepare(task: Task, net: Network, split: Split, *, batch_size: int = BATCH) -> None:
     """Compile what `evaluate` will run, for another thread to do while a device trains.
 
-    The arguments are those of `evaluate`; of the network only shapes count.
+    Args:
+      task: input and loss.
+      net: any network of the same shapes.
+      split: any images and labels of the same shapes, at least one.
+      batch_size: samples at a time.
     """
-    _evaluate.lower(*_arguments(task, net, split, batch_size, seed)).compile()
+    task, net, key = _ready(task, net, batch_size, 0)
+    batch = [_filled(np.asarray(part[:1]), batch_size) for part in split]
+    given = parallel.replicate((*batch, batch_size, key, 0), task.devices)
+    _evaluate.lower(task, net, *given).compile()
 
 
-def _arguments(
-    task: Task, net: Network, split: Split, batch_size: int, seed: int
-) -> tuple[Task, int, Network, tuple[Array, Array], int]:
-    """Return the arguments of the compiled evaluation, on its devices."""
+def _ready(task: Task, net: Network, batch_size: int, seed: int) -> tuple[Task, Network, Array]:
+    """Return task and network as an evaluation has them, on its devices, and its random key."""
     devices = parallel.most_devices(batch_size, task.devices)
-    task, device = replace(task, devices=devices, guide=None), jax.device_put(tuple(split))
-    net, device = parallel.replicate((net.for_passes(), device), devices)
-    return task, batch_size, net, device, seed
+    task = replace(task, devices=devices, guide=None)
+    return task, parallel.replicate(net.for_passes(), devices), jax.random.key(seed)
+
+
+def _filled(batch: np.ndarray, size: int) -> np.ndarray:
+    """Return a batch filled up with its last sample."""
+    missing = size - len(batch)
+    return np.concatenate([batch, np.repeat(batch[-1:], missing, 0)]) if missing else batch
+
+
+@jax.jit
+def _evaluate(
+    task: Task, net: Network, samples: Array, labels: Array, left: Array, key: Array, i: Array
+) -> Any:
+    """Return what `_counted` does of the i-th batch, of which so many samples are left."""
+    valid = jnp.arange(samples.shape[0]) < left
+    x = task.prepare(jax.random.fold_in(key, i), samples, False)
+    return parallel.over_devices(partial(_counted, task), task.devices, net, x, labels, valid)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _add(sums: Any, new: Any) -> Any:
+    return jax.tree.map(jnp.add, sums, new)
+
+
+def _counted(
+    task: Task, net: Network, x: Array | Signal, labels: Array, valid: Array
+) -> tuple[Array, Array, Counts]:
+    """Return what some samples add to an evaluation, on one of several devices.
+
+    Returns:
+      Samples classified right after each step, `[T]`; the mean loss `[]`; counts.
+    """
+    output = task.run(net, x)
+    steps = jnp.arange(1, output.readout.shape[0] + 1, dtype=jnp.float32)
+    scores = jnp.cumsum(output.readout, 0) / steps.reshape(-1, 1, 1)
+    right = (scores.argmax(-1) == labels.reshape(1, -1)) & valid.reshape(1, -1)
+    counts = accumulate(no_counts(output.activity), output.activity, valid=valid)
+    correct, counts = parallel.sum_over_devices((right.sum(1), counts), task.devices)
+    loss = task.objective(output, labels, x, train=False)
+    return correct, parallel.mean_over_devices(loss, task.devices), counts
 
 
 def evaluate_traced(
@@ -100,40 +156,19 @@ def evaluate_traced(
     Returns:
       Accuracy over time float32 `[T]`, whose last is the accuracy; loss float32 `[]`; counts.
     """
-    correct, loss, counts = _sums(task, batch_size, net, split, seed)
-    return correct / split[1].shape[0], loss, counts
-
-
-def _sums(
-    task: Task, batch_size: int, net: Network, split: tuple[Array, Array], seed: Array | int
-) -> Any:
-    images, labels = split
-    size = images.shape[0]
-    batches = -(-size // batch_size)
-    key = jax.random.key(seed)
-
-    def shard(net: Network, x: Array | Signal, labels: Array, valid: Array) -> Any:
-        output = task.run(net, x)
-        steps = jnp.arange(1, output.readout.shape[0] + 1, dtype=jnp.float32)
-        scores = jnp.cumsum(output.readout, 0) / steps.reshape(-1, 1, 1)
-        right = (scores.argmax(-1) == labels.reshape(1, -1)) & valid.reshape(1, -1)
-        counts = no_counts(output.activity)
-        counts = accumulate(counts, output.activity, valid=valid)
-        sums = parallel.sum_over_devices((right.sum(1), counts), task.devices)
-        loss = parallel.mean_over_devices(
-            task.objective(output, labels, x, train=False), task.devices
-        )
-        return sums[0], loss / batches, sums[1]
+    samples, labels = split
+    batches, key = -(-len(labels) // batch_size), jax.random.key(seed)
 
     def batch(i: Array | int) -> Any:
-        x, rows, valid = batch_at(task, batch_size, images, key, i)
-        return parallel.over_devices(shard, task.devices, net, x, labels[rows], valid)
+        x, rows, valid = batch_at(task, batch_size, samples, key, i)
+        counted = partial(_counted, task)
+        return parallel.over_devices(counted, task.devices, net, x, labels[rows], valid)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(batch, 0))
-    return lax.fori_loop(0, batches, lambda i, sums: jax.tree.map(jnp.add, sums, batch(i)), zeros)
-
-
-_evaluate = jax.jit(_sums, static_argnums=(1,))
+    correct, loss, counts = lax.fori_loop(
+        0, batches, lambda i, sums: jax.tree.map(jnp.add, sums, batch(i)), zeros
+    )
+    return correct / len(labels), loss / batches, counts
 
 
 def predict(

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,10 +20,9 @@ from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.metrics import warnings
 from jaxsnn.network import Network
-from jaxsnn.train import demand, distributed, parallel, progress
+from jaxsnn.train import demand, distributed, evaluation, host, parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
 from jaxsnn.train.divergence import Watch
-from jaxsnn.train.evaluation import evaluate
 from jaxsnn.train.loop import (
     Sums,
     TrainState,
@@ -41,6 +41,9 @@ __all__ = ["Fit", "fit"]
 # Steps between two looks of a bar in a terminal: some tenths of a second to a few seconds. Without
 # one the host does not look before the epoch is over.
 CHUNK = 50
+
+# XLA compiles one program on two cores: with no more, a second one beside it gains nothing.
+FEW_CORES = 2
 
 Fit = Callable[..., Network]
 """What a method trains with: `fit(task, phase, net, split, *, epochs, batch_size, validation, seed,
@@ -115,6 +118,7 @@ def fit(
         steps = len(split[1]) // batch_size
         device = jax.device_put((split[0], split[1]))
         state, device = parallel.replicate((state, device), task.devices)
+        prepared = _prepare(task, net, validation) if done < epochs else None
         with progress.Bar(name, epochs, steps, done) if show else progress.Silence() as bar:
             for epoch in range(done, epochs):
                 start = time.perf_counter()
@@ -125,8 +129,11 @@ def fit(
                     state = end_epoch(phase, state)
                     watch.check(epoch, means(sums, batch_size), state.net.params)
                 record = {"phase": name, "epoch": epoch + 1, **means(sums, batch_size)}
+                if prepared is not None:
+                    with timing.activity("waiting"):
+                        prepared.result()
                 if validation is not None:
-                    found = evaluate(task, state.net, validation, batch_size=batch_size)
+                    found = evaluation.evaluate(task, state.net, validation)
                     record["validation_accuracy"], counts = found.accuracy, found.counts
                 if phase.observe is not None:
                     seen = phase.observe(state.net.params, state.opt_state)
@@ -170,7 +177,7 @@ def _check(
     check_whole("epochs", epochs, 0, 1 << 20)
     demand.check_training(task, net, phase, batch_size)
     if validation is not None:
-        demand.check_evaluation(task, net, batch_size)
+        demand.check_evaluation(task, net, evaluation.BATCH)
 
 
 def _shared(
@@ -215,6 +222,16 @@ def _compiled(phase: Phase) -> Phase:
 @jax.jit
 def _call(shared: Shared[Callable[..., Any]], *arguments: Any) -> Any:
     return shared.function(*arguments)
+
+
+def _prepare(task: Task, net: Network, validation: Split | None) -> Future[None] | None:
+    """Begin to compile the evaluation beside the training; not where both need the same cores."""
+    if validation is None or host.cores() <= FEW_CORES or jax.process_count() > 1:
+        return None
+    beside = ThreadPoolExecutor(max_workers=1)
+    prepared = beside.submit(evaluation.prepare, task, net, validation)
+    beside.shutdown(wait=False)
+    return prepared
 
 
 def _epoch(
