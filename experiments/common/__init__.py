@@ -9,11 +9,11 @@ An experiment is a folder `experiments/NAME` of three files and a docstring:
     __main__.py   `common.main(EXPERIMENT)`
 
 **Options.** Each field of `Config` is a group: one of `RunOptions`, `DataOptions`, `TaskOptions`,
-`NetworkOptions`, `EngineOptions`, `DenseOptions`, the method's own `methods.NAME.Options` (called
-`method`), and a small `@checked` class of the experiment's own. Nothing is inherited; a program has
-the groups it uses. Flags are flat (`--sparsity 0.9`), so a name stands in one group only; `seed`
-and `batch_size` are those of the method. `flat(config)` is all of it as one dictionary,
-`changed(config, {...})` replaces options by name, whatever group they are in.
+`NetworkOptions`, `EngineOptions`, `ProcessOptions`, `DenseOptions`, the method's own
+`methods.NAME.Options` (called `method`), and a small `@checked` class of the experiment's own.
+Nothing is inherited; a program has the groups it uses. Flags are flat (`--sparsity 0.9`), so a name
+stands in one group only; `seed` and `batch_size` are those of the method. `flat(config)` is all of
+it as one dictionary, `changed(config, {...})` replaces options by name, whatever group they are in.
 
     @dataclass(frozen=True)
     class Config:
@@ -22,6 +22,7 @@ and `batch_size` are those of the method. `flat(config)` is all of it as one dic
         task: TaskOptions = TaskOptions()
         network: NetworkOptions = NetworkOptions()
         engine: EngineOptions = EngineOptions()
+        processes: ProcessOptions = ProcessOptions()
         method: admm.Options = admm.Options()
         dense: DenseOptions = DenseOptions()
         ways: Ways = Ways()                          # of this program
@@ -49,6 +50,8 @@ check what can be checked before.
 - `run.arrays(name, compute)` keeps arrays that are expensive and no training; a resumed run reads
   them.
 - `run.say(text)` prints a line beside the progress.
+- `run.pack(result)` begins to pack the networks of a result beside what is done next, for programs
+  with several results.
 - `run.finish(*results, title=, summary=, samples=None, compared=None, more=(), **extra)` packs all
   networks of the results (models/NAME.safetensors), writes results.json (the rows, then `extra`),
   prints the table, draws the pictures (`samples[0]` as a raster, `compared` beside the baseline,
@@ -79,6 +82,7 @@ from experiments.common.problem import (
     task_of,
     train_dense,
 )
+from experiments.common.processes import ProcessOptions
 from experiments.common.run import Run
 from experiments.common.timing import timed
 
@@ -91,6 +95,7 @@ __all__ = [
     "NetworkOptions",
     "Presets",
     "Problem",
+    "ProcessOptions",
     "Run",
     "RunOptions",
     "TaskOptions",

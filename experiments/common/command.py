@@ -10,18 +10,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args, get_type_hints
 
+from experiments.common import processes, programs
 from experiments.common.options import changed, flat
 from jaxsnn import data, fields, foreign
 from jaxsnn.cli import arguments
 from jaxsnn.cli.ending import exit_code
 from jaxsnn.errors import UserError
+from jaxsnn.timing import Timing
 from jaxsnn.train import host
 
 Presets = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """Preset -> data set -> option -> value."""
 
 LONGEST = 300  # characters of a value in a file
-NOT_FROM_FILE = {"config", "resume", "out"}  # what says how a run is started, not what it is
+# What says how a run is started, not what it is.
+NOT_FROM_FILE = {"config", "resume", "out", *processes.ADDRESS}
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,22 @@ class Experiment:
 
 def main(experiment: Experiment) -> None:
     """Run an experiment; a user's mistake is one line on stderr and exit code 2."""
-    guard(lambda: experiment.run(parse(experiment, sys.argv[1:])))
+    guard(lambda: _run(experiment, parse(experiment, sys.argv[1:])))
+
+
+def _run(experiment: Experiment, config: Any) -> None:
+    """Do what an experiment does with a configuration, on kept programs, measured if asked for."""
+    if config.run.preset == "smoke":
+        programs.hurry()
+    if said := programs.keep(config.run.cache):
+        print(said, file=sys.stderr)
+    with processes.together(config):
+        if not config.run.timing:
+            experiment.run(config)
+            return
+        with Timing() as timing:
+            experiment.run(config)
+        print(f"\n{timing}")
 
 
 def guard(program: Callable[[], None]) -> None:

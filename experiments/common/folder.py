@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments.common.processes import LOCAL
 from jaxsnn import fields, foreign, report
 from jaxsnn.errors import UserError
 from jaxsnn.files import Lock, check_path, is_own, make_folder, remove_temporaries, write_atomic
@@ -13,7 +14,10 @@ from jaxsnn.files import Lock, check_path, is_own, make_folder, remove_temporari
 __all__ = ["CONFIG", "choose", "claim", "read_log", "write_options"]
 
 CONFIG, LOG = "config.json", "metrics.jsonl"
-VOLATILE = {"resume", "out", "config", "data_dir", "log"}  # may change when a run is resumed
+# What may change when a run is resumed.
+VOLATILE = LOCAL | {
+    "resume", "out", "config", "data_dir", "log", "timing", "cache", "checkpoint_every", "workers",
+}  # fmt: skip
 RECORD = {"phase": fields.TEXT, "epoch": fields.whole(1), "seconds": fields.NUMBER}
 LONGEST_LOG = 1 << 28  # bytes
 

@@ -16,8 +16,8 @@ class RunOptions:
     """The run: which defaults, which data, where the results go."""
 
     preset: Literal["smoke", "cpu", "gpu", "paper", "authors"] = "cpu"
-    """Which defaults: smoke (seconds), cpu (minutes on two cores), gpu (minutes on one), paper (as
-    published) or authors (what their public code does otherwise)."""
+    """Which defaults: smoke (seconds; XLA optimizes less), cpu (minutes on two cores), gpu (minutes
+    on one), paper (as published) or authors (what their public code does otherwise)."""
     dataset: str = "digits"
     """Name of the data set; digits is embedded, the others are read from --data-dir."""
     data_dir: str | None = None
@@ -30,6 +30,14 @@ class RunOptions:
     """File with options, such as the config.json of a run; those on the command line win."""
     log: Literal["none", "csv", "tensorboard"] = "none"
     """Where each epoch's figures go besides metrics.jsonl: metrics.csv, or tensorboard/."""
+    timing: bool = False
+    """Print at the end what each phase spent its time on, and how many programs it compiled."""
+    cache: bool = True
+    """Keep compiled programs for later runs, in $JAX_COMPILATION_CACHE_DIR, $JAXSNN_CACHE/programs
+    or ~/.cache/jaxsnn/programs."""
+    checkpoint_every: Annotated[float, Range(0, float("inf"))] = 30.0
+    """Seconds of training that an interruption may cost: a checkpoint follows the first epoch that
+    ends so long after the one before, and the last epoch; 0 for each epoch."""
 
 
 @checked
@@ -112,7 +120,8 @@ class EngineOptions:
     micro_batches: Annotated[int, Whole(1)] = 1
     """Compute a batch in so many parts, one after the other: less memory."""
     devices: Annotated[int | None, Whole(1)] = None
-    """Devices that share a batch; left out, as many as there are and divide it."""
+    """Devices that share a batch, those of all processes; left out, as many as there are and divide
+    it."""
 
 
 def flat(config: Any) -> dict[str, Any]:

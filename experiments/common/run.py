@@ -1,29 +1,38 @@
 """A run directory: configuration, log, checkpoints, models, pictures, results, one page."""
 
-import dataclasses
+import contextvars
 import json
 import math
 import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.common import folder, logs, pictures
 from experiments.common.options import flat
-from jaxsnn import archive, export, native, report, train
+from jaxsnn import archive, export, native, report, timing, train
 from jaxsnn.compress import masks
-from jaxsnn.files import write_atomic
-from jaxsnn.methods import Result
+from jaxsnn.files import Lock, write_atomic
+from jaxsnn.methods import Result, Trained
+from jaxsnn.metrics import Report
 from jaxsnn.network import Network
+from jaxsnn.train import distributed
 
 Row = dict[str, Any]  # one network in results.json
 
 
 class Run:
     """A run directory, and the `fit` that trains in it.
+
+    Of several processes the first one has the directory, reads, writes and prints; the others
+    train with it, and get what it reads.
 
     Args:
       experiment: name of the program, `experiments.NAME`.
@@ -37,14 +46,22 @@ class Run:
     def __init__(self, experiment: str, config: Any):
         self.experiment = experiment
         self.options = flat(config)
-        self.directory = folder.choose(experiment, self.options)
+        chosen = distributed.from_first(
+            lambda: str(folder.choose(experiment, self.options)).encode()
+        )
+        self.directory = Path(chosen.decode())
         self.command = f"python -m experiments.{experiment} {shlex.join(sys.argv[1:])}".rstrip()
-        self._hook = logs.by_name(self.options["log"], self.directory)
-        self._lock = folder.claim(self.directory, self.options["resume"])
         self._phases: set[str] = set()
+        self._background = ThreadPoolExecutor(max_workers=1)
+        self._packed: dict[str, Future[int]] = {}  # name of a file -> its bytes, once it is there
         self._start = time.perf_counter()
-        folder.write_options(self.directory, self.options)
-        self.log = folder.read_log(self.directory)
+        self.log: list[dict[str, Any]] = []
+        self._lock: Lock | None = None
+        if distributed.is_first():
+            self._hook = logs.by_name(self.options["log"], self.directory)
+            self._lock = folder.claim(self.directory, self.options["resume"])
+            folder.write_options(self.directory, self.options)
+            self.log = folder.read_log(self.directory)
         self.say(f"run directory: {self.directory}")
         self.say(native.describe())
         if "dtype" in self.options:
@@ -52,11 +69,13 @@ class Run:
 
     def close(self) -> None:
         """Let other processes have the directory; the end of the process does so, too."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def say(self, text: str) -> None:
         """Print a line on stderr, where progress goes."""
-        print(text, file=sys.stderr, flush=True)
+        if distributed.is_first():
+            print(text, file=sys.stderr, flush=True)
 
     def fit(self, *args: Any, name: str = "train", **options: Any) -> Network:
         """Train one phase as `train.fit` does; a resumed run goes on where its checkpoint stands.
@@ -67,12 +86,15 @@ class Run:
         if stem in self._phases:
             raise ValueError(f"two phases of the run are called {name!r}: use run.within")
         self._phases.add(stem)
-        checkpoints = train.Checkpoints(self.directory / "checkpoints" / stem)
+        place, every = self.directory / "checkpoints" / stem, self.options["checkpoint_every"]
+        checkpoints = train.Checkpoints(place, every=every)
+        log = self._record if distributed.is_first() else None
         try:
-            return train.fit(*args, **options, name=name, checkpoints=checkpoints, log=self._record)
+            return train.fit(*args, **options, name=name, checkpoints=checkpoints, log=log)
         finally:
             checkpoints.close()
-            self._hook.close()
+            if log is not None:
+                self._hook.close()
 
     def within(self, prefix: str) -> train.Fit:
         """Return a `fit` whose phases have names that begin with a prefix and a space."""
@@ -85,11 +107,29 @@ class Run:
     def arrays(self, name: str, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the arrays of a stage that is no training; a resumed run reads them back."""
         path = self.directory / "checkpoints" / f"{_stem(name)}.npz"
-        if path.exists():
-            return archive.read(path)
+        if distributed.from_first(lambda: b"1" * path.exists()):
+            return distributed.arrays_from_first(lambda: archive.read(path))
         found = compute()
-        write_atomic(path, archive.pack(found))
+        if distributed.is_first():
+            write_atomic(path, archive.pack(found))
         return found
+
+    def pack(self, result: Result, *, several: bool = False) -> Result:
+        """Begin to pack the networks of a result, beside what is done next; return the result.
+
+        `finish` does so with those that were not packed before, and waits for all of them.
+
+        Args:
+          result: of a method.
+          several: whether it is one of several, whose files end in the seed.
+        """
+        for name, measured in _rows(result) if distributed.is_first() else ():
+            stem = _stem_of(name, measured, several)
+            if stem not in self._packed:
+                save = partial(self._save, stem, name, result.networks[name], measured.accuracy)
+                context = contextvars.copy_context()  # with the time that is measured
+                self._packed[stem] = self._background.submit(partial(context.run, save))
+        return result
 
     def finish(
         self,
@@ -114,12 +154,26 @@ class Run:
           more: further pictures, (name, function of the file to draw to).
           **extra: further fields of results.json.
         """
+        several = len(results) > 1
+        for result in results:
+            self.pack(result, several=several)
+        measured = [each for result in results for each in _rows(result)]
         rows = [
-            self._row(name, result, i, several=len(results) > 1)
-            for result in results
-            for i, name in enumerate(result.networks)
+            _row(row, result.networks[name]) for result in results for name, row in _rows(result)
         ]
         _count_removed_channels(rows)
+        if not distributed.is_first():
+            return rows
+        drawn = [*pictures.of_result(self.log, results[-1], rows, samples, compared), *more]
+        with timing.activity("draw"):
+            failed = pictures.draw(self.directory / "plots", drawn)
+        for line in failed:
+            self.say(line)
+        with timing.activity("waiting"):
+            for row, each in zip(rows, measured, strict=True):
+                row["file_bytes"] = self._packed[_stem_of(*each, several)].result()
+        if clock := timing.opened():
+            extra["timing"] = clock.rows()
         report.write_results(
             self.directory,
             experiment=self.experiment,
@@ -134,10 +188,6 @@ class Run:
             extra=extra,
         )
         report.print_table(rows)
-        drawn = [*pictures.of_result(self.log, results[-1], rows, samples, compared), *more]
-        failed = pictures.draw(self.directory / "plots", drawn)
-        for line in failed:
-            self.say(line)
         page = report.write_html(
             self.directory, title, config=self.options, summary=summary, notes=failed
         )
@@ -146,24 +196,16 @@ class Run:
         print(f"models   {self.directory / 'models'}")
         return rows
 
-    def _row(self, name: str, result: Result, i: int, *, several: bool) -> Row:
-        """Pack a network to a file, and return its row."""
-        trained, measured = result.networks[name], result.report.rows[i]
-        stem = _stem(f"{name} {measured.seed}" if several else name)
+    def _save(self, stem: str, name: str, trained: Trained, accuracy: float | None) -> int:
+        """Pack a network to a file, and return its bytes."""
         metadata = {"name": name, "dataset": self.options["dataset"]}
         if frames_by := self.options.get("frames_by"):
             metadata["frames_by"] = frames_by
-        if measured.accuracy is not None:
-            metadata["accuracy"] = f"{measured.accuracy:.6f}"
-        file_bytes = export.save(
-            self.directory / "models" / f"{stem}.safetensors",
-            trained.network,
-            trained.task.inputs,
-            metadata,
-        )
-        row = dataclasses.replace(measured, file_bytes=file_bytes).to_row()
-        starved = masks.starved_outputs(masks.of_nonzeros(trained.network.params))
-        return row | {"starved_outputs": sum(map(int, starved.values()))}
+        if accuracy is not None:
+            metadata["accuracy"] = f"{accuracy:.6f}"
+        path = self.directory / "models" / f"{stem}.safetensors"
+        with timing.activity("pack"):
+            return export.save(path, trained.network, trained.task.inputs, metadata)
 
     def _record(self, record: Mapping[str, Any]) -> None:
         """Log an epoch; one that an interrupted run had logged already is replaced."""
@@ -177,6 +219,27 @@ class Run:
 
 def _stem(name: str) -> str:
     return name.replace(" ", "-").replace("/", "-")
+
+
+def _stem_of(name: str, measured: Report, several: bool) -> str:
+    """Return the name of a network's file, without its ending."""
+    return _stem(f"{name} {measured.seed}" if several else name)
+
+
+def _rows(result: Result) -> list[tuple[str, Report]]:
+    """Return the networks of a result by name, with what was measured of them."""
+    return list(zip(result.networks, result.report.rows, strict=True))
+
+
+def _row(measured: Report, trained: Trained) -> Row:
+    """Return the row of a network; the bytes of its file follow."""
+    starved = _starved(trained.network.params)
+    return measured.to_row() | {"starved_outputs": sum(map(int, starved.values()))}
+
+
+@jax.jit
+def _starved(params: Any) -> dict[str, jax.Array]:
+    return masks.starved_outputs(masks.of_nonzeros(params))
 
 
 def _count_removed_channels(rows: Sequence[Row]) -> None:

@@ -60,7 +60,10 @@ def run(config: Config) -> None:
     there = common.Run("qp_snn", config)
     several = len(parts) > 1
     results = [
-        go(chosen.ways, *part, there.within(f"seed {part[1].seed}") if several else there.fit)
+        there.pack(
+            go(chosen.ways, *part, there.within(f"seed {part[1].seed}") if several else there.fit),
+            several=several,
+        )
         for part in parts
     ]
     found = {

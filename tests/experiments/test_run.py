@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from experiments.common import Run, RunOptions, pictures
-from jaxsnn import native
+from jaxsnn import metrics, models, native, train
 from jaxsnn.errors import UserError
+from jaxsnn.inputs import Inputs
+from jaxsnn.methods import Result, Trained
 from jaxsnn.options import checked
 
 
@@ -292,6 +294,19 @@ def test_two_phases_of_one_name_are_noticed(tmp_path):
     for name in ("a-phase", "a phase", "a/phase"):
         with pytest.raises(ValueError, match=f"two phases of the run are called '{name}'"):
             run.fit(name=name)
+
+
+def test_what_fails_in_the_background_is_one_line_at_the_end(tmp_path):
+    run = start(tmp_path / "run")
+    (run.directory / "models").write_text("a file where a folder should be")
+    net, task = models.build("4-2", (3,)), train.Task(Inputs((3,), timesteps=1))
+    result = Result(
+        net, task, {"dense": Trained(net, task)}, metrics.Comparison((metrics.Report("dense"),))
+    )
+    assert run.pack(result) is result
+    with pytest.raises(UserError, match=r"models"):
+        run.finish(result, title="toy", summary="")
+    assert not (run.directory / "results.json").exists()
 
 
 def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_more(tmp_path):
