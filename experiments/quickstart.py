@@ -15,6 +15,7 @@ from experiments.common import (
     DenseOptions,
     EngineOptions,
     NetworkOptions,
+    ProcessOptions,
     RunOptions,
     TaskOptions,
 )
@@ -31,6 +32,7 @@ class Config:
     task: TaskOptions = TaskOptions()
     network: NetworkOptions = NetworkOptions()
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     dense: DenseOptions = DenseOptions()
     method: admm.Options = admm.Options()
 

@@ -95,6 +95,11 @@ def task_of(
     if batch_size % parts:
         raise UserError(f"--micro-batches {parts} do not divide --batch-size {batch_size}")
     devices = engine.devices or parallel.most_devices(batch_size // parts)
+    if engine.devices is None and devices < (processes := jax.process_count()):
+        raise UserError(
+            f"--batch-size {batch_size}: the {batch_size // parts} samples of a step cannot be "
+            f"shared by {processes} processes; take a multiple"
+        )
     if batch_size // parts % devices:
         raise UserError(
             f"--devices {devices} do not divide the {batch_size // parts} samples of a step"

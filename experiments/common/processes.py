@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -54,16 +55,24 @@ def together(config: Any) -> Iterator[None]:
             options.coordinator, options.num_processes, options.process_id,
             facts=given | releases, timeout=options.coordinator_timeout,
         ),
-        _quiet_unless_first(),
+        _only_the_first_prints(),
     ):  # fmt: skip
         yield
 
 
 @contextlib.contextmanager
-def _quiet_unless_first() -> Iterator[None]:
-    """Let only the first of several processes print its results."""
-    if distributed.is_first():
+def _only_the_first_prints() -> Iterator[None]:
+    """Of several processes let the first print its results, and no library beside it."""
+    if jax.process_count() == 1:
         yield
         return
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    sys.stdout.flush()
+    kept = os.dup(1)
+    with open(kept, "w", encoding="utf-8") as own, open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), 1)  # where Gloo says who is connected
+        try:
+            with contextlib.redirect_stdout(own if distributed.is_first() else nowhere):
+                yield
+        finally:
+            own.flush()
+            os.dup2(kept, 1)

@@ -80,19 +80,23 @@ def devices_for(lanes: int, most: int | None = None) -> int:
 
 def replicate(tree: Tree, devices: int) -> Tree:
     """Lay a copy of each array on each of the devices; with one device nothing is moved."""
+    if jax.process_count() > 1:
+        return jax.tree.map(lambda leaf: _replicate_leaf(leaf, devices), tree)
     if devices == 1:
         return tree
-    whole = NamedSharding(mesh(devices), PartitionSpec())
-    if jax.process_count() == 1:
-        return jax.device_put(tree, whole)
-    return jax.tree.map(lambda leaf: _replicate_leaf(leaf, whole), tree)
+    return jax.device_put(tree, NamedSharding(mesh(devices), PartitionSpec()))
 
 
-def _replicate_leaf(leaf: Any, whole: NamedSharding) -> Array:
-    """Lay copies of a process' own array, the same in all of them, on the devices of all."""
-    if isinstance(leaf, Array) and not leaf.is_fully_addressable:  # lies on those of all already
+def _replicate_leaf(leaf: Any, devices: int) -> Any:
+    """Lay an array that all processes have, their own or one that lies on some, on devices."""
+    whole = NamedSharding(mesh(devices), PartitionSpec()) if devices > 1 else None
+    if isinstance(leaf, Array) and not leaf.is_fully_addressable:
+        if whole is not None and leaf.sharding.device_set == whole.device_set:
+            return leaf
+        leaf = leaf.addressable_data(0)
+    if whole is None:
         return leaf
-    copies = [jax.device_put(leaf, device) for device in whole.addressable_devices]
+    copies = [jax.device_put(leaf, device) for device in mesh(devices).local_devices]
     return jax.make_array_from_single_device_arrays(np.shape(leaf), whole, copies)
 
 

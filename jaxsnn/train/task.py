@@ -90,7 +90,7 @@ class Task:
         that of so many steps. A loss function of your own must be one of the mean over time.
       remat: steps of time in a chunk whose activations are computed again; None for no chunks.
       micro_batches: parts of a batch, computed one after the other to save memory.
-      devices: local devices that share a batch.
+      devices: that share a batch, of all processes as many each.
       guide: a teacher to follow; None for the labels alone.
 
     Raises:
