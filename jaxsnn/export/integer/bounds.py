@@ -34,6 +34,13 @@ class InUnits:
     reset: str | None
     strict: bool
 
+    @property
+    def idle(self) -> np.ndarray:
+        """Return which channels get nothing whatever the input, so that they stay at 0, `[O]`."""
+        driven = self.high - self.low + np.abs(self.bias) + np.abs(self.shortcut)
+        found: np.ndarray = driven + np.abs(self.recurrent).sum(0) == 0
+        return found
+
 
 class Fixed(NamedTuple):
     """The numbers of a layer with bits behind the point, whole float64."""
@@ -161,14 +168,16 @@ def choose(
             f"timesteps with {least} fraction bits, which does not fit {state_bits} bits "
             "(and sums 32): take fewer timesteps, fraction, leak or weight bits, or more state bits"
         )
-    whole = _whole_from(layer, bits)
-    enough = whole + np.where(layer.factor == 0, 0, layer.right) * (timesteps - 1)
+    idle = layer.idle
+    whole = np.where(idle, 0, _whole_from(layer, bits))
+    enough = whole + np.where(idle | (layer.factor == 0), 0, layer.right) * (timesteps - 1)
     if wanted is not None:
         bits_behind = np.full(most.shape, wanted)
     elif summed:
         bits_behind = np.full(most.shape, min(most.min(), enough.max()))
     else:
         bits_behind = np.minimum(most, enough)
+        bits_behind[idle] = 0 if idle.all() else bits_behind[~idle].min()
     fixed = fix(layer, bits_behind, top)
     found = potentials(layer, fixed, bits_behind, timesteps)
     return Choice(bits_behind, whole, fixed, np.maximum(-found.low, found.high))

@@ -23,11 +23,17 @@ FLOAT_ROUNDING = finding.ROUNDING
 def scales(rows: np.ndarray, weight_bits: int) -> np.ndarray:
     """Return the scale of each column of weights `[m, O]`: found in them, or for rounding them.
 
+    One for all columns where all weights are on one grid of so many bits: a column of few weights
+    may lie on a coarser one, in whose units its neuron's constants are no whole numbers.
+
     Args:
       rows: float64, numbers of float32.
       weight_bits: of the columns on no grid of whole numbers up to 255 or powers of two.
     """
     top = np.abs(rows).max(0)
+    one = coding.columns(coding.distinct(rows.reshape(-1, 1).astype(np.float32))).scale[0]
+    if 0 < one and top.max() <= one * (2 ** (weight_bits - 1) - 1):
+        return np.full(top.shape, one)
     found = coding.columns(coding.distinct(rows.astype(np.float32))).scale
     scale = np.where(found > 0, found, top / (2 ** (weight_bits - 1) - 1))
     return np.where(top == 0, scale.max() or 1.0, scale)

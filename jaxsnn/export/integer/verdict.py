@@ -135,7 +135,7 @@ def _rounded(layer: InUnits, choice: Choice, timesteps: int) -> dict[str, float]
         reached = choice.largest >= fixed.level
         off["threshold"] = np.where(reached, layer.theta * one - fixed.theta, 0.0)
     needed = np.minimum(choice.whole, choice.fraction_bits) + layer.right * (timesteps - 1)
-    drops = (layer.factor != 0) & (needed > choice.fraction_bits)
+    drops = (layer.factor != 0) & ~layer.idle & (needed > choice.fraction_bits)
     off["leak"] = np.where(drops, timesteps - 1.0, 0.0)  # at most one of the last bit a step
     shares = {part: float((np.abs(x) / one / reference).max()) for part, x in off.items()}
     return {part: share for part, share in shares.items() if share > 0}

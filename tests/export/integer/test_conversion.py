@@ -178,6 +178,22 @@ def test_muted_and_empty_channels_are_exact_too():
     assert totals[0] > 0 and totals[1:].tolist() == [0, 1, 0]
 
 
+def test_pruned_channels_are_no_wider_than_the_others():
+    # Of 3 eighths alone, of 7 eighths alone, and of nothing: in units of their own weights the
+    # threshold is 8 / 3 and 8 / 7, no whole number behind any point.
+    codes = jnp.asarray([[1, 3, 7, 0], [-2, -3, 0, 0], [3, 0, 7, 0], [5, 3, -7, 0]], jnp.float32)
+    net = network("4-3", LIF(0.5, 1.0, reset="soft"), dyadic(4), (4,))
+    net = with_leaf(net, "dense1/bias", jnp.zeros(4))
+    whole = with_leaf(net, "dense1/kernel", codes.at[:, 1:].set(codes[:, :1]) / 8)
+    pruned = with_leaf(net, "dense1/kernel", codes / 8)
+    expected, found = (to_integer(each, SPIKES, STEPS).report[0] for each in (whole, pruned))
+    assert (found.verdict, found.rounded) == (expected.verdict, ()) == ("exact", ())
+    assert found.fraction_bits == expected.fraction_bits
+    assert found.state_bits <= expected.state_bits + 1  # 7 + 7 is more than 1 + 3 + 5
+    integers, x = to_integer(pruned, SPIKES, STEPS), spikes((4,))
+    assert_same_spikes(assert_bit_exact(integers, x), pruned(x.astype(np.float32)), integers)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
