@@ -158,12 +158,16 @@ def test_a_search_of_two_workers_ends_with_its_front(tmp_path, run_in_process, c
 def test_a_search_whose_processes_are_all_killed_resumes(tmp_path):
     run = tmp_path / "run"
     command = [sys.executable, "-m", "experiments.sweep", "--out", str(run), *SEARCH.split()]
-    command += ["--workers", "2", "--tune-epochs", "40"]
-    log = (tmp_path / "log").open("w")
-    process = subprocess.Popen(command, stderr=log, stdout=log, cwd=ROOT, start_new_session=True)
-    while "trials" not in (tmp_path / "log").read_text() and process.poll() is None:
+    command += ["--workers", "2", "--tune-epochs", "16"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            command, stderr=log, stdout=log, cwd=ROOT, start_new_session=True
+        )
+    while "trials" not in (tmp_path / "log").read_text():
+        assert process.poll() is None
         time.sleep(0.1)
     os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
     subprocess.run([*command, "--resume"], cwd=ROOT, check=True, timeout=600)
     results = json.loads((run / "results.json").read_text())
     assert len(results["search"]["trials"]) == 12
