@@ -37,8 +37,8 @@ WHOLE: Values = {"stages": joint.STAGES, "distill": 0.5, "tidy": True, "same_byt
 # All 60,000 images; 3,400 bytes are a 250th of the dense network's file.
 MNIST: Values = WHOLE | {
     "validation": 0.05, "dense_epochs": 8, "timesteps_schedule": (4, 2), "channels_epochs": 2,
-    "pull_epochs": 1, "connections_epochs": 2, "bits_epochs": 2, "timesteps_epochs": 2,
-    "spike_weight": 0.5, "spikes_epochs": 6, "bytes": 3_400, "search_channels": (0.5, 0.75),
+    "pull_epochs": 1, "connections_epochs": 2, "bits_epochs": 2, "timesteps_epochs": 1,
+    "spike_weight": 0.5, "spikes_epochs": 5, "bytes": 3_400, "search_channels": (0.5, 0.75),
 }  # fmt: skip
 DIGITS: Values = WHOLE | {
     "network": "16C3-32C3-AP2-64-{classes}", "batch_size": 32, "learning_rate": 2e-3,
@@ -93,8 +93,8 @@ PRESETS: Presets = {
     "cpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST),
             **dict.fromkeys(LIKE_CIFAR, CIFAR), "nmnist": NMNIST},
     "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST | GPU),
-            **dict.fromkeys(LIKE_CIFAR, VGG | {"dense_epochs": 30} | {
-                f"{stage}_epochs": 10 for stage in ("channels", "pull", "connections", "bits",
+            **dict.fromkeys(LIKE_CIFAR, VGG | {"dense_epochs": 24, "dtype": "bfloat16"} | {
+                f"{stage}_epochs": 4 for stage in ("channels", "pull", "connections", "bits",
                                                     "timesteps", "spikes")}),
             "nmnist": NMNIST | GPU | {"limit": None}},
     "paper": {"digits": DIGITS | LONG, **dict.fromkeys(LIKE_MNIST, MNIST | LONG),

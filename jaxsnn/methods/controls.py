@@ -35,7 +35,7 @@ TRIES = 6  # of a width, until the whole file is small enough
 
 def file_bytes(net: Network, inputs: Inputs, dataset: str) -> int:
     """Return the bytes of the file that a run packs a network into, header and texts included."""
-    metadata = {"name": "compressed", "dataset": dataset, "accuracy": "0.999999"}
+    metadata = {"name": "compressed", "dataset": dataset, "accuracy": "0.852967"}  # no digit twice
     with tempfile.TemporaryDirectory() as folder:
         return export.save(Path(folder) / "net", net, inputs, metadata)
 

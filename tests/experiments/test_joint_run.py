@@ -1,4 +1,7 @@
-"""What `experiments.joint` refuses, and the chart that only it draws."""
+"""What `experiments.joint` refuses, the chart that only it draws, and runs with a budget."""
+
+import json
+import shutil
 
 import pytest
 
@@ -13,6 +16,8 @@ MISTAKES = {
     "sparsity that empties": (["--sparsity=0.9999"], "conv1/kernel"),
     "calibration": (["--calibration-batches=100"], "calibration_batches"),
     "bits of the levels": (["--levels=pow2", "--bits=1"], "bits of levels pow2"),
+    "two budgets": (["--bytes=900", "--points=1"], "give one of them"),
+    "bytes": (["--bytes=90"], "bytes 90: the smallest file that was reached takes "),
 }
 
 
@@ -27,3 +32,37 @@ def test_the_page_has_a_chart_of_the_stages(run_of):
     folder = run_of("joint")
     assert (folder / "plots" / "stages.png").exists()
     assert "What each stage cost in accuracy" in (folder / "report.html").read_text("utf-8")
+
+
+BUDGET = ["--preset", "smoke", "--network", "4C3-AP4-16-{classes}", "--timesteps", "2", "--limit",
+          "120", "--batch-size", "30", "--stages", "channels", "connections", "bits", "exit",
+          "--pruning", "magnitude", "--calibration-batches", "1", "--distill", "0.5", "--tidy",
+          "--same-bytes", "--bytes", "1100", "--channels-epochs", "0"]  # fmt: skip
+
+
+@pytest.mark.slow  # `pytest -m slow tests/experiments/test_joint_run.py`
+def test_a_run_with_a_budget_that_was_killed_resumes_to_the_same_files(tmp_path, run_in_process):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_in_process("joint", ["--out", whole, *BUDGET])
+    results = json.loads((whole / "results.json").read_text())
+    names = [row["name"] for row in results["rows"]]
+    assert names[:3] == ["dense", "dense control", "int8"] and names[-1] == "compressed"
+    product = results["rows"][-1]
+    assert results["budget"]["met"] and product["file_bytes"] <= 1100
+    assert abs(product["file_bytes"] - results["budget"]["file_bytes"]) <= 8  # of its metadata
+    assert 1 <= product["timesteps"] <= 2 and product["exit"]["most_timesteps"] == 2
+    assert "For 1,100 bytes" in (whole / "report.html").read_text("utf-8")
+
+    shutil.copytree(whole, killed)
+    log = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)
+    last = ("bits", "dense control", "small ANN", "small int8 ANN")
+    for name in last:
+        shutil.rmtree(killed / "checkpoints" / name.replace(" ", "-"), ignore_errors=True)
+    kept = [line for line in log if json.loads(line)["phase"] not in last]
+    (killed / "metrics.jsonl").write_text("".join(kept))
+    shutil.rmtree(killed / "models")
+    (killed / "results.json").unlink()
+    run_in_process("joint", ["--out", killed, *BUDGET, "--resume"])
+    assert json.loads((killed / "results.json").read_text())["budget"] == results["budget"]
+    for path in (whole / "models").iterdir():
+        assert (killed / "models" / path.name).read_bytes() == path.read_bytes()

@@ -151,6 +151,16 @@ def test_a_guide_adds_what_the_teacher_knows_in_training_alone():
     np.testing.assert_allclose(task.objective(output, labels, x), expected, rtol=1e-6)
     plain = task.objective(output, labels, x, train=False)
     np.testing.assert_allclose(plain, losses.cross_entropy(output.readout, labels), rtol=1e-6)
+    # Of a constant input it sees its own number of steps, of any other the student's.
+    longer = replace(task, guide=replace(guide, timesteps=5))
+    seen = teacher(direct(x.value, 5)).readout
+    more = losses.attention_guided(
+        output.readout, labels, seen, alpha=0.5, temperature=2.0, beta=None
+    )
+    np.testing.assert_allclose(longer.objective(output, labels, x), more, rtol=1e-6)
+    assert abs(more - expected) > 1e-5
+    drawn = x.over_time()
+    np.testing.assert_allclose(longer.objective(output, labels, drawn), expected, rtol=1e-6)
     # The teacher travels as arrays: another one needs no other program.
     assert len(jax.tree.leaves(task)) == len(jax.tree.leaves(teacher))
 
