@@ -2,120 +2,111 @@
 
     python decode_numpy.py FILE [OUT.npz]
 
-prints a line for each leaf and, if asked to, writes all of them as floats. The format is described
-in `jaxsnn/export/container.py`, `jaxsnn/export/pack.py` and `jaxsnn/coding/forms.py`.
+prints a line for each leaf and, if asked to, writes all of them as floats. `decode_parts.py` has
+to be beside it. The format is described in `jaxsnn/export/compact.py` and `jaxsnn/coding/forms.py`.
 """
 
-import itertools
 import json
 import sys
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-KINDS = {"BOOL": "?"} | {f"{x}{8 * n}": f"<{x.lower()}{n}" for x in "IUF" for n in (1, 2, 4, 8)}
-TYPES = {"values": "<f4", "codebook": "<f4", "gamma": "<f4", "scale": "<f4", "unit": "<f4"}
-TYPES["low"] = "<i2"
-PARTS = {"floats": ["values"], "codes": ["codebook", "codes"]}
-PARTS["scaled_codes"] = ["gamma", "width", "codes"]
-PARTS["grid_codes"] = ["scale", "unit", "low", "grid", "codes"]
-PARTS["near_grid_codes"] = [*PARTS["grid_codes"], "ulps"]
-PARTS["channel_codes"] = ["scale", "unit", "widths", "codes"]
-PLACES = {"": [], "sparse_": ["bitmap"], "indexed_": ["gap_width", "gaps"]}
-PLACES["grouped_"] = ["group", "patterns"]
+sys.path.insert(0, str(Path(__file__).parent))
+from decode_parts import inflate, read_stream  # noqa: E402
+
+TYPES = {"values": "<f4", "codebook": "<f4", "scale": "<f4", "unit": "<f4", "low": "<i2"}
+GRID = ["scale", "unit", "low", "grid", "stream"]
+FORMS = [["raw"], ["values"], ["values", "stream"], ["codebook", "stream"], GRID]
+FORMS += [["scale", "unit", "widths", "stream"], [*GRID[:4], "ulps", "stream"]]
+FIXED = {"unit": 4, "low": 2, "grid": 3}  # bytes of these parts
 
 
-def numbers(packed, width, count):
-    """Read numbers of `width` bits, the highest bit of each first."""
-    digits = np.unpackbits(packed, count=count * width).reshape(count, width)
-    return digits.astype(np.int64) @ (1 << np.arange(width)[::-1])
-
-
-def grouped(parts, shape):
-    """Return the places of n of every m inputs, the last axis but one."""
-    n, m = (int(number) for number in parts["group"])
-    table = np.array(list(itertools.combinations(range(m), n)))
-    rows = (int(np.prod(shape[:-2])) * shape[-1], -(-shape[-2] // m))
-    width = max(1, int(np.ceil(np.log2(len(table)))))
-    chosen = table[numbers(parts["patterns"], width, rows[0] * rows[1])]
-    marks = np.zeros((rows[0] * rows[1], m), bool)
-    np.put_along_axis(marks, chosen, True, 1)
-    marks = marks.reshape(*shape[:-2], shape[-1], -1)[..., : shape[-2]]
-    return np.flatnonzero(np.swapaxes(marks, -1, -2))
-
-
-def places(parts, shape, size):
-    """Return the places of the weights that are stored."""
-    if "group" in parts:
-        return grouped(parts, shape)
-    if "bitmap" in parts:
-        return np.flatnonzero(np.unpackbits(parts["bitmap"], count=size))
-    if "gaps" not in parts:
-        return np.arange(size)
-    width, packed = int(parts["gap_width"][0]), parts["gaps"]
-    gaps, largest = numbers(packed, width, packed.size * 8 // width), 2**width - 1
-    ends = np.cumsum(np.where(gaps < largest, gaps + 1, largest))  # the largest marks no weight
-    return ends[gaps < largest] - 1
-
-
-def decode(form, shape, sizes, content):
-    """Return a leaf from the bytes of its parts, as float32."""
-    places_of = next(each for each in [*PLACES][::-1] if form.startswith(each))
-    names = PLACES[places_of] + PARTS[form[len(places_of) :]]
-    cut = np.split(content, np.cumsum(sizes)[:-1])
-    parts = {n: part.view(TYPES.get(n, "u1")) for n, part in zip(names, cut, strict=True)}
-    leaf = np.zeros(int(np.prod(shape)), np.float32)
-    where = places(parts, shape, leaf.size)
+def decode(parts, shape):
+    """Return a leaf of the parts of its form, as float32."""
+    if "stream" not in parts:
+        return parts["values"].reshape(shape)
+    channels, values = parts.get("widths", 0), parts.get("values")
+    kept, codes = read_stream(parts["stream"], shape, channels, values is None)
     if "codebook" in parts:
-        width = max(1, int(np.ceil(np.log2(max(parts["codebook"].size, 1)))))
-        leaf[where] = parts["codebook"][numbers(parts["codes"], width, where.size)]
-    elif "gamma" in parts:  # gamma ((2 c - s) (1 / s))
-        width = int(parts["width"][0])
-        codes, top = numbers(parts["codes"], width, where.size), 2**width - 1
-        levels = (2 * codes - top).astype(np.float32) * np.float32(1 / top)
-        leaf[where] = np.broadcast_to(parts["gamma"], shape).ravel()[where] * levels + np.float32(0)
-    elif "widths" in parts:  # k - 2**(b - 1), the codes of the channels of 1 bit first, then 2, ...
-        width, first = np.broadcast_to(parts["widths"], shape).ravel()[where], 0
-        scale, unit = np.broadcast_to(parts["scale"], shape).ravel()[where], parts["unit"][0]
-        for b in range(1, 9):
-            here = width == b
-            after = first - (-int(here.sum()) * b // 8)
-            k = numbers(parts["codes"][first:after], b, int(here.sum())) - (1 << b >> 1)
-            leaf[where[here]] = scale[here] * (k.astype(np.float32) * unit) + np.float32(0)
-            first = after
-    elif "grid" in parts:  # scale ((low + stride k) unit); or powers of two, if stride is 0
-        stride, width = (int(number) for number in parts["grid"][:2])
-        c = int(parts["low"][0]) + (stride or 1) * numbers(parts["codes"], width, where.size)
-        c = c if stride else np.sign(c) * (1 << np.maximum(np.abs(c) - 1, 0))
-        levels, scale = c.astype(np.float32) * parts["unit"][0], parts["scale"]
-        values = np.broadcast_to(scale, shape).ravel()[where] * levels + np.float32(0)
-        if "ulps" in parts:  # moved by some units in the last place
-            most, bits = np.abs(c).max(initial=0), int(parts["ulps"][0])
-            moves = numbers(parts["ulps"][1:], bits, scale.size * most) - (1 << bits >> 1)
-            moves = np.pad(moves.reshape(scale.size, most), ((0, 0), (1, 0)))
-            row = np.broadcast_to(np.arange(scale.size), shape).ravel()[where]
-            values = (values.view(np.int32) + moves[row, np.abs(c)].astype(np.int32)).view("<f4")
-        leaf[where] = values
-    else:
-        leaf[where] = parts["values"]
+        values = parts["codebook"][codes]
+    elif values is None:  # scale (c unit), with whole numbers c
+        if "widths" in parts:
+            c = codes - (1 << int(channels.max(initial=0)) >> 1)
+        else:  # c = low + stride k; or powers of two, if stride is 0
+            c, stride = int(parts["low"][0]), int(parts["grid"][0])
+            c = c + (stride or 1) * codes
+            c = c if stride else np.sign(c) * (1 << np.maximum(np.abs(c) - 1, 0))
+        scale = np.broadcast_to(parts["scale"], shape).ravel()[kept]
+        values = scale * (c.astype(np.float32) * parts["unit"][0]) + np.float32(0)
+    if "ulps" in parts:  # moved by some units in the last place
+        most, bits, rows = np.abs(c).max(initial=0), int(parts["ulps"][0]), parts["scale"].size
+        digits = np.unpackbits(parts["ulps"][1:], count=rows * most * bits).reshape(
+            rows, most, bits
+        )
+        moves = digits @ (1 << np.arange(bits)[::-1]) - (1 << bits >> 1)
+        row = np.broadcast_to(np.arange(rows), shape).ravel()[kept]
+        moves = np.pad(moves, ((0, 0), (1, 0)))[row, np.abs(c)]
+        values = (values.view(np.int32) + moves.astype(np.int32)).view(np.float32)
+    leaf = np.zeros(kept.size, np.float32)
+    leaf[kept] = values
     return leaf.reshape(shape)
 
 
+def outputs(name, shapes):
+    """Return the shape of a leaf that has one number for each output of the kernel above it."""
+    above = name.rpartition("/")[0]
+    kernel = shapes.get(f"{above}/kernel".lstrip("/"))
+    return kernel[-1:] if kernel and len(kernel) > 1 else outputs(above, shapes)
+
+
+def merged(old, new):
+    """Return an object with the changes of another one."""
+    both = isinstance(old, dict) and isinstance(new, dict)
+    return {**old, **{k: merged(old.get(k), x) for k, x in new.items()}} if both else new
+
+
 def read(path):
-    """Return the header of a packed file and all leaves, "params/..." and "stats/..."."""
-    content = Path(path).read_bytes()
-    start = 8 + int.from_bytes(content[:8], "little")  # safetensors: a JSON text, then the tensors
-    tensors = {}
-    for name, each in json.loads(content[8:start]).items():
-        if name != "__metadata__":
-            low, high = (start + end for end in each["data_offsets"])
-            flat = np.frombuffer(content[low:high], KINDS[each["dtype"]])
-            tensors[name] = flat.reshape(each["shape"])
-    header = json.loads(zlib.decompress(tensors.pop("jaxsnn").tobytes()))
-    for name, leaf in header["leaves"].items():
-        tensors[name] = decode(leaf["form"], leaf["shape"], leaf["bytes"], tensors[name])
-    return header, tensors | {n: np.float32(x) for n, x in header["numbers"].items()}
+    """Return the text of a packed file, and all leaves, "params/..." and "stats/..."."""
+    content = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    place = 12 + int.from_bytes(content[:8].tobytes(), "little")  # of safetensors, and a checksum
+
+    def number():
+        nonlocal place
+        place += 1
+        byte = int(content[place - 1])
+        return byte if byte < 128 else byte - 128 + 128 * number()
+
+    def take(size):
+        nonlocal place
+        place += size
+        return content[place - size : place]
+
+    text = json.loads(inflate(take(number()).tobytes()))
+    found, last, leaves = {}, {}, {}
+    for layer in text["layers"]:
+        before = {} if layer.pop("new", False) else last.get(layer["kind"], {})
+        layer = last[layer["kind"]] = merged(before, layer)
+        for root in ("params", "stats"):
+            for name, entry in sorted(layer.get(root, {}).items()):
+                entry = outputs(name, layer["params"]) if entry is None else entry
+                name = f"{root}/{layer['name']}/{name}" if layer["name"] else f"{root}/{name}"
+                if not isinstance(entry, list):
+                    found[name] = np.float32(entry)
+                    continue
+                form = FORMS[number()]
+                if form == ["raw"]:
+                    entry, kind = entry[1], np.dtype(entry[0])
+                    sizes = {"raw": kind.itemsize * int(np.prod(entry))}
+                else:
+                    kind, sizes = None, {part: FIXED.get(part) or number() for part in form}
+                leaves[name] = entry, kind, sizes
+    for name, (shape, kind, sizes) in leaves.items():
+        parts = {part: take(size).view(TYPES.get(part, "u1")) for part, size in sizes.items()}
+        found[name] = (
+            decode(parts, shape) if kind is None else parts["raw"].view(kind).reshape(shape)
+        )
+    return text, found
 
 
 if __name__ == "__main__":

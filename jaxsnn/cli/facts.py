@@ -8,6 +8,7 @@ import numpy as np
 
 from jaxsnn import coding
 from jaxsnn.compress.codes import Step
+from jaxsnn.errors import UserError
 from jaxsnn.export import pack
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Model
@@ -26,7 +27,7 @@ def of_file(path: Path) -> tuple[FileFacts, Model | None]:
     layers and `header_bytes` sum to `file_bytes`.
 
     Raises:
-      UserError: if the file cannot be read.
+      UserError: if the file cannot be read, or its layers do not fit its input.
     """
     contents = pack.read(path)
     header = contents.header
@@ -36,7 +37,10 @@ def of_file(path: Path) -> tuple[FileFacts, Model | None]:
     if model is not None:
         order = model.network.order
         layers.sort(key=lambda row: _place(order, row["name"]))
-        sizes = {} if model.inputs is None else model.shapes.activity.spikes
+        try:
+            sizes = {} if model.inputs is None else model.shapes.activity.spikes
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
         for row in layers:
             spikes = sizes.get(row["name"])
             row["neurons"] = None if spikes is None else int(np.prod(spikes.shape[1:]))

@@ -1,7 +1,23 @@
-"""A leaf as few bytes: floats, codes of a codebook or of a scale, with or without zeros.
+"""A leaf as few bytes: which weights are not zero, and codes of a codebook or of a scale.
 
-A leaf of `n` weights, `z` of them not zero, in `O` output channels (the last axis), is written in
-the smallest of twenty-four forms. All weights, or only those that are not zero, are
+A leaf of `n` weights in `O` output channels (the last axis) is written in the smallest of these
+forms. A `stream` (`coding.stream`) says which weights are not zero and, where there are codes, the
+code of each of those, in about as many bits as their entropy:
+
+| form                    | parts                                | bytes                       |
+|-------------------------|--------------------------------------|-----------------------------|
+| `floats`                | values                               | 4n                          |
+| `coded_floats`          | values, stream                       | 4z + stream                 |
+| `coded_codes`           | codebook, stream                     | 4d + stream                 |
+| `coded_grid_codes`      | scale, unit, low, grid, stream       | 4S + 9 + stream             |
+| `coded_near_grid_codes` | scale, unit, low, grid, ulps, stream | 4S + 10 + SKu/8 + stream    |
+| `coded_channel_codes`   | scale, unit, widths, stream          | 4S + 4 + O + stream         |
+
+with `z` weights that are not zero, `d` distinct values of theirs (at most 256), S scales (1 or O),
+K levels and u bits.
+
+Older files, version 2, have other forms, which are read and no longer written. All weights, or only
+those that are not zero, are
 
 | form           | parts                        | bytes          |                        |
 |----------------|------------------------------|----------------|------------------------|
@@ -21,9 +37,8 @@ their groups (`groups`):
 | `indexed_floats`, `indexed_codes`, ... | gap_width, gaps | 1 + those of the gaps                |
 | `grouped_floats`, `grouped_codes`, ... | group, patterns | 2 + gp/8, g groups, p bits a pattern |
 
-with `d` distinct values, `k = max(1, ceil(log2 d))` bits for each code, fractions of a byte rounded
-up, and codebooks only for `d <= 256`. Gaps of weights pruned at random take half of the bitmap's
-bytes at a density of 0.1, a third at 0.05 and a tenth at 0.01; above 0.4 the bitmap is smaller.
+with `k = max(1, ceil(log2 d))` bits for each code, and fractions of a byte rounded up. The codes
+are these, of the fewest bits (a stream has the same ones, of those weights that are not zero):
 
 Scaled codes `c` are `gamma ((2c - s) (1 / s))` with `s = 2**b - 1` and a gamma for each channel,
 computed in float32 in this order: the grid of `compress.rescaling`, whose values differ between
@@ -40,8 +55,9 @@ last place those of each channel and each level `|c| = 1, ..., K` are off, in `u
 byte is `u`; then come the numbers plus `2**(u - 1)`, channel by channel.
 
 Channel codes are for a known grid whose channels have different widths: `b` bits of 0 to 8 for each
-channel, and the level `k - 2**(b - 1)`; without a code, of 0 bits, it is 0. The codes of all
-channels of 1 bit come first, those of 2 bits next, ..., each width filled up to whole bytes.
+channel. In a stream the level is `k - 2**(B - 1)` with the most bits `B`. In older files it is
+`k - 2**(b - 1)`, or 0 without a code, of 0 bits, and the codes of all channels of 1 bit come first,
+those of 2 bits next, ..., each width filled up to whole bytes.
 
 `-0.0` is stored as `0.0`; everything else returns bit for bit. The packed file writes exactly these
 parts, and the metrics count exactly these bytes.
@@ -52,7 +68,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["FLOAT_BITS", "MAX_VALUES", "MAX_WIDTH", "PARTS", "SAMPLE", "VALUES", "code_bits"]
+__all__ = [
+    "FLOAT_BITS",
+    "MAX_VALUES",
+    "MAX_WIDTH",
+    "OLD",
+    "PARTS",
+    "SAMPLE",
+    "VALUES",
+    "WRITTEN",
+    "code_bits",
+]
 
 MAX_VALUES = 256  # the most values that codes of one byte can tell apart
 MAX_WIDTH = 8  # bits of the widest code
@@ -85,11 +111,19 @@ VALUES["channel_codes"] = {
     "codes": np.uint8,
 }
 VALUES["near_grid_codes"] = VALUES["grid_codes"] | {"ulps": np.uint8}
-PARTS: dict[str, dict[str, Any]] = {
+OLD = {
     where + what: places | values
     for what, values in VALUES.items()
     for where, places in PLACES.items()
 }
+# The forms that are written: floats, and those with a `stream` in the place of bitmap and codes.
+WRITTEN = {"floats": VALUES["floats"]} | {
+    f"coded_{what}": {part: kind for part, kind in values.items() if part != "codes"}
+    | {"stream": np.uint8}
+    for what, values in VALUES.items()
+    if what != "scaled_codes"
+}
+PARTS: dict[str, dict[str, Any]] = OLD | WRITTEN
 
 
 def code_bits(num_values: int) -> int:

@@ -37,7 +37,7 @@ class Grouped(NamedTuple):
 
     @property
     def parts(self) -> dict[str, np.ndarray]:
-        """Return its parts, as `marked` reads them."""
+        """Return the parts of an older file, as `marked` reads them."""
         packed = bitstream.pack(self.patterns, _width(self.n, self.m))
         return {"group": np.array([self.n, self.m], np.uint8), "patterns": packed}
 

@@ -110,10 +110,10 @@ class LeafGrid(NamedTuple):
 
     @property
     def fits(self) -> bool:
-        """Return whether the parts of codes have room for it."""
+        """Return whether the parts of codes have room for the weights that are not zero."""
         if self.widths is not None:
             return self.bits <= MAX_WIDTH
-        return self.whole.fits and self.others.fits
+        return self.others.fits
 
     @property
     def is_scaled(self) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from jaxsnn.coding import bitstream, groups
+from jaxsnn.coding import bitstream, groups, stream
 from jaxsnn.coding.finding import LARGEST_POWER
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, code_bits
 from jaxsnn.coding.levels import Span, move, on_grid
@@ -35,19 +35,19 @@ def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -
         if parts[part].dtype != dtype or parts[part].ndim != 1:
             found = f"{parts[part].dtype} with {parts[part].ndim} axes"
             raise ValueError(f"{part} is {found}, expected flat {np.dtype(dtype).name}")
-    size = math.prod(shape)
-    stored = _places(form, parts, shape)
-    count = size if stored is None else int(stored.sum())
+    _check_sides(form, parts, shape)
+    stored, codes = _places_and_codes(form, parts, shape)
     if "codebook" in PARTS[form]:
-        values = _from_codebook(parts, count)
+        values = _from_codebook(parts, codes)
     elif "gamma" in PARTS[form]:
-        values = _from_gamma(form, parts, shape, stored, count)
+        values = _from_gamma(parts, shape, stored, codes)
     elif "widths" in PARTS[form]:
-        values = _from_channels(parts, shape, stored)
+        values = _from_channels(parts, shape, stored, codes)
     elif "grid" in PARTS[form]:
-        values = _from_grid(parts, shape, stored, count)
+        values = _from_grid(parts, shape, stored, codes)
     else:
         values = parts["values"]
+        count = math.prod(shape) if stored is None else int(stored.sum())
         _check_size("values", values.size, count)
     if stored is None:
         return values.reshape(shape)
@@ -86,31 +86,68 @@ def stored_step(
     return scale, *numbers
 
 
-def _from_codebook(parts: Mapping[str, np.ndarray], count: int) -> np.ndarray:
+def _check_sides(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> None:
+    """Refuse parts beside places and codes that are none of such a leaf."""
+    kinds, channels = PARTS[form], shape[-1] if shape else 1
+    if "codebook" in kinds and parts["codebook"].size > MAX_VALUES:
+        found = parts["codebook"].size
+        raise ValueError(f"codebook has {found} values, at most {MAX_VALUES} allowed")
+    if "gamma" in kinds and len(shape) < 2:
+        raise ValueError(f"{form} need two axes or more, the leaf has the shape {shape}")
+    sizes = {"gamma": channels, "width": 1, "unit": 1, "low": 1, "grid": 3, "widths": channels}
+    for part, size in sizes.items():
+        if part in kinds:
+            _check_size(part, parts[part].size, size)
+    if "scale" in kinds:
+        if parts["scale"].size != 1:
+            _check_size("scale", parts["scale"].size, channels)
+        if not np.isfinite(parts["scale"]).all():
+            raise ValueError("a scale is not finite")
+    if "widths" in kinds and parts["widths"].max(initial=0) > MAX_WIDTH:
+        raise ValueError(f"widths reach {parts['widths'].max()}, at most {MAX_WIDTH} allowed")
+    if "grid" in kinds and not 1 <= parts["grid"][2] <= FLOAT_BITS:
+        raise ValueError(f"grid says {parts['grid'][2]} bits")
+
+
+def _places_and_codes(
+    form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]
+) -> tuple[np.ndarray | None, np.ndarray]:
+    """Return where the weights are that are stored, None if all are, and their codes, uint8.
+
+    Codes of different widths (`_unpack_channels`) and values have none here.
+    """
+    kinds = PARTS[form]
+    if "stream" in kinds:
+        classes = parts["widths"].astype(np.int64) if "widths" in kinds else None
+        return stream.read(parts["stream"], shape, classes, marks_alone="values" in kinds)
+    stored = _places(form, parts, shape)
+    count = math.prod(shape) if stored is None else int(stored.sum())
+    if "codebook" in kinds:
+        width = code_bits(parts["codebook"].size)
+    elif "gamma" in kinds:
+        width = int(parts["width"][0])
+    elif "grid" in kinds:
+        width = int(parts["grid"][1])
+    else:
+        return stored, np.zeros(0, np.uint8)
+    return stored, _codes(parts, width, count)
+
+
+def _from_codebook(parts: Mapping[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
     codebook = parts["codebook"]
-    if codebook.size > MAX_VALUES:
-        raise ValueError(f"codebook has {codebook.size} values, at most {MAX_VALUES} allowed")
-    codes = _codes(parts, code_bits(codebook.size), count)
-    if count and codes.max() >= codebook.size:
+    if codes.size and codes.max() >= codebook.size:
         raise ValueError(f"codes reach {codes.max()}, the codebook has {codebook.size} values")
     values: np.ndarray = codebook[codes]
     return values
 
 
 def _from_gamma(
-    form: str,
     parts: Mapping[str, np.ndarray],
     shape: tuple[int, ...],
     stored: np.ndarray | None,
-    count: int,
+    codes: np.ndarray,
 ) -> np.ndarray:
-    if len(shape) < 2:
-        raise ValueError(f"{form} need two axes or more, the leaf has the shape {shape}")
-    _check_size("gamma", parts["gamma"].size, shape[-1])
-    _check_size("width", parts["width"].size, 1)
-    width = int(parts["width"][0])
-    codes = _codes(parts, width, count)
-    top = 2**width - 1
+    top = 2 ** int(parts["width"][0]) - 1
     gamma = _of_stored(parts["gamma"], shape, stored)
     return on_grid(2 * codes.astype(np.int64) - top, gamma, np.float32(1 / top))
 
@@ -119,17 +156,11 @@ def _from_grid(
     parts: Mapping[str, np.ndarray],
     shape: tuple[int, ...],
     stored: np.ndarray | None,
-    count: int,
+    codes: np.ndarray,
 ) -> np.ndarray:
-    for part, size in (("unit", 1), ("low", 1), ("grid", 3)):
-        _check_size(part, parts[part].size, size)
     scale = parts["scale"]
-    if scale.size != 1:
-        _check_size("scale", scale.size, shape[-1] if shape else 1)
-    stride, width, bits = (int(number) for number in parts["grid"])
-    if not (1 <= bits <= FLOAT_BITS and np.isfinite(parts["scale"]).all()):
-        raise ValueError(f"grid says {bits} bits, or a scale that is not finite")
-    codes, span = _codes(parts, width, count), Span(int(parts["low"][0]), stride, width)
+    stride, width, _ = (int(number) for number in parts["grid"])
+    span = Span(int(parts["low"][0]), stride, width)
     if stride == 0 and np.any(np.abs(span.low + codes.astype(np.int64)) > LARGEST_POWER + 1):
         raise ValueError(f"grid says powers of two above 2**{LARGEST_POWER}")
     levels = span.levels(codes)
@@ -139,17 +170,26 @@ def _from_grid(
 
 
 def _from_channels(
-    parts: Mapping[str, np.ndarray], shape: tuple[int, ...], stored: np.ndarray | None
+    parts: Mapping[str, np.ndarray],
+    shape: tuple[int, ...],
+    stored: np.ndarray | None,
+    codes: np.ndarray,
 ) -> np.ndarray:
     """Return the values of codes whose width is that of their channel."""
     scale, widths = parts["scale"], parts["widths"]
-    channels = shape[-1] if shape else 1
-    _check_size("unit", parts["unit"].size, 1)
-    _check_size("widths", widths.size, channels)
-    if scale.size != 1:
-        _check_size("scale", scale.size, channels)
-    if widths.max(initial=0) > MAX_WIDTH or not np.isfinite(scale).all():
-        raise ValueError(f"widths reach {widths.max(initial=0)}, or a scale is not finite")
+    if "stream" in parts:  # there all codes begin with that of the widest channel
+        levels = codes.astype(np.int64) - (1 << int(widths.max(initial=0)) >> 1)
+    else:
+        levels = _unpack_channels(parts, shape, stored)
+    scales = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
+    return on_grid(levels, scales, parts["unit"][0])
+
+
+def _unpack_channels(
+    parts: Mapping[str, np.ndarray], shape: tuple[int, ...], stored: np.ndarray | None
+) -> np.ndarray:
+    """Return the levels of codes that stand channel by channel, int64."""
+    widths, channels = parts["widths"], shape[-1] if shape else 1
     counts = np.zeros(channels, np.int64) + math.prod(shape[:-1])
     if stored is not None:
         counts = stored.reshape(-1, channels).sum(0)
@@ -160,8 +200,7 @@ def _from_channels(
     for b, packed in enumerate(np.split(parts["codes"], np.cumsum(sizes)[:-1]), 1):
         count = int(np.count_nonzero(each == b))
         levels[each == b] = bitstream.unpack(packed, b, count).astype(np.int64) - 2 ** (b - 1)
-    scales = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
-    return on_grid(levels, scales, parts["unit"][0])
+    return levels
 
 
 def _moved(

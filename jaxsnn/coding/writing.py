@@ -1,22 +1,28 @@
 """Write a leaf in the smallest of its forms; measure its bits and its bytes."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxsnn.coding import bitstream, groups
-from jaxsnn.coding.forms import (
-    FLOAT_BITS,
-    MAX_VALUES,
-    MAX_WIDTH,
-    PARTS,
-    SAMPLE,
-    VALUES,
-    code_bits,
-)
+from jaxsnn.coding import bitstream, stream
+from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, PARTS, SAMPLE, WRITTEN, code_bits
 from jaxsnn.coding.levels import LeafGrid, OnGrid, grid_of
 
-__all__ = ["Cost", "bits", "cost", "encode", "known_or_found", "mean_bits", "num_bytes"]
+__all__ = [
+    "Cost",
+    "as_weights",
+    "bits",
+    "cost",
+    "count_distinct",
+    "encode",
+    "known_or_found",
+    "mean_bits",
+    "num_bytes",
+    "ulp_width",
+]
+
+GRID = 13  # bytes of a grid with one scale, beside the stream
 
 
 class Cost(NamedTuple):
@@ -30,16 +36,25 @@ def cost(leaf: Any, known: OnGrid | None = None) -> Cost:
     """Return bits and bytes of a leaf; `bits` and `num_bytes` say what they are.
 
     >>> cost(np.tile(np.float32([-1, 0.5, 1]), 100))
-    Cost(bits=2, num_bytes=87)
+    Cost(bits=2, num_bytes=78)
     """
-    weights = _weights(leaf)
+    weights = as_weights(leaf)
     grid = grid_of(weights, known)
-    form, num_bytes = _smallest(weights, grid)
+    form, parts = _smallest(weights, grid)
+    num_bytes = _size(parts)
     if known is not None:
         return Cost(mean_bits(weights, np.asarray(known.bits)), num_bytes)
-    if "codebook" in PARTS[form]:
-        return Cost(code_bits(_distinct(weights.ravel())), num_bytes)
-    return Cost(FLOAT_BITS if grid is None or "values" in PARTS[form] else grid.bits, num_bytes)
+    if "values" in PARTS[form]:
+        return Cost(FLOAT_BITS, num_bytes)
+    distinct = count_distinct(weights.ravel())
+    if grid is None or "codebook" in PARTS[form]:
+        return Cost(code_bits(distinct), num_bytes)
+    # Few values on a fine grid have codes of fewer bits in a codebook.
+    few = code_bits(distinct) if grid.scale.size == 1 and distinct <= MAX_VALUES else grid.bits
+    with_codebook = 32 * distinct + weights.size * few
+    return Cost(
+        few if with_codebook < 8 * GRID + weights.size * grid.bits else grid.bits, num_bytes
+    )
 
 
 def mean_bits(weights: np.ndarray, widths: np.ndarray) -> float:
@@ -84,7 +99,7 @@ def num_bytes(leaf: Any, known: OnGrid | None = None) -> int:
     """Return the bytes of a leaf in its smallest form, all parts included.
 
     >>> num_bytes(np.zeros(800, np.float32))
-    5
+    8
 
     Args:
       leaf: weights of any shape.
@@ -105,7 +120,7 @@ def known_or_found(leaf: Any, known: OnGrid | None = None) -> LeafGrid | None:
       leaf: weights of any shape.
       known: their grid, if it is known.
     """
-    weights = _weights(leaf)
+    weights = as_weights(leaf)
     grid = grid_of(weights, known)
     if grid is None or grid.known:
         return grid
@@ -117,7 +132,7 @@ def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.nd
 
     >>> form, parts = encode(np.tile(np.float32([-1, 0.5, 1]), 100))
     >>> form, parts["codebook"].tolist()
-    ('codes', [-1.0, 0.5, 1.0])
+    ('coded_codes', [-1.0, 0.5, 1.0])
 
     Args:
       leaf: float32 weights of any shape.
@@ -126,150 +141,78 @@ def encode(leaf: Any, known: OnGrid | None = None) -> tuple[str, dict[str, np.nd
     Returns:
       The name of the form and its parts, flat arrays; their bytes sum to `num_bytes(leaf, known)`.
     """
-    weights = _weights(leaf)
-    grid = grid_of(weights, known)
-    form, _ = _smallest(weights, grid)
-    flat = weights.ravel()
-    parts = {}
-    everywhere = form in VALUES
-    stored = np.full(flat.size, True) if everywhere else flat != 0
-    if "bitmap" in PARTS[form]:
-        parts["bitmap"] = np.packbits(stored)
-    elif "gaps" in PARTS[form]:
-        width = bitstream.gap_size(stored)[1]
-        parts["gap_width"] = np.array([width], np.uint8)
-        parts["gaps"] = bitstream.pack_gaps(stored, width)
-    elif "patterns" in PARTS[form] and (found := groups.search(weights != 0)):
-        stored, parts = found.marks, found.parts
-    if "codebook" in PARTS[form]:
-        codebook, codes = np.unique(flat[stored], return_inverse=True)
-        parts["codebook"] = codebook
-        parts["codes"] = bitstream.pack(codes, code_bits(codebook.size))
-    elif grid is not None and "values" not in PARTS[form]:
-        parts |= _parts_of_grid(form, grid, stored, zeros=bool(np.any(flat[stored] == 0)))
-    else:
-        parts["values"] = flat[stored]
-    return form, parts
+    weights = as_weights(leaf)
+    return _smallest(weights, grid_of(weights, known))
 
 
-def _parts_of_grid(
-    form: str, grid: LeafGrid, stored: np.ndarray, *, zeros: bool
-) -> dict[str, np.ndarray]:
-    """Return the parts of a form with codes of a grid, for the weights that are stored.
-
-    Args:
-      form: its name.
-      grid: of the leaf.
-      stored: booleans `[n]`.
-      zeros: whether one of these weights is zero.
-    """
-    levels = grid.levels[stored]
-    if "gamma" in PARTS[form]:
-        codes = bitstream.pack((levels + 2**grid.bits - 1) // 2, grid.bits)
-        return {"gamma": grid.scale, "width": np.array([grid.bits], np.uint8), "codes": codes}
-    if grid.widths is not None:
-        codes = _pack_channels(grid.levels, grid.widths, stored)
-        widths = grid.widths.astype(np.uint8)
-        return {"scale": grid.scale, "unit": grid.unit, "widths": widths, "codes": codes}
-    span = grid.whole if zeros else grid.others
-    parts = {"scale": grid.scale, "unit": grid.unit, "low": np.array([span.low], np.int16)}
-    parts["grid"] = np.array([span.stride, span.width, grid.bits], np.uint8)
-    parts["codes"] = bitstream.pack(span.codes(levels), span.width)
-    if grid.ulps is not None:
-        width = _ulp_width(grid.ulps)
-        packed = bitstream.pack(grid.ulps.ravel() + 2 ** (width - 1), width)
-        parts["ulps"] = np.concatenate([np.array([width], np.uint8), packed])
-    return parts
-
-
-def _pack_channels(levels: np.ndarray, widths: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """Return the codes of levels `[n]`, those of the channels of 1 bit first, then of 2, ..."""
-    each = np.where(stored, np.resize(widths, levels.size), 0)
-    packed = [bitstream.pack(levels[each == b] + 2 ** (b - 1), b) for b in range(1, MAX_WIDTH + 1)]
-    return np.concatenate(packed)
-
-
-def _ulp_width(ulps: np.ndarray) -> int:
-    """Return the bits of whole numbers of both signs, the least of which is `-2**(width - 1)`."""
-    return 1 + int(max(-ulps.min(), ulps.max() + 1, 1) - 1).bit_length()
-
-
-def _weights(leaf: Any) -> np.ndarray:
+def as_weights(leaf: Any) -> np.ndarray:
     """Return the leaf as a float32 array without negative zeros."""
     return np.asarray(leaf, np.float32) + np.float32(0)
 
 
-def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, int]:
-    """Return the name of the smallest form, of equal ones the first, and its bytes.
+def _size(parts: Mapping[str, np.ndarray]) -> int:
+    return sum(part.nbytes for part in parts.values())
+
+
+def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the smallest form, of equal ones the first, and its parts.
 
     A known grid is kept: of such a leaf the forms are those that say its step.
     """
     flat = weights.ravel()
-    marked, distinct = flat != 0, _distinct(flat)
-    sizes = _value_sizes(weights, grid, np.full(flat.size, True), distinct)
-    others = _value_sizes(weights, grid, marked, distinct)
-    places = {"sparse_": -(-flat.size // 8)}
-    if 2 * np.count_nonzero(marked) < flat.size:  # each gap takes 2 bits or more
-        places["indexed_"] = 1 + bitstream.gap_size(marked)[0]
-    sizes |= {
-        where + what: more + size for what, size in others.items() for where, more in places.items()
-    }
-    if grouped := groups.search(weights != 0):
-        others = _value_sizes(weights, grid, grouped.marks, distinct)
-        sizes |= {f"grouped_{what}": grouped.num_bytes + size for what, size in others.items()}
-    form = min(sizes, key=sizes.__getitem__)
-    return form, sizes[form]
+    kept, fits = flat != 0, grid is not None and grid.fits
+    told, distinct = grid is not None and grid.known and fits, count_distinct(flat)
+    found: dict[str, dict[str, np.ndarray]] = {} if told else {"floats": {"values": flat}}
+    if grid is not None and fits:
+        form, parts = _on_grid(weights, kept, grid)
+        found[form] = parts
+    # With one scale the levels are the values, and the codes those of a codebook.
+    smaller = grid is None or not fits or grid.scale.size > 1 or 4 * distinct < GRID
+    if distinct <= MAX_VALUES and smaller and not told:
+        codebook, codes = np.unique(flat[kept], return_inverse=True)
+        coded = stream.write(weights.shape, kept, codes)
+        found["coded_codes"] = {"codebook": codebook, "stream": coded}
+    if not told and not kept.all() and min(map(_size, found.values())) > 4 * kept.sum():
+        coded = stream.write(weights.shape, kept, np.zeros(0, np.int64))
+        found["coded_floats"] = {"values": flat[kept], "stream": coded}
+    form = min(found, key=lambda form: _size(found[form]))
+    return form, {part: found[form][part] for part in WRITTEN[form]}
 
 
-def _value_sizes(
-    weights: np.ndarray, grid: LeafGrid | None, stored: np.ndarray, distinct: int
-) -> dict[str, int]:
-    """Return what -> bytes of the weights that are stored, without their places.
+def _on_grid(
+    weights: np.ndarray, kept: np.ndarray, grid: LeafGrid
+) -> tuple[str, dict[str, np.ndarray]]:
+    """Return the form of a leaf that is codes of a grid, and its parts.
 
     Args:
       weights: the leaf.
-      grid: its own, if it has one.
-      stored: booleans `[n]`.
-      distinct: values of the whole leaf.
+      kept: which of them are not zero, booleans `[n]`.
+      grid: its own.
     """
-    flat, sizes = weights.ravel(), {}
-    count, zeros = int(np.count_nonzero(stored)), bool(np.any(flat[stored] == 0))
-    told = grid is not None and grid.fits and grid.known
-    if distinct <= MAX_VALUES and not told:
-        values = distinct - (not flat.all() and not zeros)
-        sizes["codes"] = 4 * values + -(-count * code_bits(values) // 8)
-    if grid is not None and grid.widths is not None:
-        if grid.fits:
-            each = np.bincount(np.resize(grid.widths, flat.size)[stored], minlength=1)
-            packed = sum(-(-int(n) * b // 8) for b, n in enumerate(each))
-            sizes["channel_codes"] = 4 * grid.scale.size + 4 + grid.widths.size + packed
-    elif grid is not None:
-        sizes |= _grid_sizes(weights, grid, stored, zeros=zeros)
-    if not told:
-        sizes["floats"] = 4 * count
-    return sizes
+    levels, parts = grid.levels[kept], {"scale": grid.scale, "unit": grid.unit}
+    if grid.widths is not None:
+        codes = levels + (1 << int(grid.widths.max(initial=0)) >> 1)
+        coded = stream.write(weights.shape, kept, codes, grid.widths)
+        widths = grid.widths.astype(np.uint8)
+        return "coded_channel_codes", parts | {"widths": widths, "stream": coded}
+    span = grid.others
+    parts["low"] = np.array([span.low], np.int16)
+    parts["grid"] = np.array([span.stride, span.width, grid.bits], np.uint8)
+    parts["stream"] = stream.write(weights.shape, kept, span.codes(levels))
+    if grid.ulps is None:
+        return "coded_grid_codes", parts
+    width = ulp_width(grid.ulps)
+    packed = bitstream.pack(grid.ulps.ravel() + 2 ** (width - 1), width)
+    parts["ulps"] = np.concatenate([np.array([width], np.uint8), packed])
+    return "coded_near_grid_codes", parts
 
 
-def _grid_sizes(
-    weights: np.ndarray, grid: LeafGrid, stored: np.ndarray, *, zeros: bool
-) -> dict[str, int]:
-    """Return the bytes of the forms that are codes of a grid, for the weights that are stored."""
-    sizes, scales, count = {}, grid.scale.size, int(np.count_nonzero(stored))
-    if grid.fits:
-        table = 0
-        if grid.ulps is not None:
-            table = 1 - (-grid.ulps.size * _ulp_width(grid.ulps) // 8)
-        form = "grid_codes" if grid.ulps is None else "near_grid_codes"
-        width = (grid.whole if zeros else grid.others).width
-        sizes[form] = 4 * scales + 9 + table - (-count * width // 8)
-    if weights.ndim > 1 and scales == weights.shape[-1] and grid.is_scaled:
-        alive = np.broadcast_to(grid.scale, weights.shape).ravel() != 0
-        if not np.any(stored & alive & (grid.levels == 0)):
-            sizes["scaled_codes"] = 4 * scales + 1 - (-count * grid.bits // 8)
-    return sizes
+def ulp_width(ulps: np.ndarray) -> int:
+    """Return the bits of whole numbers of both signs, the least of which is `-2**(width - 1)`."""
+    return 1 + int(max(-ulps.min(), ulps.max() + 1, 1) - 1).bit_length()
 
 
-def _distinct(flat: np.ndarray) -> int:
+def count_distinct(flat: np.ndarray) -> int:
     """Return the number of distinct values; past 256, those of a part of the leaf stand for all."""
     part = np.unique(flat[:SAMPLE]).size
     return part if part > MAX_VALUES else np.unique(flat).size

@@ -1,4 +1,7 @@
-"""The container of files that leave the house: safetensors, with a header that checks everything.
+"""The container of programs: safetensors, with a header that checks everything.
+
+Packed networks were in it, too, up to version 2 of their format; now they are in
+`jaxsnn.export.compact`, and the older ones are still read.
 
 A file is a safetensors file. In its `__metadata__` stand the version of the format, under the key
 `jaxsnn`, and strings of the caller's; both are read by any safetensors tool. The tensor `jaxsnn`,
@@ -31,7 +34,7 @@ from jaxsnn import fields, foreign
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
 
-__all__ = ["Contents", "read", "write"]
+__all__ = ["HEADER_LIMIT", "Contents", "checked", "read", "releases", "size_of", "write"]
 
 VERSION = 2
 NAME = "jaxsnn"  # of the tensor and of the metadata that belong to the format
@@ -77,15 +80,10 @@ def write(
       UserError: if the metadata are no strings or use the key `jaxsnn`, or the file cannot be
         written.
     """
-    metadata = dict(metadata or {})
-    if NAME in metadata:
-        raise UserError(f"metadata key {NAME!r} is taken by the format, choose another name")
-    for key, value in metadata.items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise UserError(f"metadata {key!r} is {value!r}; both must be strings")
+    metadata = checked(metadata)
     full = {
         "holds": holds,
-        "written_by": {"jaxsnn": _release(), "jax": jax.__version__},
+        "written_by": releases(),
         "metadata": _metadata_checksum(metadata),
         "checksums": {name: _checksum(array) for name, array in tensors.items()},
         **header,
@@ -109,12 +107,7 @@ def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Con
         version; one line with the file, the field, what was expected and what was found.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder" if path.is_dir() else "no such file"
-        raise UserError(f"{path}: {what}, expected a jaxsnn {holds}")
-    size = path.stat().st_size
-    if size == 0:
-        raise UserError(f"{path}: expected a jaxsnn {holds}, found an empty file")
+    size = size_of(path, holds)
     with (
         foreign.reading(path, f"a jaxsnn {holds}"),
         safe_open(path, framework="numpy") as file,
@@ -130,6 +123,40 @@ def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Con
         raise UserError(f"{path}: damaged metadata, the checksum differs")
     _check_tensors(path, header["checksums"], tensors)
     return Contents(header, tensors, metadata, size)
+
+
+def size_of(path: Path, holds: str) -> int:
+    """Return the bytes of a file.
+
+    Raises:
+      UserError: if it is missing, a folder or empty.
+    """
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "no such file"
+        raise UserError(f"{path}: {what}, expected a jaxsnn {holds}")
+    if size := path.stat().st_size:
+        return size
+    raise UserError(f"{path}: expected a jaxsnn {holds}, found an empty file")
+
+
+def checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    """Return the caller's strings.
+
+    Raises:
+      UserError: if they are no strings or use the key `jaxsnn`.
+    """
+    metadata = dict(metadata or {})
+    if NAME in metadata:
+        raise UserError(f"metadata key {NAME!r} is taken by the format, choose another name")
+    for key, value in metadata.items():
+        if not isinstance(key, str) or not isinstance(value, str):
+            raise UserError(f"metadata {key!r} is {value!r}; both must be strings")
+    return metadata
+
+
+def releases() -> dict[str, str]:
+    """Return by what a file is written."""
+    return {"jaxsnn": _release(), "jax": jax.__version__}
 
 
 def _sorted(content: bytes) -> bytes:

@@ -1,15 +1,16 @@
 """The packed file: a network in as few bytes as its numbers need, and enough to run it.
 
-The container is that of `jaxsnn.export.container`. Each leaf of `params` is written in the smallest
-form of `jaxsnn.coding`, as one tensor `params/NAME` of bytes: the parts of the form, one after the
-other, in the order of `coding.PARTS`. Each leaf of `stats` is the tensor `stats/NAME` as it is;
-where it is a single float32 number (most constants of neurons are) it stands in the header instead.
-The header has these fields besides those of the container:
+The file is that of `jaxsnn.export.compact`; older ones, of `jaxsnn.export.container`, are read.
+Each leaf of `params` is written in the smallest form of `jaxsnn.coding`, and each leaf of `stats`,
+too, if it is of finite floats without negative zeros; another one is written as it is, and a single
+float32 number (most constants of neurons are) stands in the text. Of both files, `read` makes the
+same header and tensors of bytes:
 
     leaves         "params/NAME" -> {"form": its name, "shape": [...], "bytes": [of each part]}
     numbers        "stats/NAME" -> number, exactly a float32
     architecture   the layers, as `architecture.describe` writes them; null where it cannot
     inputs         what `Inputs.to_data` writes: shape, timesteps, encoding, mean, std; or null
+    written_by     the releases of jaxsnn and jax
 
 By custom the metadata strings are `name`, `dataset` and `accuracy`, a share of the test images. A
 decoder that needs only numpy is `tools/decode_numpy.py`.
@@ -28,9 +29,10 @@ from jaxsnn import coding, fields, foreign, memory
 from jaxsnn.arrays import Array
 from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.errors import UserError
-from jaxsnn.export import architecture, container
+from jaxsnn.export import architecture, compact, container
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Model
+from jaxsnn.files import write_atomic
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
 from jaxsnn.tree import named_leaves, substitute
@@ -63,9 +65,9 @@ def save(
 ) -> int:
     """Write a network to one packed file: the same network gives the same bytes.
 
-    Weights on a grid are written as codes of 1 to 8 bits, zeros as a bitmap or as gaps between the
-    others where that is smaller, and all else as float32. Reading returns the same bits, except
-    that `-0.0` becomes `0.0`. The file appears under its name only when it is complete.
+    Which weights are not zero, and the codes of those on a grid, go through an entropy coder; all
+    else is float32. Reading returns the same bits, except that `-0.0` becomes `0.0` in a weight.
+    The file appears under its name only when it is complete.
 
     A network of our layers in a chain is saved with its architecture. One of your own topology, or
     a wrapped function, is code: its numbers are saved, and `load(path, like=net)` puts them back.
@@ -102,7 +104,7 @@ def save(
         raise UserError(
             f"inputs must be an Inputs, such as task.inputs, found {type(inputs).__name__}"
         )
-    header: dict[str, Any] = {"leaves": {}, "numbers": {}, "architecture": None}
+    header: dict[str, Any] = {"leaves": {}, "numbers": {}, "written_by": container.releases()}
     header["architecture"] = architecture.describe_network(net)
     header["inputs"] = None if inputs is None else inputs.to_data()
     tensors: dict[str, np.ndarray] = {}
@@ -114,16 +116,18 @@ def save(
             raise UserError(f"{name} holds NaN; pack a checkpoint from before it did")
         if leaf.shape == () and leaf.dtype == np.float32 and np.isfinite(leaf):
             header["numbers"][name] = float(leaf)
+        elif _returns(leaf):
+            header["leaves"][name], tensors[name] = _packed(name, leaf, None)
         else:
             tensors[name] = leaf
-    return container.write(path, "network", tensors, header, metadata)
+    return write_atomic(path, compact.to_bytes(tensors, header, container.checked(metadata)))
 
 
 def load(path: str | Path, like: Network | None = None) -> Model:
     """Read a packed file as a network that can be run.
 
-    The steps of leaves on a grid come back where the file holds them (`grid_codes`,
-    `scaled_codes`), whether `save` knew the grid or found it in the numbers.
+    The steps of leaves on a grid come back where the file holds them (`coded_grid_codes`,
+    `coded_channel_codes`), whether `save` knew the grid or found it in the numbers.
 
     Args:
       path: a file that `save` wrote.
@@ -153,7 +157,16 @@ def load(path: str | Path, like: Network | None = None) -> Model:
 
 def read(path: str | Path) -> Contents:
     """Return the checked contents of a packed file, its leaves still packed."""
-    contents = container.read(path, "network", HEADER)
+    path = Path(path)
+    container.size_of(path, "network")
+    with foreign.reading(path, "a jaxsnn network"), path.open("rb") as file:
+        content = file.read(compact.LONGEST)
+        if is_compact := compact.is_compact(content):
+            content += file.read()
+    if is_compact:
+        contents = compact.from_bytes(path, content)
+    else:
+        contents = container.read(path, "network", HEADER)
     for name, leaf in contents.header["leaves"].items():
         fields.check(f"{path}: leaf {name}", leaf, LEAF)
         if name not in contents.tensors:
@@ -299,6 +312,13 @@ def _packed(
     content = b"".join(parts[part].tobytes() for part in coding.PARTS[form])
     said = {"form": form, "shape": list(leaf.shape), "bytes": sizes}
     return said, np.frombuffer(content, np.uint8)
+
+
+def _returns(leaf: np.ndarray) -> bool:
+    """Return whether a packed leaf has the same bits again."""
+    if leaf.dtype != np.float32 or not np.isfinite(leaf).all():
+        return False
+    return not np.any(np.signbit(leaf) & (leaf == 0))
 
 
 def _as_arrays(named: Mapping[str, np.ndarray]) -> dict[str, Array]:

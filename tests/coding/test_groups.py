@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from jaxsnn import coding
-from jaxsnn.coding import groups
+from jaxsnn.coding import comparing, groups
 from jaxsnn.compress import n_of_m, uniform_grid
+from tests.coding.older_forms import parts_of
 
 DRAW = np.random.default_rng(0)
 
@@ -61,17 +62,23 @@ def test_other_masks_have_no_groups(mask):
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 8), (1, 4)])
-def test_a_leaf_takes_the_bytes_of_its_patterns_and_codes(n, m):
-    leaf = DRAW.normal(size=(60, 16)).astype(np.float32)
+def test_a_leaf_of_groups_takes_fewer_bytes_than_its_patterns_and_codes(n, m):
+    leaf = DRAW.normal(size=(120, 16)).astype(np.float32)
     known = uniform_grid(4).quantize(n_of_m(n, m)(leaf))
     weights = np.asarray(known.decode())
     form, parts = coding.encode(weights, known)
-    assert form == "grouped_grid_codes"
-    patterns = math.ceil(16 * math.ceil(60 / m) * math.ceil(math.log2(math.comb(m, n))) / 8)
+    assert form == "coded_grid_codes" and parts["stream"][2] == m
+    patterns = math.ceil(16 * math.ceil(120 / m) * math.ceil(math.log2(math.comb(m, n))) / 8)
     fields = 2 + 4 + 4 + 2 + 3
     stored = groups.search(weights != 0).marks.sum()
-    assert coding.num_bytes(weights, known) == fields + patterns + stored * 4 / 8
+    older = fields + patterns + stored * 4 / 8
+    assert comparing.sizes(weights, known)["grouped_grid_codes"] == older
+    assert coding.num_bytes(weights, known) < older
     np.testing.assert_array_equal(coding.decode(form, parts, weights.shape), weights)
+    parts = parts_of("grouped_grid_codes", weights, known)
+    assert sum(part.nbytes for part in parts.values()) == older
+    found = coding.decode("grouped_grid_codes", parts, weights.shape)
+    np.testing.assert_array_equal(found, weights)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
-from jaxsnn.export import load, save
+from jaxsnn.export import container, load, pack, save
 from jaxsnn.export.container import VERSION
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Integrator
@@ -61,11 +61,8 @@ def test_a_flipped_bit_anywhere_is_noticed(tmp_path):
         except UserError as error:
             assert NAME in str(error)
             continue
-        unnoticed.append(position)
-        np.testing.assert_array_equal(found.network.params["a"], small.params["a"])
-        assert found.metadata == {"dataset": "digits"}
-    # zlib's stream ends within a byte: the bits behind it say nothing, and nobody reads them.
-    assert len(unnoticed) <= 1
+        unnoticed.append((position, found))
+    assert not unnoticed
 
 
 @pytest.mark.parametrize("share", [0, 0.001, 0.2, 0.9, 0.999])
@@ -109,6 +106,14 @@ def test_a_tensor_larger_than_the_file_is_refused_before_it_is_made(tmp_path):
     path.write_bytes((2**60).to_bytes(8, "little") + text)
     with pytest.raises(UserError, match="damaged or cut short: "):
         load_numbers(path)
+
+
+def save_older(path, *arguments):
+    """Write a packed file in the container of version 2."""
+    save(path, *arguments)
+    contents = pack.read(path)
+    header = {name: contents.header[name] for name in pack.HEADER}
+    container.write(path, "network", contents.tensors, header, contents.metadata)
 
 
 def rewrite(path, change, version=VERSION, repack=lambda text: zlib.compress(text)):
@@ -190,7 +195,7 @@ def other_type(tensors, header):
 )
 def test_the_field_that_is_wrong_is_named(tmp_path, change, message):
     path = tmp_path / NAME
-    save(path, network())
+    save_older(path, network())
     rewrite(path, change)
     with pytest.raises(UserError, match=f"{NAME}: .*{message}"):
         load_numbers(path)
@@ -225,7 +230,7 @@ def nothing(tensors, header):
     ],
 )
 def test_another_version_and_a_header_that_is_none_are_refused(tmp_path, version, repack, message):
-    save(tmp_path / NAME, network())
+    save_older(tmp_path / NAME, network())
     rewrite(tmp_path / NAME, nothing, version, repack)
     with pytest.raises(UserError, match=message):
         load_numbers(tmp_path / NAME)
@@ -239,7 +244,7 @@ def test_a_weight_that_is_not_finite_is_refused_though_the_checksums_are_right(t
         tensors["params/out/kernel"] = weights.view(np.uint8)
         resum(tensors, header)
 
-    save(tmp_path / NAME, network())
+    save_older(tmp_path / NAME, network())
     rewrite(tmp_path / NAME, change)
     with pytest.raises(UserError, match=f"{NAME}: params/out/kernel holds NaN, infinity or no num"):
         load_numbers(tmp_path / NAME)
@@ -250,7 +255,7 @@ def test_few_bytes_that_say_many_zeros_are_refused_before_they_are_made(tmp_path
     gaps = np.full(1 + -(-size // 255), 255, np.uint8)
     gaps[0] = 8  # bits of a gap
     dense = layers.Dense(4, 6, neurons=Integrator(), use_bias=False, rngs=nnx.Rngs(0))
-    save(tmp_path / NAME, Network.of(layers.Chain({"dense1": dense})))
+    save_older(tmp_path / NAME, Network.of(layers.Chain({"dense1": dense})))
 
     def change(tensors, header):
         header["architecture"][0] |= {"inputs": 1 << 13, "outputs": 1 << 14}
@@ -280,7 +285,7 @@ def test_few_bytes_that_say_many_zeros_are_refused_before_they_are_made(tmp_path
 )
 def test_a_constant_out_of_its_range_is_refused(tmp_path, constant, value, message):
     dense = layers.Dense(4, 6, neurons=LIF(0.5), rngs=nnx.Rngs(0))
-    save(tmp_path / NAME, Network.of(layers.Chain({"dense1": dense})))
+    save_older(tmp_path / NAME, Network.of(layers.Chain({"dense1": dense})))
 
     def change(tensors, header):
         header["numbers"][f"stats/dense1/neurons/{constant}"] = value
@@ -318,7 +323,7 @@ def no_steps(tensors, header):
 def test_a_network_that_cannot_be_made_is_refused(tmp_path, change, message):
     dense = layers.Dense(4, 6, neurons=Integrator(), rngs=nnx.Rngs(0))
     net = Network.of(layers.Chain({"dense1": dense, "vote": layers.Vote(3)}))
-    save(tmp_path / NAME, net, INPUTS)
+    save_older(tmp_path / NAME, net, INPUTS)
     rewrite(tmp_path / NAME, change)
     with pytest.raises(UserError, match=f"{NAME}: .*{message}"):
         load(tmp_path / NAME)

@@ -13,12 +13,11 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from jaxsnn import coding, compress, layers, models, tree
 from jaxsnn.cli import facts
 from jaxsnn.errors import UserError
-from jaxsnn.export import Model, fold_norms, load, save, save_npz
+from jaxsnn.export import Model, fold_norms, load, pack, save, save_npz
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
@@ -121,12 +120,10 @@ def test_any_network_returns_and_its_bytes_are_those_promised(
     path, net = tmp_path_factory.mktemp("pack") / NAME, network(seed, density, bits, STATS)
     save(path, net)
     assert_same_leaves(load(path, like=net).network.params, net.params)
-    written = {name: tensor.nbytes for name, tensor in load_file(path).items()}
+    written = {name: tensor.nbytes for name, tensor in pack.read(path).tensors.items()}
     for name, leaf in tree.named_leaves(net.params).items():
         assert written[f"params/{name}"] == coding.num_bytes(leaf)
-    # 8 bytes say how long the safetensors header is.
-    rest = int.from_bytes(path.read_bytes()[:8], "little")
-    assert path.stat().st_size == 8 + rest + sum(written.values())
+    assert path.stat().st_size < sum(written.values()) + 300
 
 
 class Pair(NamedTuple):

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.fuzz.mutations import damaged_array, damaged_json
+from tests.fuzz.mutations import damaged, damaged_array, damaged_json
 
 Forge = Callable[[random.Random, str, bytes], bytes]
 
@@ -134,7 +134,7 @@ def make_own(folder: Path) -> None:
 
 
 def forged_packed(draw: random.Random, name: str, data: bytes) -> bytes:
-    """Damage the header of a packed file or the numbers in it, and make its checksums right."""
+    """Damage the header of a program or of an older packed file; make its checksums right."""
     from safetensors.numpy import load, save
 
     del name
@@ -163,6 +163,26 @@ def forged_packed(draw: random.Random, name: str, data: bytes) -> bytes:
         pass
     packed = np.frombuffer(zlib.compress(text), np.uint8)
     return save({"jaxsnn": packed} | tensors, strings)
+
+
+def forged_compact(draw: random.Random, name: str, data: bytes) -> bytes:
+    """Damage the text of a packed file or what stands behind it, and make its checksum right."""
+    from tests.export.forging import packed_text, put_together, taken_apart
+
+    del name
+    text, rest = taken_apart(data)
+    if draw.random() < 0.5:
+        text = damaged_json(draw, text)
+    else:
+        _, rest = damaged(draw, rest)
+    return put_together(packed_text(text), rest)
+
+
+def make_older(folder: Path) -> None:
+    """Write a packed file of version 2."""
+    from tests.export import older_file
+
+    (folder / "net.safetensors").write_bytes(older_file.PATH.read_bytes())
 
 
 def make_program(folder: Path) -> None:
@@ -717,8 +737,9 @@ def read_checkpoints(folder: Path) -> Any:
 
 
 FORMATS: dict[str, Format] = {
-    "packed file": Format(make_packed, read_packed, True, forged_packed, cheap=False),
-    "packed file, like=": Format(make_own, read_alike, True, forged_packed),
+    "packed file": Format(make_packed, read_packed, True, forged_compact, cheap=False),
+    "packed file, like=": Format(make_own, read_alike, True, forged_compact),
+    "packed file, version 2": Format(make_older, read_packed, True, forged_packed, cheap=False),
     "program": Format(make_program, read_program, True, forged_packed, cheap=False),
     "NIR": Format(make_nir, read_nir, False, forged_nir, cheap=False),
     "torch": Format(make_torch, read_weights, False, forged_torch),

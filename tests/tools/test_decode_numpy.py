@@ -11,14 +11,16 @@ import numpy as np
 import pytest
 
 from jaxsnn import coding, tree
+from jaxsnn.coding.forms import WRITTEN
 from jaxsnn.compress import n_of_m, rescaled, uniform_grid
-from jaxsnn.export import load, save
+from jaxsnn.export import compact, load, save
 from jaxsnn.network import Network
-from tools import decode_numpy
+from tools import decode_numpy, decode_parts
 
 pytestmark = pytest.mark.long
 
 SOURCE = Path(decode_numpy.__file__)
+PARTS = Path(decode_parts.__file__)
 
 
 def network():
@@ -59,7 +61,7 @@ def test_the_leaves_take_every_form():
     net = network()
     known = {name.removeprefix("all/"): found for name, found in net.quantized.items()}
     forms = {coding.encode(leaf, known.get(n))[0] for n, leaf in net.params["all"].items()}
-    assert forms == set(coding.PARTS)
+    assert forms == set(WRITTEN)
 
 
 def test_every_leaf_is_that_of_load(tmp_path):
@@ -73,17 +75,19 @@ def test_every_leaf_is_that_of_load(tmp_path):
         assert found[name].tobytes() == np.asarray(leaf).tobytes(), name
 
 
-def test_it_is_short_and_imports_numpy_only():
-    text = SOURCE.read_text(encoding="utf-8")
-    assert len(text.splitlines()) < 130
-    imported = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import):
-            imported |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            imported.add(node.module.partition(".")[0])
-    assert imported - sys.stdlib_module_names == {"numpy"}
-    assert f"python {SOURCE.name} FILE" in text
+def test_both_files_are_short_and_import_numpy_only():
+    for path in (SOURCE, PARTS):
+        text = path.read_text(encoding="utf-8")
+        assert len(text.splitlines()) < 120
+        imported = set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                imported.add(node.module.partition(".")[0])
+        assert imported - sys.stdlib_module_names <= {"numpy", PARTS.stem}
+    assert f"python {SOURCE.name} FILE" in SOURCE.read_text(encoding="utf-8")
+    assert decode_parts.WORDS == compact.WORDS
 
 
 def test_it_runs_by_itself_from_anywhere(tmp_path):
