@@ -10,6 +10,7 @@ from jaxsnn import draws
 KEY = jax.random.key(7)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shape", [(1,), (5, 3, 2), (1024,), (1025,), (0,)])
 def test_they_are_the_numbers_of_jax(shape):
     bound = np.float32(7.3**-0.5)

@@ -271,6 +271,7 @@ def test_networks_map_over_parameters():
 # --- Symmetries -----------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_permuting_hidden_channels_leaves_the_output():
     net, x = network(), spikes(4, 2, 4, 4, 2)
     order = jnp.asarray([2, 0, 3, 1])

@@ -61,6 +61,7 @@ def test_small_leaves_are_within_a_hundredth_of_the_nearest_point(name):
                 assert error(leaf, project(leaf)) <= 1.01 * least + slack, (kind, size)
 
 
+@pytest.mark.long
 def test_each_channel_of_a_small_leaf_is_within_a_hundredth():
     leaf = (DRAW.normal(size=(12, 5)) * [1, 100, 0.01, 3, 1]).astype(np.float32)
     for name, (make, levels) in GRIDS.items():
@@ -103,6 +104,7 @@ def test_large_leaves_are_no_worse_than_64_starts(name, kind):
     assert error(leaf, found) <= 1.0001 * error(leaf, one_start)
 
 
+@pytest.mark.long
 def test_it_is_traceable_and_the_same_mapped_and_with_traced_levels():
     leaves = jnp.asarray(DRAW.normal(size=(3, 50)), jnp.float32)
     mapped = jax.jit(jax.vmap(grids.uniform_grid(4)))(leaves)
@@ -116,6 +118,7 @@ def test_it_is_traceable_and_the_same_mapped_and_with_traced_levels():
         np.testing.assert_array_equal(swept.codes[i], single.codes)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("per", ["leaf", "channel"])
 def test_a_leaf_on_the_grid_stays_where_it_is(per):
     for name, (make, _) in GRIDS.items():
@@ -128,6 +131,7 @@ def test_a_leaf_on_the_grid_stays_where_it_is(per):
         np.testing.assert_allclose(again.decode(), once.decode(), rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.long
 def test_one_outlier_silences_its_channel_at_most():
     net = models.build("20-10", (30,), LIF(0.5, 0.2), seed=0, use_bias=False)
     kernel = net.params["dense1"]["kernel"]
@@ -146,6 +150,7 @@ def test_one_outlier_silences_its_channel_at_most():
     assert rates["channel"] == pytest.approx(rate(net), rel=0.25)
 
 
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_scales_that_are_tried():
     for shape, per in (
         ((1 << 21,), "leaf"),

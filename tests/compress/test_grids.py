@@ -200,6 +200,7 @@ def test_a_binary_grid_revives_zeros_unless_told_to_keep_them():
     assert jnp.count_nonzero(grids.binary_grid(keep_zeros=True)(leaf)) == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [grids.uniform_grid, grids.pow2_grid, grids.symmetric_uniform])
 def test_traced_bits_give_the_grid_of_concrete_bits(make):
     leaf = np.random.default_rng(1).normal(size=20).astype(np.float32)

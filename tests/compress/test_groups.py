@@ -62,6 +62,7 @@ def test_how_many_are_kept_can_be_swept():
         np.testing.assert_array_equal(found, brute(leaf, n, 4))
 
 
+@pytest.mark.long
 def test_trained_weights_stay_in_the_set_and_on_the_grid_behind_it():
     recipe = {"w": pr.compose(groups.n_of_m(2, 4), grids.uniform_grid(3))}
     params = {"w": jnp.asarray(np.random.default_rng(4).normal(size=(7, 3)), jnp.float32)}

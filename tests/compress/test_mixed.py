@@ -25,6 +25,7 @@ def loss(params):
     return jnp.sum((hidden @ params["b"]["kernel"] + params["b"]["bias"].reshape(1, -1) - 1) ** 2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("at_once", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_rise_is_the_loss_with_one_leaf_quantized(at_once):
     found = mixed.sensitivity(loss, PARAMS, widths=WIDTHS, at_once=at_once)
@@ -36,6 +37,7 @@ def test_a_rise_is_the_loss_with_one_leaf_quantized(at_once):
             np.testing.assert_allclose(rise, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.long
 def test_a_rise_by_channel_is_the_loss_with_one_channel_quantized():
     found = mixed.sensitivity(loss, PARAMS, where="a/*", widths=(2, 4), per="channel")["a/kernel"]
     kernel = PARAMS["a"]["kernel"]
@@ -80,6 +82,7 @@ def test_allocations_are_within_the_budget_and_near_the_best_of_all():
         assert found <= at_least
 
 
+@pytest.mark.long
 def test_with_equal_sizes_and_rises_that_flatten_greedy_is_best():
     widths, sizes = (2, 3, 4), (8,) * 5
     rises = np.array([[4.0, 1.0, 0.0], [9, 2, 1], [1, 0.2, 0.1], [5, 1.5, 1], [2, 1, 0.9]])
@@ -101,6 +104,7 @@ def test_prices_make_the_budget_one_of_operations():
     assert {name: int(each) for name, each in bits.items()} == {"w0": 2, "w1": 4}
 
 
+@pytest.mark.long
 def test_channels_get_bits_of_their_own_and_the_recipe_takes_them():
     rises = {"a/kernel": jnp.asarray([[1.0, 9.0, 5.0], [0.5, 1.0, 4.9], [0.0, 0.0, 0.0]])}
     bits = mixed.allocate(rises, PARAMS, (4 * 4 + 4 * 4) / 8, widths=WIDTHS)

@@ -96,6 +96,7 @@ def fitted(phase, params, steps=40):
     return phase.finish(shown, state), shown, state
 
 
+@pytest.mark.long
 def test_learning_the_scale_lowers_the_error_and_leaves_codes():
     params = {"w": jnp.asarray(DRAW.normal(size=(20, 4)), jnp.float32)}
     phase = learned_scales(optax.sgd(0.0), {"w": 4}, per="channel", scales=optax.sgd(0.05))
@@ -122,6 +123,7 @@ def test_what_is_masked_stays_zero_and_does_not_count():
     assert not jnp.any(landed["w"][~mask]) and jnp.any(landed["w"])
 
 
+@pytest.mark.long
 def test_bits_are_swept_and_may_differ_between_channels():
     def lane(bits):
         phase = learned_scales(optax.sgd(0.1), {"w": bits}, per="channel")

@@ -238,6 +238,7 @@ def test_training_without_the_free_copy_is_something_else():
     assert jnp.any(jnp.sign(visible["w"]) != jnp.sign(start["w"]))
 
 
+@pytest.mark.long
 def test_visible_free_and_snapped_weights_belong_together():
     recipe = {"*/kernel": grids.uniform_grid(3)}
     optimizer = transforms.latent(optax.adam(0.1), recipe)

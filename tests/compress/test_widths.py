@@ -24,6 +24,7 @@ GRADIENTS = {"a": normal(6, 4), "b": normal(4, 3)}
 PRICES = {"*": 1 / 8}
 
 
+@pytest.mark.long
 def test_each_group_stands_on_the_grid_of_its_rounded_bits():
     numbers = {"a": jnp.asarray([[2.4, 3.6, 0.9, 9.3]]), "b": jnp.asarray([[1.6, 1.4, 3.0]])}
     shown = LearnedWidths(PRICES, 100.0).quantize(FREE, numbers)
@@ -44,12 +45,14 @@ def test_a_group_without_bits_costs_nothing():
     assert float(cost) == 6 * (2 + 3) / 8
 
 
+@pytest.mark.long
 def test_the_widest_group_of_each_leaf_keeps_two_bits():
     numbers = {name: jnp.full((1, leaf.shape[1]), 0.5) for name, leaf in FREE.items()}
     for found in LearnedWidths(PRICES, 100.0).quantize(FREE, numbers).values():
         assert sorted(found.bits.ravel().tolist())[-2:] == [0, 2]
 
 
+@pytest.mark.long
 def test_the_start_spends_the_budget_where_the_error_asks():
     leaf = jnp.asarray(np.array([[4.0, 1.0], [-4.0, 1.0], [4.0, -1.0], [4.0, -1.0]]), jnp.float32)
     learned = LearnedWidths(PRICES, 4 * (4 + 2) / 8)
@@ -123,6 +126,7 @@ def test_budgets_are_swept():
         np.testing.assert_allclose(landed[name][1], alone.params[name], atol=1e-6)
 
 
+@pytest.mark.long
 def test_no_step_costs_more_than_the_budget_and_the_end_is_packed_by_channels():
     (landed, steps), costs = single(9.0)
     assert jnp.all(costs <= 9.0 + 1e-4) and costs[-1] > 6

@@ -61,6 +61,7 @@ def moved(recording, steps):
     return out
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("frames", "axes"), [(camera(40), 2), (cochlea(40), 1)])
 def test_all_frames_of_a_recording_move_together_and_zero_comes_in(frames, axes):
     result = np.asarray(event_augment.shift_frames(KEY, frames, 1))
@@ -120,6 +121,7 @@ def binomials(count):
     return row
 
 
+@pytest.mark.long
 def test_no_events_or_all_are_lost():
     frames = camera(3)
     drop = jax.jit(event_augment.drop_events, static_argnums=2)
@@ -160,6 +162,7 @@ def test_counts_that_meet_are_cut_to_a_byte():
     assert set(np.unique(jax.jit(event_augment.jitter_time)(KEY, frames))) == {0, 200, 255}
 
 
+@pytest.mark.long
 def test_digits_are_never_mirrored_and_gestures_are():
     frames = jnp.zeros((64, 1, 16, 16, 2), jnp.uint8).at[:, :, :, 1].set(255)
     task = train.Task(Inputs((16, 16, 2), 1, "events"), augment="event-shift")

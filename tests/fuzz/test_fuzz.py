@@ -52,6 +52,7 @@ def test_damages_of_all_kinds_are_drawn():
     assert len(texts) > 50
 
 
+@pytest.mark.long
 def test_the_fuzzer_notices_what_it_looks_for(tmp_path, monkeypatch):
     """Read with a reader that does everything wrong."""
     from jaxsnn.errors import UserError

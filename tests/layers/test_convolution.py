@@ -159,6 +159,7 @@ def test_same_padding_is_pytorchs_and_keeps_ceil_of_n_over_stride():
         assert shape.shape[1:3] == (-(-n // stride),) * 2
 
 
+@pytest.mark.long
 def test_short_images_are_rounded_and_the_gradient_of_the_kernel_is_not():
     images, kernel = problem(3)
     images = images.astype(jnp.bfloat16)

@@ -57,6 +57,7 @@ def test_the_ordinary_kernel_does_the_same():
     np.testing.assert_allclose(found, by_jax(images, kernel, 2, 1, "SAME"), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.long
 def test_short_images_are_weighed_with_rounded_weights_and_the_gradient_is_not_rounded():
     images, kernel = numbers(1, 4, 4, 2).astype(jnp.bfloat16), numbers(3, 3, 1, 2)
     total = lambda kernel: convolve(images, kernel, groups=2, dtype=jnp.float32).sum()  # noqa: E731

@@ -126,6 +126,7 @@ def test_watched_neurons_record_their_current_and_the_original_does_not():
     np.testing.assert_allclose(found, np.broadcast_to(current, (4, 1, 3)), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_watched_neurons_record_their_spikes():
     chain = network(3, 4)
     record, x = Tape(), spikes(5, 2, 3, rate=0.9)

@@ -52,6 +52,7 @@ def slope_by_hand(x, cotangent, size, ties):
     return gradient
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize(("size", "ties"), [(2, "first"), (3, "first"), (2, "shared")])
 def test_the_gradient_of_a_tie_goes_to_the_first_or_to_all_in_equal_shares(size, ties, dtype):
@@ -116,6 +117,7 @@ def test_events_of_a_constant_input_are_its_sum_over_time():
     np.testing.assert_array_equal(record.activity.events["layer/kernel"], 6 * values)
 
 
+@pytest.mark.long
 def test_the_record_holds_magnitudes_of_potentials_and_spikes_behind_a_maximum():
     neurons = Neurons(LIF(0.5, 0.4))
     current = jnp.asarray(np.random.default_rng(0).normal(size=(5, 2, 4, 6, 3)), jnp.float32)

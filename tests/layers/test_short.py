@@ -56,6 +56,7 @@ NETWORKS = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("layout", "shape", "encoding", "options"), NETWORKS)
 def test_a_step_keeps_nothing_of_every_step_in_float32(layout, shape, encoding, options):
     def kept(dtype):
@@ -110,6 +111,7 @@ def test_a_step_moves_nothing_of_every_step_in_float32(layout):
     assert moved(jnp.bfloat16) == []
 
 
+@pytest.mark.long
 def test_weights_gradients_read_out_and_record_are_float32():
     loss, (params, images, labels) = loss_of("4C3-AP2-6-V3", (4, 4, 2), "events")
     random = np.random.default_rng(0)
@@ -146,6 +148,7 @@ def quantized(layout, dtype, scale):
     return net.replace(params=params, steps=steps), x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remat", [None, 3])
 def test_a_network_of_codes_is_that_of_float32_bit_for_bit(remat):
     layout, scale = "4C3-AP2-7-3", 2.0**-7  # with it no sum of float32 weights is rounded either
@@ -172,6 +175,7 @@ def test_a_network_of_codes_is_that_of_float32_bit_for_bit(remat):
         assert (a != b).any()
 
 
+@pytest.mark.long
 def test_the_scale_of_codes_stands_behind_an_exact_sum():
     net, _ = quantized("5-3", jnp.bfloat16, 0.0123)
     step, layer = net.steps["dense1/kernel"], net.module.dense1

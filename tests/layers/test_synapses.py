@@ -57,6 +57,7 @@ def test_a_synapse_of_no_kind_cannot_weigh():
         run(layer, spikes(1, 1, 2))
 
 
+@pytest.mark.long
 def test_short_synapses_keep_weights_potentials_and_sums_in_float32():
     neurons = Neurons(LIF(0.5, 0.5))
     layer = layers.Dense(16, 4, neurons=neurons, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))

@@ -223,6 +223,7 @@ def test_the_control_may_be_left_out_or_as_long_as_another_way(problem):
     assert fit.phases[-1] == ("dense control", 5, 0.0)
 
 
+@pytest.mark.long
 def test_the_authors_script_has_one_penalty_and_one_step_size(problem):
     seen = {}
 
@@ -290,6 +291,7 @@ def test_a_sparsity_that_does_not_fit_is_refused_before_training(problem, sparsi
     assert not fit.phases
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("levels", "bits"), [("ternary", None), ("uniform", 3)])
 def test_levels_have_a_scale_for_each_output_channel_where_asked(levels, bits):
     leaf = normal(5) * jnp.asarray([[1.0, 10.0, 100.0]])

@@ -11,6 +11,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.methods import optimizers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["adam", "sgd"])
 def test_the_decay_is_in_the_gradient_of_convolution_kernels_alone(name):
     params = {

@@ -59,6 +59,7 @@ def recordings(count, seed=0):
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("layout", "stride"), [("4C3-AP2-10", 1), ("3C3S2-10", 2), ("9-10", None)])
 def test_synops_are_the_fan_out_of_every_raw_event(layout, stride, tmp_path):
     contents = recordings(12)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 from rich.console import Console
 
 from jaxsnn import compress, metrics, models, report, train
@@ -51,6 +52,7 @@ def test_tables_print_the_warnings():
     assert f"warning: {LINES[0]}\n" in console.file.getvalue()
 
 
+@pytest.mark.long
 def test_a_training_ends_with_a_line_for_each_layer_that_it_lost(capsys):
     shape, draw = (6,), np.random.default_rng(0)
     images = draw.integers(0, 256, (8, *shape), dtype=np.uint8)

@@ -56,6 +56,7 @@ def test_the_stbp_nets():
     assert quarter[0] == 27 * 32 and quarter[1] == convs[1] // 16 and quarter[-1] == 128 * 1000
 
 
+@pytest.mark.long
 def test_the_nets_of_qp_snn_have_their_published_sizes():
     def weights(make):
         shapes = outline(make)

@@ -22,6 +22,7 @@ def weights(name, fc="single", *, dense, **options):
     return sum(int(np.prod(shape)) for shape in chosen)
 
 
+@pytest.mark.long
 def test_the_networks_have_their_published_numbers_of_weights():
     assert weights("vgg16", dense=False) == 14_710_464
     assert weights("vgg16", "wide", dense=True) == 2048 * 4096 + 4096 * 4096 + 4096 * 10

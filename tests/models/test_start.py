@@ -41,6 +41,7 @@ def test_the_start_of_the_codes_of_vgg_depends_on_the_outputs():
     np.testing.assert_array_equal(found["conv1"]["bias"], np.ones(64))
 
 
+@pytest.mark.long
 def test_scaled_start_values_make_every_layer_of_a_deep_network_fire():
     net = models.build("-".join(["64"] * 5 + ["10"]), (64,), LIF(0.25, 0.75))
     x = encode.direct(jax.random.normal(jax.random.key(1), (32, 64)), 4)
@@ -62,6 +63,7 @@ def test_scaled_start_values_make_every_layer_of_a_deep_network_fire():
         models.firing_start(models.build("8-3", (64,), norm=True), x)
 
 
+@pytest.mark.long
 def test_a_deep_network_of_relus_keeps_the_size_of_what_passes():
     layout = "-".join(["400"] * 8 + ["10"])
     options = {"readout": "current", "activation": "relu", "use_bias": False}

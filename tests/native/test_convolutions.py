@@ -181,12 +181,14 @@ def line_with(**environment):
     return done.stdout
 
 
+@pytest.mark.long
 def test_what_is_missing_is_one_line(tmp_path):
     line = line_with(JAXSNN_ONEDNN=str(tmp_path))
     assert line.startswith("convolutions: XLA ($JAXSNN_ONEDNN = ")
     assert line.count("\n") == 1
 
 
+@pytest.mark.long
 def test_it_can_be_switched_off():
     assert line_with(JAXSNN_NATIVE="0") == "convolutions: XLA ($JAXSNN_NATIVE is 0)\n"
 

@@ -343,6 +343,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [3, 6])  # written out, and scanned
 @pytest.mark.parametrize("neuron", SHORT)
 def test_spikes_do_not_depend_on_how_short_potentials_are_kept(neuron, steps):
@@ -357,6 +358,7 @@ def test_spikes_do_not_depend_on_how_short_potentials_are_kept(neuron, steps):
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("neuron", SHORT)
 def test_the_gradient_through_short_potentials_is_rounded_and_no_more(neuron):
     current, wave = near_threshold(6), jnp.cos(jnp.arange(48.0)).reshape(6, 2, 4)
@@ -384,6 +386,7 @@ def test_the_gradient_through_short_potentials_is_rounded_and_no_more(neuron):
             np.testing.assert_allclose(a, b, rtol=0, atol=2**-7 * float(largest))
 
 
+@pytest.mark.long
 def test_short_currents_give_short_spikes_and_exact_feedback():
     random = np.random.default_rng(0)
     current = jnp.asarray(random.random((6, 2, 4)), jnp.bfloat16)

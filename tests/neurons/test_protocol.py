@@ -98,6 +98,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [*("own", "plif"), *(pytest.param(x, marks=SLOW) for x in NEURONS if x not in ("own", "plif"))],

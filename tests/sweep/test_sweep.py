@@ -329,6 +329,7 @@ def test_constants_of_all_neurons_are_replaced():
         sweep.with_constants(NET.replace(stats={"dense1": {}}), threshold=1.0)
 
 
+@pytest.mark.long
 def test_a_lane_of_fewer_steps_is_the_single_run_of_so_many():
     """With the price of spikes and without: weights, spike rate, accuracy."""
 

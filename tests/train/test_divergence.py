@@ -27,6 +27,7 @@ FAR_TOO_LARGE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", FAR_TOO_LARGE)
 def test_a_learning_rate_that_is_far_too_large_is_one_line(name, tmp_path):
     """Its loss stays finite: spikes are bounded."""
@@ -40,6 +41,7 @@ def test_a_learning_rate_that_is_far_too_large_is_one_line(name, tmp_path):
     assert "the last good checkpoint is the phase before; lower the learning rate" in message
 
 
+@pytest.mark.long
 def test_a_training_that_learns_nothing_has_not_diverged():
     for rate in (1e-9, 1.0):  # of random images there is nothing to learn
         trained = train.fit(TASK, optax.adam(rate), NET, SPLIT, **FIT)

@@ -100,6 +100,7 @@ def test_steps_that_do_not_count_change_neither_loss_nor_gradient(loss):
     assert abs(float(whole[0] - found[0])) > 1e-4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("remat", [None, 2])
 def test_what_is_recorded_is_that_of_the_steps_that_count(remat):
     """Spikes, potentials, events and operations of 3 of 4 steps are those of a run of 3."""

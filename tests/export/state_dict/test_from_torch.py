@@ -85,6 +85,7 @@ def as_file(kind, arrays, folder):
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["dictionary", "pt", "safetensors"])
 def test_a_convolutional_network_of_snntorch_fires_as_there(tmp_path, kind):
     conv, fc = (normal(3, 2, 3, 3), normal(3)), (normal(5, 48), normal(5))
@@ -104,6 +105,7 @@ def test_a_convolutional_network_of_snntorch_fires_as_there(tmp_path, kind):
     assert net.params["conv1"]["kernel"].shape == (3, 3, 2, 3)
 
 
+@pytest.mark.long
 def test_norms_bring_their_statistics():
     conv = normal(3, 2, 1, 1)
     norm = {"weight": normal(3), "bias": normal(3), "running_mean": normal(3)}
@@ -121,6 +123,7 @@ def test_norms_bring_their_statistics():
     np.testing.assert_allclose(readout(net, x)[0], spikes.reshape(2, -1) @ fc.T, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_plif_and_a_leaky_readout_take_the_gain_of_their_input():
     w, fc, out = np.float32(-0.4), normal(6, 4), normal(3, 6)
     arrays = under(fc={"weight": fc}, plif={"w": w}, out={"weight": out})
@@ -146,6 +149,7 @@ def test_plif_and_a_leaky_readout_take_the_gain_of_their_input():
     np.testing.assert_allclose(readout(net, x), expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.long
 def test_recurrent_weights_of_snntorch_and_norse():
     fc, rec, bias = normal(5, 4), normal(5, 5), normal(5)
     inner = {"weight": rec, "bias": bias}
