@@ -140,6 +140,11 @@ class Config:
         """Refuse a grid before anything is read or made."""
         points(self.sweep.grid(), self.sweep.axes(self.task.timesteps))
         self.search.check_with(self.sweep)
+        if self.search.search is not None and self.processes.coordinator is not None:
+            raise UserError(
+                "--coordinator does not go with --search, whose processes work each for itself: "
+                "give --workers, or one --storage to all"
+            )
 
 
 Values = dict[str, Any]

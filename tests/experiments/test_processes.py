@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from experiments.common import ProcessOptions, RunOptions, processes
+from experiments.sweep import config as sweep
 from jaxsnn.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -86,3 +87,9 @@ def test_a_program_without_these_options_runs_alone():
     with pytest.raises(UserError, match="num_processes and process_id need"):
         with processes.together(wrong):
             pass
+
+
+def test_a_search_takes_workers_instead():
+    several = ProcessOptions(coordinator="here:80", num_processes=2, process_id=0)
+    with pytest.raises(UserError, match="--coordinator does not go with --search"):
+        sweep.Config(search=sweep.SearchOptions(search=4), processes=several).check()

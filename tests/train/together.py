@@ -38,7 +38,7 @@ def lane(point, start):
 def outcome(devices, epochs, folder=None):
     """Train, score, prune, train on, evaluate and sweep; return all numbers by name."""
     digits = data.load("digits", limit=300)
-    net = models.build("24-16-10", digits.shape, seed=0, norm=True)
+    net = models.build("24-16-10", digits.shape, seed=0, norm=True, use_bias="readout")
     task = train.Task(digits.inputs(timesteps=3), devices=devices)
     checkpoints = train.Checkpoints(folder / "dense", keep=2) if folder else None
     net = train.fit(
