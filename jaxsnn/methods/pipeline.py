@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from jaxsnn import compress as sets
-from jaxsnn import export, train, tree
+from jaxsnn import export, layers, train, tree
 from jaxsnn.arrays import Number
 from jaxsnn.compress import mixed, projections, schedules
 from jaxsnn.compress.grids import Per
@@ -255,8 +255,11 @@ class Pipeline:
             sizes = c.calibration_batches, c.calibration_batch_size
             channels.check_images(len(data.train.labels), *sizes)
             channels.rehearse(held.free, held.task.inputs, self.ratios(held))
-        if c.tidy and held.free.has_norms:
-            export.fold_norms(held.free, into="neuron")
+        if c.tidy and held.free.has_norms and not isinstance(held.free.module, layers.Chain):
+            raise UserError(
+                "tidy folds norms into the neurons of a chain of layers, found the topology of "
+                f"{type(held.free.module).__name__}: leave it out"
+            )
         if "bits" in c.stages and c.levels == "learned":
             phase = self.learning(optax.identity(), held, 1)
             jax.eval_shape(phase.optimizer.init, held.free.params)

@@ -99,7 +99,11 @@ def outlined(monkeypatch):
 
     def outline(*args, **options):
         shapes = jax.eval_shape(lambda: build(*args, **options))
-        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        return zeros.replace(stats=tree.map_named(constant, zeros.stats))
+
+    def constant(name, leaf):  # a threshold must not be 0
+        return np.asarray(leaf + name.endswith("/threshold"), leaf.dtype)
 
     for module in (models, models.admm, models.published):
         monkeypatch.setattr(module, "build", outline)
