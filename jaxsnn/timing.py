@@ -70,7 +70,7 @@ class Timing:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> with Timing() as timing:
+      >>> with Timing() as timing:  # around `train.fit`, which marks its phases and activities
       ...     with phase("first"):
       ...         _ = jax.jit(lambda x: x + 12345)(jnp.ones(3))
       >>> row = timing.rows()[0]

@@ -14,8 +14,18 @@ import jax.numpy as jnp
 import optax
 
 from jaxsnn import tree
-from jaxsnn.arrays import Array, Number, check_range, is_traced, safe_divide, top_fraction
-from jaxsnn.compress.projections import Scores, check_mask, check_survivors
+from jaxsnn.alike import Shared, share
+from jaxsnn.arrays import (
+    Array,
+    Number,
+    check_range,
+    is_traced,
+    keep_count,
+    safe_divide,
+    top_count,
+    top_fraction,
+)
+from jaxsnn.compress.projections import Scores, check_mask, check_survivors, nonzeros
 from jaxsnn.errors import UserError
 
 __all__ = [
@@ -48,16 +58,23 @@ def keep_fraction(params: Any, recipe: Mapping[str, Number], *, scores: Scores =
       UserError: if a pattern matches no leaf, or a concrete sparsity is out of range or would
         empty a leaf; the message names it.
     """
-    sparsities = tree.match(recipe, params)
+    sparsities, leaves = tree.match(recipe, params), tree.named_leaves(params)
+    counts = {}
+    for name, sparsity in sparsities.items():
+        check_range(f"sparsity of {name!r}", sparsity, 0, 1)
+        check_survivors(sparsity, name, leaves[name])
+        counts[name] = keep_count(sparsity, leaves[name].size)
+    found = _highest(share(scores), counts, {name: leaves[name] for name in counts})
+    return tree.map_named(lambda name, _: found.get(name, jnp.asarray(True)), params)
 
-    def mask(name: str, leaf: Array) -> Array:
-        if name not in sparsities:
-            return jnp.asarray(True)
-        sparsity = check_range(f"sparsity of {name!r}", sparsities[name], 0, 1)
-        check_survivors(sparsity, name, leaf)
-        return top_fraction(scores(leaf), sparsity)
 
-    return tree.map_named(mask, params)
+@jax.jit
+def _highest(
+    scores: Shared[Scores], counts: dict[str, Number], leaves: dict[str, Array]
+) -> dict[str, Array]:
+    """Return masks of so many entries of each leaf, as one program for any numbers of them."""
+    function = scores.function
+    return {name: top_count(function(leaves[name]), count) for name, count in counts.items()}
 
 
 def keep_global(
@@ -148,10 +165,7 @@ def of_nonzeros(params: Any, *, where: str = "*/kernel") -> Any:
     Returns:
       Tree of masks: `[...]` for the selected leaves, scalar `True` for the others.
     """
-    selected = tree.match({where: True}, params)
-    return tree.map_named(
-        lambda name, leaf: leaf != 0 if name in selected else jnp.asarray(True), params
-    )
+    return nonzeros(params, tree.match({where: True}, params))
 
 
 def both(masks: Any, others: Any) -> Any:

@@ -188,16 +188,20 @@ def pruned(inner: optax.GradientTransformation, masks: Any) -> Phase:
     mask_of = tree.named_leaves(masks)
 
     def begin(params: Any) -> Any:
-        return tree.map_named(
-            lambda name, leaf: jnp.where(
-                jnp.broadcast_to(jnp.asarray(mask_of[name], bool), leaf.shape),
-                leaf,
-                jnp.zeros_like(leaf),
-            ),
-            params,
-        )
+        return _inside(mask_of, params)
 
     return Phase(optax.chain(plain_optimizer(inner), confine(masks)), begin)
+
+
+@jax.jit
+def _inside(mask_of: dict[str, Array], params: Any) -> Any:
+    """Return parameters that are zero outside of masks, as one program."""
+
+    def cut(name: str, leaf: Array) -> Array:
+        kept = jnp.broadcast_to(jnp.asarray(mask_of[name], bool), leaf.shape)
+        return jnp.where(kept, leaf, jnp.zeros_like(leaf))
+
+    return tree.map_named(cut, params)
 
 
 def pulled(

@@ -8,7 +8,7 @@ of few values.
 Letters in shapes: `...` any shape, `I` inputs of a synapse, `O` its outputs (the last axis).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -36,6 +36,7 @@ __all__ = [
     "compose",
     "identity",
     "keep_largest",
+    "nonzeros",
     "on_mask",
     "percentile_keep",
     "project",
@@ -152,11 +153,19 @@ def prune(weights: Weights, recipe: Recipe) -> tuple[Weights, Any]:
     """
     pruned = project(weights, recipe)
     params = tree.params_of(pruned)
-    selected = tree.match(recipe, params)
-    masks = tree.map_named(
-        lambda name, leaf: leaf != 0 if name in selected else jnp.asarray(True), params
-    )
-    return pruned, masks
+    return pruned, nonzeros(params, tree.match(recipe, params))
+
+
+def nonzeros(params: Any, selected: Iterable[str]) -> Any:
+    """Return a tree of masks: where the selected leaves are not 0, scalar `True` for the others."""
+    leaves = tree.named_leaves(params)
+    found: dict[str, Array] = _nonzeros({name: leaves[name] for name in selected})
+    return tree.map_named(lambda name, _: found.get(name, jnp.asarray(True)), params)
+
+
+@jax.jit
+def _nonzeros(leaves: dict[str, Array]) -> dict[str, Array]:
+    return {name: leaf != 0 for name, leaf in leaves.items()}
 
 
 def check_survivors(sparsity: Number, name: str, leaf: Array) -> None:

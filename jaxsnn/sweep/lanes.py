@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from jaxsnn import memory
+from jaxsnn import memory, timing
 from jaxsnn.errors import UserError
 from jaxsnn.sweep import chunks, store
 from jaxsnn.sweep.grid import Axis, SweepGrid, points
@@ -167,7 +167,8 @@ def _go(
             some = todo[number * program.lanes : (number + 1) * program.lanes]
             filled = some + some[-1:] * (program.lanes - len(some))
             point = {axis: jnp.asarray(values[filled]) for axis, values in grid_points.items()}
-            found = parallel.to_host(program.call(point, data), program.devices)
+            with timing.activity("train"):
+                found = parallel.to_host(program.call(point, data), program.devices)
             results = store.by_name(found)
             results = {name: np.asarray(leaf)[: len(some)] for name, leaf in results.items()}
             for leaf_name, leaf in results.items():

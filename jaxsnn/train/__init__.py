@@ -1,5 +1,6 @@
 """Training and evaluating networks: tasks, the engine, checkpoints, calibration."""
 
+from jaxsnn.timing import Timing
 from jaxsnn.train.calibrate import each_batch, over_batches
 from jaxsnn.train.checkpoint import Checkpoints
 from jaxsnn.train.distributed import processes
@@ -15,6 +16,7 @@ __all__ = [
     "Fit",
     "Guide",
     "Task",
+    "Timing",
     "each_batch",
     "evaluate",
     "fit",
