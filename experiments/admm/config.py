@@ -8,6 +8,7 @@ from experiments.common import (
     DenseOptions,
     EngineOptions,
     NetworkOptions,
+    ProcessOptions,
     RunOptions,
     TaskOptions,
 )
@@ -43,6 +44,7 @@ class Config:
     task: TaskOptions = TaskOptions()
     network: NetworkOptions = NetworkOptions()
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     dense: DenseOptions = DenseOptions()
     ways: Ways = Ways()
     method: admm.Options = admm.Options()
@@ -122,15 +124,20 @@ AUTHORS_CIFAR = PAPER_CIFAR | AUTHORS | {
     "prune_sparsity": 0.75, "sparsity": 0.75,
 }  # fmt: skip
 
-# All images, in minutes on one accelerator. CIFAR-10 at half of the paper's width.
+# All images, at most ten minutes on one accelerator by the estimate of `experiments.bench.budget`.
+# CIFAR-10 at half of the paper's width.
 GPU_CIFAR = CIFAR | {
     "network": "admm_cifar", "width": 0.5, "norm": True, "dtype": "bfloat16", "decay": 0.25,
-    "threshold": 0.75, "limit": None, "batch_size": 128, "dense_epochs": 40, "pull_epochs": 10,
-    "retrain_epochs": 20, "activity_epochs": 10,
+    "threshold": 0.75, "limit": None, "batch_size": 128, "ways": ("prune", "joint"),
+    "dense_epochs": 36, "pull_epochs": 8, "retrain_epochs": 12,
 }  # fmt: skip
 GPU_MNIST = MNIST | {
     "batch_size": 256, "dense_epochs": 30, "pull_epochs": 10, "retrain_epochs": 10,
     "activity_epochs": 10,
+}  # fmt: skip
+GPU_SSC = SPOKEN | {
+    "batch_size": 256, "ways": ("prune", "joint"), "dense_epochs": 11, "pull_epochs": 2,
+    "retrain_epochs": 3,
 }  # fmt: skip
 
 
@@ -160,7 +167,8 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         **_grey(GPU_MNIST),
         **_colour(GPU_CIFAR),
         "nmnist": GPU_MNIST | {"timesteps": 10},
-        **_spoken(SPOKEN | {"batch_size": 256, "dense_epochs": 60}),
+        "shd": SPOKEN | {"batch_size": 256, "dense_epochs": 60},
+        "ssc": GPU_SSC,
     },
     "paper": {
         "digits": COMMON | PUBLISHED | {"batch_size": 32},

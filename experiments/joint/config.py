@@ -9,6 +9,7 @@ from experiments.common import (
     EngineOptions,
     NetworkOptions,
     Presets,
+    ProcessOptions,
     RunOptions,
     TaskOptions,
 )
@@ -24,6 +25,7 @@ class Config:
     task: TaskOptions = TaskOptions(timesteps=8, loss="ce")
     network: NetworkOptions = NetworkOptions(decay=0.5, threshold=1.0, norm=True)
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     dense: DenseOptions = DenseOptions()
     method: joint.Options = joint.Options()
 
@@ -87,14 +89,16 @@ GPU: Values = {
     "batch_size": 256, "dense_epochs": 30, "channels_epochs": 10, "pull_epochs": 5,
     "connections_epochs": 10, "bits_epochs": 10, "timesteps_epochs": 5, "spikes_epochs": 20,
 }  # fmt: skip
+# At most ten minutes by the estimate of `experiments.bench.budget`.
+GPU_VGG: Values = {"dense_epochs": 16, "dtype": "bfloat16", "timesteps_schedule": (2, 1)}
 PRESETS: Presets = {
     "smoke": {**dict.fromkeys(("digits", *LIKE_MNIST, *LIKE_CIFAR), SMOKE),
               "nmnist": SMOKE | OF_RECORDINGS},
     "cpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST),
             **dict.fromkeys(LIKE_CIFAR, CIFAR), "nmnist": NMNIST},
     "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST | GPU),
-            **dict.fromkeys(LIKE_CIFAR, VGG | {"dense_epochs": 24, "dtype": "bfloat16"} | {
-                f"{stage}_epochs": 4 for stage in ("channels", "pull", "connections", "bits",
+            **dict.fromkeys(LIKE_CIFAR, VGG | GPU_VGG | {
+                f"{stage}_epochs": 3 for stage in ("channels", "pull", "connections", "bits",
                                                     "timesteps", "spikes")}),
             "nmnist": NMNIST | GPU | {"limit": None}},
     "paper": {"digits": DIGITS | LONG, **dict.fromkeys(LIKE_MNIST, MNIST | LONG),

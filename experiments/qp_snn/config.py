@@ -3,7 +3,14 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from experiments.common import DataOptions, EngineOptions, NetworkOptions, RunOptions, TaskOptions
+from experiments.common import (
+    DataOptions,
+    EngineOptions,
+    NetworkOptions,
+    ProcessOptions,
+    RunOptions,
+    TaskOptions,
+)
 from jaxsnn import data
 from jaxsnn.errors import UserError
 from jaxsnn.methods import qp_snn
@@ -46,6 +53,7 @@ class Config:
     task: TaskOptions = TaskOptions(timesteps=2, loss="ce")
     network: NetworkOptions = NetworkOptions(decay=0.5, threshold=1.0, norm=True)
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     ablation: Ablation = Ablation()
     method: qp_snn.Options = qp_snn.Options(batch_size=100)
 
@@ -99,11 +107,14 @@ PAPER: dict[str, dict[str, Any]] = {
     "dvs_cifar10": _published("vggsnn", 10, timesteps=10, augment="events", batch_size=64),
 }
 
-# Whole networks and all images in an hour or so on one accelerator: the authors' code in short.
+# The authors' code in short: at most ten minutes on one accelerator by the estimate of
+# `experiments.bench.budget`, all images, whole networks but for the largest images.
 SHORT: dict[str, Any] = {
-    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "train_epochs": 50,
-    "tune_epochs": 25, "dtype": "bfloat16", "ways": ("baseline", "full"),
+    "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "train_epochs": 25,
+    "tune_epochs": 12, "dtype": "bfloat16", "ways": ("baseline", "full"),
 }  # fmt: skip
+
+SHORTEST = SHORT | {"train_epochs": 20, "tune_epochs": 10, "ways": ("full",)}
 
 # What the public code does otherwise: Adam in both trainings, smaller batches, other epochs, scores
 # behind poolings, norms and read-out that start anew after the cut, shortcuts by position.
@@ -126,7 +137,11 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "cifar100": CIFAR10 | {"ratios": qp_snn.ratios("vgg16", "A", 100)},
     },
     "gpu": {name: values | SHORT for name, values in PAPER.items() if name != "digits"}
-    | {"digits": DIGITS},
+    | {
+        "digits": DIGITS,
+        "tiny_imagenet": PAPER["tiny_imagenet"] | SHORTEST | {"width": 0.5},
+        "dvs_cifar10": PAPER["dvs_cifar10"] | SHORTEST,
+    },
     "paper": PAPER,
     "authors": AUTHORS,
 }

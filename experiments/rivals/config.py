@@ -9,6 +9,7 @@ from experiments.common import (
     DenseOptions,
     EngineOptions,
     NetworkOptions,
+    ProcessOptions,
     RunOptions,
     TaskOptions,
 )
@@ -71,13 +72,14 @@ class Config:
     task: TaskOptions = TaskOptions()
     network: NetworkOptions = NetworkOptions()
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     dense: DenseOptions = DenseOptions()
     rivals: Rivals = Rivals()
     pruning: Pruning = Pruning()
 
 
 FEW: dict[str, Any] = {"sparsity": 0.98}
-OTHERS = ("prune_sparsity", "activity_epochs", "spike_weight")
+OTHERS = ("ways", "prune_sparsity", "activity_epochs", "spike_weight")
 
 
 def _few(preset: str, **changes: Any) -> dict[str, dict[str, Any]]:
@@ -97,3 +99,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _few("paper"),
 }
 PRESETS["cpu"]["mnist"]["limit"] = 20_000
+# Three seeds in ten minutes; of the largest set one.
+for _dataset in ("cifar10", "cifar100"):
+    PRESETS["gpu"][_dataset] |= {"dense_epochs": 12, "pull_epochs": 4, "retrain_epochs": 4}
+PRESETS["gpu"]["ssc"] |= {"seeds": (0,)}

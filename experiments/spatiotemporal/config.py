@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from experiments.common import DataOptions, EngineOptions, RunOptions, TaskOptions
+from experiments.common import DataOptions, EngineOptions, ProcessOptions, RunOptions, TaskOptions
 from experiments.common.converted import LayoutOptions
 from jaxsnn import models
 from jaxsnn.methods import conversion, spatiotemporal
@@ -20,6 +20,7 @@ class Config:
     task: TaskOptions = TaskOptions()
     network: LayoutOptions = LayoutOptions()
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     hybrid: conversion.Options = conversion.DEFAULTS
     method: spatiotemporal.Options = spatiotemporal.DEFAULTS
 
@@ -69,14 +70,21 @@ AUTHORS = PAPER | {
     "batch_size": 16, "calibration_timesteps": 2000, "threshold_scale": 0.7, "rule": "count_below",
 }  # fmt: skip
 
-# Full width and all images in an hour or so on one accelerator.
+# Full width and all images, at most ten minutes on one accelerator by the estimate of
+# `experiments.bench.budget`.
 GPU_CIFAR10 = SHORT | {
-    "augment": "crop-flip", "ann_epochs": 30, "pca_images": 10_000, "threshold_scale": 0.7,
-    "narrow_dropout": 0.0, "dtype": "bfloat16", "batch_size": 128, "tune_epochs": 5,
-    "timesteps": 20, "calibration_timesteps": 20, "fewer": (16, 12, 8, 6, 4), "fewer_epochs": 3,
+    "augment": "crop-flip", "ann_epochs": 28, "pca_images": 10_000, "threshold_scale": 0.7,
+    "narrow_dropout": 0.0, "dtype": "bfloat16", "batch_size": 128, "tune_epochs": 3,
+    "timesteps": 16, "calibration_timesteps": 16, "fewer": (10, 6, 4), "fewer_epochs": 1,
     "variances": (0.999, 0.995, 0.99),
 }  # fmt: skip
-GPU_MNIST = MNIST | {"limit": None, "ann_epochs": 30, "pca_images": 5000, "tune_epochs": 5}
+GPU_CIFAR100 = GPU_CIFAR10 | {
+    "network": "vgg11", "ann_epochs": 20, "timesteps": 12, "calibration_timesteps": 12,
+    "fewer": (8, 4),
+}  # fmt: skip
+GPU_MNIST = MNIST | {
+    "limit": None, "ann_epochs": 20, "pca_images": 5000, "tune_epochs": 3, "fewer": (16, 8, 4),
+}  # fmt: skip
 
 SMOKE = SHORT | {
     "network": "6C3-AP2-8C3-AP4-{classes}", "limit": 300, "batch_size": 50, "ann_epochs": 2,
@@ -99,7 +107,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "digits": DIGITS,
         **dict.fromkeys(GREY, GPU_MNIST),
         "cifar10": GPU_CIFAR10,
-        "cifar100": GPU_CIFAR10 | {"network": "vgg11"},
+        "cifar100": GPU_CIFAR100,
     },
     "paper": {
         "digits": DIGITS | FEWER | {"timesteps": 100},

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from experiments.common import DataOptions, EngineOptions, RunOptions, TaskOptions
+from experiments.common import DataOptions, EngineOptions, ProcessOptions, RunOptions, TaskOptions
 from experiments.common.converted import LayoutOptions
 from jaxsnn.methods import conversion, spike_thrift
 from jaxsnn.options import checked
@@ -28,6 +28,7 @@ class Config:
     task: TaskOptions = TaskOptions()
     network: LayoutOptions = LayoutOptions()
     engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
     meta: Meta = Meta()
     hybrid: conversion.Options = conversion.DEFAULTS
     method: spike_thrift.Options = spike_thrift.DEFAULTS
@@ -79,10 +80,11 @@ AUTHORS = PAPER | {
     "sparse_learning_rate": 0.1, "tune_epochs": 50,
 }  # fmt: skip
 
-# VGG-16 at full width in an hour or so on one accelerator.
+# VGG-16 at full width, at most ten minutes on one accelerator by the estimate of
+# `experiments.bench.budget`.
 GPU_CIFAR10 = SHORT | {
-    "augment": "crop-flip", "dtype": "bfloat16", "batch_size": 128, "timesteps": 16,
-    "calibration_timesteps": 16, "ann_epochs": 40, "sparse_epochs": 40, "tune_epochs": 10,
+    "augment": "crop-flip", "dtype": "bfloat16", "batch_size": 128, "timesteps": 12,
+    "calibration_timesteps": 12, "ann_epochs": 36, "sparse_epochs": 36, "tune_epochs": 4,
     "density": 0.03, "beta": 2000.0, "threshold_scale": 0.7,
 }  # fmt: skip
 GPU_MNIST = MNIST | {"limit": None, "ann_epochs": 30, "sparse_epochs": 60, "tune_epochs": 10}
