@@ -101,7 +101,10 @@ def write_html(
         "<h2>Command</h2>",
         f"<pre>{_escape(results['command'])}</pre>",
     ]
-    head = f"<meta charset=utf-8><title>{_escape(title)}</title><style>{style}</style>"
+    head = (
+        "<meta charset=utf-8><meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>{_escape(title)}</title><style>{style}</style>"
+    )
     path = run_dir / "report.html"
     page = "\n".join(part for part in body if part)
     write_atomic(path, f"<!doctype html>\n<html lang=en>{head}<body>\n{page}\n</body></html>\n")

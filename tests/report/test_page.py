@@ -61,6 +61,17 @@ def test_the_page_needs_no_other_file(tmp_path):
     assert "÷20" in references.text and "-0.50" in references.text
 
 
+def test_the_page_fits_a_phone_and_dark_rooms(tmp_path):
+    write(tmp_path)
+    page = report.write_html(tmp_path, "title", config={}).read_text(encoding="utf-8")
+    assert "<meta name=viewport content='width=device-width, initial-scale=1'>" in page
+    assert "prefers-color-scheme: dark" in page
+    style = page[page.index("<style>") : page.index("</style>")]
+    rules = style[style.index("body {") :]  # below the two palettes, whose names all rules take
+    assert "#" not in rules
+    assert set(re.findall(r"var\((--\w+)\)", rules)) == set(re.findall(r"(--\w+):", style))
+
+
 def test_a_page_without_results_or_with_a_missing_figure_is_refused(tmp_path):
     with pytest.raises(UserError, match="results.json"):
         report.write_html(tmp_path, "t", config={})
