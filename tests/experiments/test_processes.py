@@ -19,6 +19,10 @@ from jaxsnn.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 LONGEST = 400  # seconds
+SMALL = (
+    "--preset smoke --network 8-{classes} --limit 160 --order together --no-control "
+    "--dense-epochs 1"
+).split()
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def quickstart(folder, count, *, devices=1, own=None, **environment):
     """Run the smoke preset on several processes; return code, output and errors of each."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    words = [sys.executable, "-m", "experiments.quickstart", "--preset", "smoke", "--out", folder]
+    words = [sys.executable, "-m", "experiments.quickstart", "--out", folder, *SMALL]
     running = []
     for number in range(count):
         several = ["--coordinator", address, "--num-processes", str(count), "--process-id", number]

@@ -93,7 +93,8 @@ def test_processes_come_to_what_one_with_as_many_devices_comes_to(tmp_path, coun
         for name, value in first.items():
             np.testing.assert_array_equal(other[name], value, err_msg=name)
     assert_alike(first, numbers(alone, 1)[0])
-    assert sum(name.startswith("masks/") for name in first) == 3
+    assert first["masks/dense1/kernel"].mean() == pytest.approx(0.2, abs=1e-3)
+    assert first["accuracy"] > 0.3
 
 
 @pytest.mark.slow
