@@ -59,6 +59,8 @@ class Alike:
             return kind, value
         if isinstance(value, float):
             return kind, value.hex()  # 0.0 is not -0.0
+        if isinstance(value, types.CellType):
+            return "nothing"
         if id(value) in around:
             return "again", around.index(id(value))
         if isinstance(value, jax.Array) and self._lift:

@@ -157,6 +157,7 @@ MASKS = {"w": jnp.asarray([True, False]), "b": jnp.asarray(True)}
 PHASES = {
     "adam": lambda rate: optax.adam(rate),
     "sgd on a cosine": lambda rate: optax.sgd(optax.cosine_decay_schedule(rate, 10), 0.9),
+    "a schedule": lambda rate: optax.sgd(optax.exponential_decay(rate, 5, 0.5)),
     "a chain": lambda rate: optax.chain(optax.add_decayed_weights(1e-4), optax.adamw(rate)),
     "quantized": lambda rate: compress.quantized(optax.adam(rate), {"w": grids.uniform_grid(3)}),
     "pruned": lambda rate: compress.pruned(optax.adam(rate), jax.tree.map(jnp.copy, MASKS)),

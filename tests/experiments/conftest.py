@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 RUNS = {
     "quickstart": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 "
     "--batch-size 30 --learning-rate 0.02 --penalty 0.01 --dense-epochs 2 --pull-epochs 40 "
-    "--order together --no-control --seed 3",
+    "--order together --no-control --seed 3 --checkpoint-every 0",
     "admm": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 --batch-size 30 "
     "--learning-rate 0.02 --penalty 0.01 --dense-epochs 8 --pull-epochs 2 --prune-sparsity 0.75 "
     "--sparsity 0.5",
