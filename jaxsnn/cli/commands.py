@@ -31,13 +31,24 @@ class Inspect:
     """A packed network."""
     chip: str | None = None
     """Compare it with the limits of a chip: cortex-m4, loihi2, speck or xylo3."""
+    forms: Flag = False
+    """Show the bytes that each leaf takes, and would take in other forms, beside its entropy."""
     json: Flag = False
     """Print JSON, for programs."""
 
     def run(self) -> None:
-        """Print the facts, or each limit of a chip with what the network needs."""
+        """Print the facts, or each limit of a chip with what the network needs, or the forms."""
         if self.chip is not None:
+            if self.forms:
+                raise UserError("--chip and --forms are two questions: ask one at a time")
             fitting.report(self.file, self.chip, json=self.json)
+            return
+        if self.forms:
+            rows = facts.forms_of(self.file)
+            if self.json:
+                tables.print_json({"file": str(self.file), "leaves": rows})
+            else:
+                tables.print_forms(rows)
             return
         found, _ = facts.of_file(self.file)
         if self.json:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import coding
@@ -13,7 +14,7 @@ from jaxsnn.export import pack
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Model
 
-__all__ = ["FileFacts", "of_file"]
+__all__ = ["FileFacts", "forms_of", "of_file"]
 
 FileFacts = dict[str, Any]
 
@@ -55,6 +56,34 @@ def of_file(path: Path) -> tuple[FileFacts, Model | None]:
         "architecture": header["architecture"],
         "layers": layers,
     }, model
+
+
+def forms_of(path: Path) -> list[FileFacts]:
+    """Return what each parameter of a file takes in the form it has, and would take in others.
+
+    A dictionary for each leaf: `name`, `shape`, `density`; `form` and `bytes` as in the file;
+    `forms`, name of a form -> bytes (`coding.sizes`); `least`, the bytes that entropy allows.
+
+    Raises:
+      UserError: if the file cannot be read.
+    """
+    contents = pack.read(path)
+    steps, rows = pack.steps(path, contents), []
+    for name, leaf in pack.leaves(path, contents)["params"].items():
+        said = contents.header["leaves"][f"params/{name}"]
+        known = steps[name].encode(jnp.asarray(leaf)) if name in steps else None
+        rows.append(
+            {
+                "name": name,
+                "shape": list(leaf.shape),
+                "density": np.count_nonzero(leaf) / max(leaf.size, 1),
+                "form": said["form"],
+                "bytes": sum(said["bytes"]),
+                "forms": coding.sizes(leaf, known),
+                "least": coding.least(leaf, said["form"]),
+            }
+        )
+    return rows
 
 
 def _place(order: Sequence[str], name: str) -> int:

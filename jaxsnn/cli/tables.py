@@ -9,7 +9,14 @@ import numpy as np
 from jaxsnn.metrics.columns import number
 from jaxsnn.report import to_json
 
-__all__ = ["print_facts", "print_json", "print_layers", "print_pairs", "print_rows"]
+__all__ = [
+    "print_facts",
+    "print_forms",
+    "print_json",
+    "print_layers",
+    "print_pairs",
+    "print_rows",
+]
 
 COLUMNS = {
     "shape": "shape",
@@ -19,6 +26,15 @@ COLUMNS = {
     "neurons": "neurons",
     "decay": "decay",
     "threshold": "threshold",
+}
+
+# What the names of the forms begin with that are alike; a form without places has no beginning.
+FORMS = {
+    "floats": ("floats",),
+    "codes": ("codes", "scaled_", "grid_", "near_", "channel_"),
+    "bitmap": ("sparse_",),
+    "gaps": ("indexed_",),
+    "groups": ("grouped_",),
 }
 
 
@@ -44,6 +60,19 @@ def print_pairs(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
             cells.append(pair[0] if pair[0] == pair[1] else " → ".join(pair))
         lines.append(cells)
     print_rows(["layer", *COLUMNS], lines)
+
+
+def print_forms(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print a line for each leaf: its bytes in each kind of form, and what entropy allows."""
+    lines = []
+    for row in rows:
+        cells = [row["name"], number("shape", row["shape"]), f"{100 * row['density']:.3g}"]
+        for start in FORMS.values():
+            found = [size for form, size in row["forms"].items() if form.startswith(start)]
+            cells.append(f"{min(found):,}" if found else number("bytes", None))
+        lines.append([*cells, f"{row['bytes']:,}", f"{row['least']:,.0f}", row["form"]])
+    head = ["leaf", "shape", "density %", *FORMS, "as it is", "entropy", "form"]
+    print_rows(head, lines)
 
 
 def print_facts(facts: Mapping[str, Any]) -> None:

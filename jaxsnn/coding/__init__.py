@@ -1,5 +1,6 @@
 """A leaf as few bytes: the smallest of some forms, which returns every weight bit for bit."""
 
+from jaxsnn.coding.comparing import entropy, least, sizes
 from jaxsnn.coding.finding import columns, distinct
 from jaxsnn.coding.forms import MAX_VALUES, PARTS
 from jaxsnn.coding.levels import LeafGrid, OnGrid
@@ -26,8 +27,11 @@ __all__ = [
     "decode",
     "distinct",
     "encode",
+    "entropy",
     "known_or_found",
+    "least",
     "mean_bits",
     "num_bytes",
+    "sizes",
     "stored_step",
 ]

@@ -82,6 +82,18 @@ def test_inspect_prints_a_line_for_each_layer(folder, capsys):
     assert dense[1:4] == ["96×10", "50", "32"] and dense[5:] == ["–", "–", "–"]
 
 
+def test_inspect_shows_what_each_leaf_takes_in_other_forms(folder, capsys):
+    lines = output(capsys, "inspect", folder / "net", "--forms").splitlines()
+    dense = next(line.split() for line in lines if "dense1/kernel" in line)
+    assert dense[1:3] == ["96×10", "50"] and dense[-1] == "coded_floats"
+    found = json.loads(output(capsys, "inspect", folder / "net", "--forms", "--json"))["leaves"]
+    row = next(row for row in found if row["name"] == "dense1/kernel")
+    assert row["forms"][row["form"]] == row["bytes"] and row["forms"]["floats"] == 4 * 960
+    assert row["least"] == 960 / 8 + 4 * 480
+    both = ["inspect", str(folder / "net"), "--forms", "--chip", "speck"]
+    assert main(both) == 2 and "two questions" in capsys.readouterr().err
+
+
 def test_eval_gives_the_accuracy_of_the_same_scores(folder, capsys):
     test = data.load("digits").test
     scores = Model(network(), INPUTS).scores(test.images)

@@ -136,7 +136,7 @@ def test_bits_are_swept_and_may_differ_between_channels():
     assert not jnp.any(alone.params["w"][:, 0]) and jnp.all(jnp.any(alone.params["w"][:, 1:], 0))
     assert alone.steps["w"].bits.tolist() == [[0, 4, 4]]
     found = alone.steps["w"].encode(alone.params["w"])
-    assert coding.encode(alone.params["w"], found)[0] == "channel_codes"
+    assert coding.encode(alone.params["w"], found)[0] == "coded_channel_codes"
 
 
 def test_a_leaf_of_zeros_can_learn():

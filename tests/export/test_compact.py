@@ -2,12 +2,14 @@
 
 import json
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from jaxsnn import models, tree
+from jaxsnn.cli import facts, tables
 from jaxsnn.errors import UserError
 from jaxsnn.export import architecture, load, pack, save
 from jaxsnn.inputs import Inputs
@@ -59,6 +61,32 @@ def test_a_file_of_version_2_is_read(tmp_path):
     new, old = pack.read(tmp_path / NAME).header, pack.read(older_file.PATH).header
     for field in ("architecture", "inputs", "numbers"):
         assert new[field] == old[field]
+
+
+QUICKSTART = Path(__file__).with_name("quickstart.safetensors")
+
+
+def test_a_product_takes_the_bytes_that_the_page_of_the_format_says(tmp_path):
+    text = (Path(__file__).parents[2] / "docs/packing.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- forms: quickstart -->")[2].partition("<!-- /forms -->")[0]
+    lines = [line.split("|")[1:-1] for line in table.strip().splitlines()[2:]]
+    rows = {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in lines}
+    found = facts.forms_of(QUICKSTART)
+    assert rows.keys() == {row["name"] for row in found}
+    for row in found:
+        shape, density, *sizes, now, least = rows[row["name"]]
+        assert shape == "×".join(map(str, row["shape"])) and float(density) < 100.1
+        assert now == f"{row['bytes']:,}" and least == f"{row['least']:,.0f}"
+        for start, cell in zip(tables.FORMS.values(), sizes, strict=True):
+            each = [size for form, size in row["forms"].items() if form.startswith(start)]
+            assert cell == (f"{min(each):,}" if each else "–")
+        assert row["forms"][row["form"]] == row["bytes"]
+    assert f"{QUICKSTART.stat().st_size:,} bytes where version 2" in text
+    model = load(QUICKSTART)
+    save(tmp_path / NAME, model.network, model.inputs, model.metadata)
+    old, new = pack.read(QUICKSTART), pack.read(tmp_path / NAME)
+    for name, tensor in old.tensors.items():
+        assert new.tensors[name].tobytes() == tensor.tobytes()
 
 
 def test_leaves_of_other_types_and_names_return(tmp_path):
