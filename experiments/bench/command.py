@@ -38,6 +38,7 @@ import shlex
 import sys
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -99,6 +100,8 @@ class Config:
     shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN,
     the accuracy in bfloat16, compressed networks as C, bits of layers and channels (mixed), what a
     step keeps for its backward pass (residuals)."""
+    products: tuple[Path, ...] = ()
+    """Packed networks that the study `compiled` times, too."""
     rounds: int = 5
     """Processes started for each row."""
     seconds: float = 3.0
@@ -126,6 +129,8 @@ def check(config: Config) -> None:
         raise UserError(f"--out {config.out}: is a file; name a folder")
     if config.workloads == () and not config.studies:
         raise UserError("--workloads and --studies are both empty: nothing to measure")
+    if config.products and "compiled" not in config.studies:
+        raise UserError("--products are networks of the study compiled: add --studies compiled")
 
 
 def run(config: Config) -> dict[str, Any]:
@@ -153,8 +158,11 @@ def run(config: Config) -> dict[str, Any]:
         for name in workloads:
             assert rates is not None
             cases.append(run_workload(console, name, config, peers, effort, rates, notes))
-        for study in config.studies:
-            studies[study] = STUDIES[study](console, peers, effort, config.seed)
+        for name in config.studies:
+            study = STUDIES[name]
+            if name == "compiled":
+                study = partial(study, products=config.products)
+            studies[name] = study(console, peers, effort, config.seed)
     return {"rates": rates, "workloads": cases, "studies": studies}
 
 

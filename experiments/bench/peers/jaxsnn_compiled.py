@@ -18,7 +18,7 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from jaxsnn import compile as compiling  # noqa: E402
-from jaxsnn import models, neurons, tree  # noqa: E402
+from jaxsnn import export, models, neurons, tree  # noqa: E402
 from jaxsnn.encode import Signal  # noqa: E402
 from jaxsnn.export import run_integer, to_integer  # noqa: E402
 from jaxsnn.inputs import Inputs  # noqa: E402
@@ -26,14 +26,22 @@ from jaxsnn.inputs import Inputs  # noqa: E402
 PACKAGES = ("jax", "jaxlib", "flax")
 
 
-def build(problem, variant):
-    """Return what `measure` times."""
+def network_of(problem):
+    """Return the network of a problem, packed or drawn, and its inputs."""
     spec = problem["spec"]
+    if "file" in spec:
+        model = export.load(spec["file"])
+        return model.network, model.inputs
     inputs = Inputs(tuple(spec["input_shape"]), spec["timesteps"])
     neuron = neurons.LIF(spec["decay"], spec["threshold"], reset="soft_undecayed")
     net = models.build(spec["layout"], inputs.shape, neuron)
     weights = tree.map_named(lambda name, leaf: jnp.asarray(problem[name]), net.params)
-    net = net.replace(params=weights)
+    return net.replace(params=weights), inputs
+
+
+def build(problem, variant):
+    """Return what `measure` times."""
+    net, inputs = network_of(problem)
     samples = problem["x"]
     if variant == "dense":
         run = _passes(lambda x: net(inputs.prepare(jax.random.key(0), x)).readout.mean(0), samples)

@@ -3,6 +3,8 @@
 import json
 import math
 import statistics
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ from experiments.bench.contenders import Contender
 from experiments.bench.problems import layers_of
 from experiments.bench.rounds import Effort, Entries, measure_all
 from experiments.bench.tables import new_table
+from jaxsnn import export
 from jaxsnn.errors import UserError
 
 VGG = "64C3-64C3-AP2-128C3-128C3-AP2-256C3-256C3-AP2-256-10"
@@ -43,6 +46,13 @@ NETS = (
 )
 
 
+def bright(random: np.random.Generator, samples: int, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Return images of few bright pixels, and labels that nobody looks at."""
+    lit = random.random((samples, *shape)) < 0.2
+    x = (random.integers(0, 256, lit.shape) * lit).astype(np.uint8)
+    return {"x": x, "labels": np.zeros(samples, np.int64)}
+
+
 def draw(net: Net, samples: int, seed: int) -> dict[str, Any]:
     """Return weights on a grid, images of few bright pixels, and the description."""
     random = np.random.default_rng(seed)
@@ -64,9 +74,7 @@ def draw(net: Net, samples: int, seed: int) -> dict[str, Any]:
             arrays[f"{layer.name}/bias"] = np.zeros(layer.kernel[-1], np.float32)
         if layer.recurrent:
             arrays[f"{layer.name}/recurrent"] = weights((layer.kernel[-1],) * 2)
-    lit = random.random((samples, *net.shape)) < 0.2
-    arrays["x"] = (random.integers(0, 256, lit.shape) * lit).astype(np.uint8)
-    arrays["labels"] = np.zeros(samples, np.int64)
+    arrays |= bright(random, samples, net.shape)
     spec = {
         "layout": net.layout,
         "input_shape": net.shape,
@@ -78,14 +86,46 @@ def draw(net: Net, samples: int, seed: int) -> dict[str, Any]:
     return arrays | {"spec": np.array(json.dumps(spec))}
 
 
+def of_file(path: Path, samples: int, seed: int) -> dict[str, Any]:
+    """Return images of few bright pixels for a packed network, and its description.
+
+    Raises:
+      UserError: for a file that cannot be read, or whose network does not take images.
+    """
+    inputs = export.load(path).inputs
+    if inputs is None or inputs.encoding != "direct":
+        raise UserError(f"--products {path}: the study feeds images to networks that take them")
+    spec = {"file": str(path.resolve())}
+    return bright(np.random.default_rng(seed), samples, inputs.shape) | {
+        "spec": np.array(json.dumps(spec))
+    }
+
+
 def compiled(
-    console: Console, peers: dict[str, Contender], effort: Effort, seed: int
+    console: Console,
+    peers: dict[str, Contender],
+    effort: Effort,
+    seed: int,
+    products: tuple[Path, ...] = (),
 ) -> list[dict[str, Any]]:
     """Time each way of each network, each in a process of its own; PyTorch where it is a peer.
 
+    Args:
+      console: for the table.
+      peers: who is there.
+      effort: how long is measured.
+      seed: of weights and images.
+      products: packed networks, beside `NETS`.
+
     Raises:
-      UserError: if the C code does not give the scores of the integer network, or all are 0.
+      UserError: if the C code does not give the scores of the integer network, or all are 0; for
+        products that cannot be read.
     """
+    cases = [(net.name, net._asdict(), partial(draw, net, seed=seed)) for net in NETS]
+    cases += [
+        (path.stem, {"name": path.stem, "file": path.name}, partial(of_file, path, seed=seed))
+        for path in products
+    ]
     ways = {way: Contender("jaxsnn_compiled", way) for way in OURS}
     if any(peer.package == "torch" for peer in peers.values()):
         ways |= {
@@ -94,16 +134,17 @@ def compiled(
         }
     table = new_table("Microseconds a sample on one core", "network", *ways, "dense / C")
     records = []
-    for net in NETS:
+    for name, about, problem in cases:
         entries: Entries = {}
-        few, many = draw(net, FEW, seed), draw(net, MANY, seed)
+        few, many = problem(samples=FEW), problem(samples=MANY)
         for way, contender in ways.items():
-            entries[way] = contender, many if way == "many" else few
-        found = measure_all(net.name, entries, effort)
+            if way in OURS or "file" not in about:
+                entries[way] = contender, many if way == "many" else few
+        found = measure_all(name, entries, effort)
         if found["integers"][0]["loss"] != found["one"][0]["loss"]:
-            raise UserError(f"{net.name}: the C code gives other scores than the integer network")
+            raise UserError(f"{name}: the C code gives other scores than the integer network")
         if not found["one"][0]["rate"]:
-            raise UserError(f"{net.name}: all scores are 0, so equal scores would prove nothing")
+            raise UserError(f"{name}: all scores are 0, so equal scores would prove nothing")
         each = {
             way: statistics.median(run["median_ms"] for run in runs)
             * 1e3
@@ -112,7 +153,7 @@ def compiled(
         }
         ratio = each["dense"] / each["many"]
         cells = (f"{each[way]:.4g}" if way in each else "-" for way in ways)
-        table.add_row(net.name, *cells, f"{ratio:.1f}x")
-        records.append({**net._asdict(), "microseconds": each, "ratio": ratio, "rounds": found})
+        table.add_row(name, *cells, f"{ratio:.1f}x")
+        records.append({**about, "microseconds": each, "ratio": ratio, "rounds": found})
     console.print(table)
     return records
