@@ -132,7 +132,8 @@ def compiled(
             name: Contender("torch_compiled", variant, package="torch")
             for name, variant in PYTORCH.items()
         }
-    table = new_table("Microseconds a sample on one core", "network", *ways, "dense / C")
+    titles = ({"many": "C, many", "one": "C, one"}.get(way, way) for way in ways)
+    table = new_table("Microseconds a sample on one core", "network", *titles, "dense / C")
     records = []
     for name, about, problem in cases:
         entries: Entries = {}
