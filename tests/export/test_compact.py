@@ -1,7 +1,9 @@
 """The packed file says everything in few bytes, and whatever is wrong with one is named."""
 
 import json
+import tempfile
 import tracemalloc
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +116,15 @@ def test_leaves_of_other_types_and_names_return(tmp_path):
     assert np.signbit(again.network.stats["low"]).tolist() == [False, True]
 
 
+@cache
+def small_file():
+    """Return the bytes of a file with two layers."""
+    with tempfile.TemporaryDirectory() as folder:
+        net = models.build("6-3", (4,), LIF(0.5), seed=0)
+        save(f"{folder}/{NAME}", net, Inputs((4,), 3))
+        return Path(folder, NAME).read_bytes()
+
+
 def forge(change):
     """Return what changes the text of a file, or puts other bytes into its place."""
 
@@ -200,8 +211,7 @@ def other_size(path):
     ],
 )
 def test_what_is_forged_is_named(tmp_path, damage, message):
-    net = models.build("6-3", (4,), LIF(0.5), seed=0)
-    save(tmp_path / NAME, net, Inputs((4,), 3))
+    (tmp_path / NAME).write_bytes(small_file())
     damage(tmp_path / NAME)
     with pytest.raises(UserError, match=f"{NAME}: .*({message})"):
         load(tmp_path / NAME)
