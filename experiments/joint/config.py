@@ -44,6 +44,7 @@ MNIST: Values = WHOLE | {
 }  # fmt: skip
 DIGITS: Values = WHOLE | {
     "network": "16C3-32C3-AP2-64-{classes}", "batch_size": 32, "learning_rate": 2e-3,
+    "distill": 0.0,  # where it gained nothing
     "validation": 0.2, "dense_epochs": 40, "channels_epochs": 20, "sparsity": 0.8,
     "pull_epochs": 20, "connections_epochs": 20, "bits_epochs": 40, "timesteps_epochs": 20,
     "spikes_epochs": 60,
