@@ -1,5 +1,7 @@
 """A training that cannot fit is refused before its first step; one that can never is."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -62,7 +64,8 @@ def test_the_estimate_of_a_training_is_below_what_its_program_needs(change, enco
 
 def test_the_estimate_of_an_evaluation_is_below_what_its_program_needs():
     task = train.Task(Inputs(SHAPE, 8))
-    arguments = task, 8, NET, jax.tree.map(jnp.asarray, tuple(SPLIT)), 0
-    found = jax.jit(evaluation._sums, static_argnums=(1,)).lower(*arguments).compile()
+    arguments = task, NET, jax.tree.map(jnp.asarray, tuple(SPLIT))
+    measure = partial(evaluation.evaluate_traced, batch_size=8)
+    found = jax.jit(measure).lower(*arguments).compile()
     needs = found.memory_analysis().temp_size_in_bytes
     assert 8 * 8 * 4 * 144 == demand.of_evaluation(task, NET, 8) <= needs

@@ -465,6 +465,27 @@ def test_an_optimizer_may_look_at_its_numbers(split):
 
 
 @pytest.mark.long
+def test_an_evaluation_that_was_compiled_beside_the_training_is_not_compiled_again(
+    split, monkeypatch
+):
+    monkeypatch.setattr(fitting, "FEW_CORES", 0)
+    task = train.Task(Inputs((4, 4, 1), TIMESTEPS))
+    held = Split(split.images[:50], split.labels[:50])
+    for layout in ("4", "5-4"):  # the first compiles what is the same for all networks
+        net, log = models.build(layout, (4, 4, 1), seed=0), []
+        with train.Timing() as timing:
+            trained = train.fit(task, optax.sgd(0.1), net, split, epochs=1, batch_size=BATCH,
+                                validation=held, log=log.append, show=False)  # fmt: skip
+        found = {row["phase"]: row for row in timing.rows()}
+        assert found["in the background"]["compile"] > 0 and found["train"]["waiting"] > 0
+        with train.Timing() as timing:
+            accuracy = train.evaluate(task, trained, held).accuracy
+        assert accuracy == log[0]["validation_accuracy"]
+        assert timing.rows()[0]["programs"] == timing.rows()[0]["cached"] == 0
+    assert found["train"]["programs"] + found["train"]["cached"] <= 3  # none of the evaluation
+
+
+@pytest.mark.long
 def test_equal_tasks_and_equal_networks_share_one_compiled_program(split):
     inputs = Inputs((4, 4, 1), TIMESTEPS)
     programs = loop._run_steps._cache_size()
