@@ -135,6 +135,7 @@ def test_points_choose_the_smallest_file_that_loses_no_more(stages_of):
         budgets.settle(stages_of(points=0.1), lambda *_: arrays)
 
 
+@pytest.mark.slow  # packs many files
 def test_a_file_that_training_made_too_large_loses_its_smallest_weights(stages_of, net, task):
     stages = stages_of()
     held = replace(stages, chosen=replace(stages.chosen, sparsity=0.5)).enter(
