@@ -54,6 +54,7 @@ ROOTS = ("params", "stats")
 NUMBERS = "biuf"  # kinds of the types of leaves
 FLOAT = 4  # bytes
 NUMBER = fields.within(-3.4028234e38, 3.4028234e38)
+MOST = 5  # leaves of other shapes that a message names
 RATIO = 512  # bytes that each one of a file may unpack to
 
 
@@ -346,16 +347,18 @@ def _leaves(root: str, tree: Any) -> dict[str, np.ndarray]:
 def _check_shapes(
     what: str, trees: list[Any], shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> None:
-    """Refuse leaves that are not those of a network, in name or shape, all of them in one line."""
+    """Refuse leaves that are not those of a network, in name or shape; one line names some."""
     unlike = []
     for root, tree in zip(ROOTS, trees, strict=True):
         expected = {name: np.shape(leaf) for name, leaf in named_leaves(tree).items()}
         found = shapes[root]
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
+                short = name if len(name) <= fields.SHOWN else name[: fields.SHOWN] + " ..."
                 unlike.append(
-                    f"{root}/{name}: {what} has {expected.get(name, 'no such leaf')}, "
+                    f"{root}/{short}: {what} has {expected.get(name, 'no such leaf')}, "
                     f"the numbers have {found.get(name, 'no such leaf')}"
                 )
     if unlike:
-        raise UserError("; ".join(unlike))
+        more = [f"and {len(unlike) - MOST} more"] if len(unlike) > MOST else []
+        raise UserError("; ".join([*unlike[:MOST], *more]))
