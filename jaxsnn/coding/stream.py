@@ -31,8 +31,8 @@ HEAD = 4  # bytes in front of the lanes
 NEGATIVE = 128  # in the third byte: the marked weights are those that are zero
 BYTES_OF_A_LANE = 400  # a lane costs two of them, half a percent
 FEWEST_LANES = 8  # below it a loop over one lane is faster
-STEPS = 1 << 16  # of a leaf
-ROUNDS = 1 << 18  # of a leaf
+STEPS = 1 << 13  # of a leaf, unless they are the largest
+ROUNDS = 1 << 17  # of a leaf
 SINGLE = 1 << 20  # rounds of one lane, which are faster
 SMALLEST, LARGEST = 16, 1 << 15  # weights of a step
 
@@ -133,7 +133,7 @@ def read(
     steps, share, kind, last = content[:HEAD].tolist()
     lanes, block, group = 1 << (steps & 15), 1 << (steps >> 4), kind % NEGATIVE
     rounds = SINGLE if lanes == 1 else lanes * ROUNDS
-    if lanes > block or size > min(rounds, block * STEPS):
+    if lanes > block or size > rounds or (size > block * STEPS and block < LARGEST):
         raise ValueError(f"stream says steps of {block} in {lanes} lanes for {size:,} weights")
     if group not in (0, *groups.SIZES) or (group and len(shape) < 2):
         raise ValueError(f"stream says groups of {group} in a leaf of the shape {shape}")
@@ -166,7 +166,7 @@ def _cut(size: int, count: int, marked: int, symbols: int) -> tuple[int, int]:
     while lanes > 1 and size > lanes * ROUNDS:
         lanes *= 2
     block = max(lanes, SMALLEST, 1 << (size >> 11).bit_length())
-    return lanes, min(block, LARGEST)
+    return min(lanes, LARGEST), min(block, LARGEST)
 
 
 def _group_sizes(kept: np.ndarray) -> list[int]:

@@ -37,6 +37,17 @@ def test_marks_and_codes_return_here_and_with_numpy_alone(shape, density, symbol
     np.testing.assert_array_equal(stream.read(marks, shape, marks_alone=True).kept, kept)
 
 
+@pytest.mark.parametrize("size", [1, 10**5, 2 * 10**6, 10**8, 2**31])
+@pytest.mark.parametrize("density", [0.0, 1e-4, 0.1, 1.0])
+def test_lanes_and_steps_of_any_leaf_are_those_that_a_reader_takes(size, density):
+    count = int(size * density)
+    lanes, block = stream._cut(size, count, min(count, size - count), 256)
+    assert lanes <= block <= stream.LARGEST and block % lanes == 0
+    assert size <= (stream.SINGLE if lanes == 1 else lanes * stream.ROUNDS)
+    assert size <= block * stream.STEPS or block == stream.LARGEST
+    assert 2 * lanes <= max(0.01 * (2 * count + size / 400), 32 + size / 2**12)
+
+
 def test_large_leaves_take_lanes():
     kept, codes = drawn(0, (300, 256), 0.5, 16)
     content = stream.write((300, 256), kept, codes)
