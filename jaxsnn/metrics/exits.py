@@ -89,7 +89,9 @@ def exit_steps(margins: np.ndarray, threshold: float) -> np.ndarray:
 def choose_threshold(found: Decisions, tolerance: float) -> float:
     """Return the threshold of the fewest steps that loses no more than a tolerance.
 
-    Of those with as few, the largest; infinity, so that no sample stops early, if none will do.
+    All larger ones must lose no more either: a small one that does by luck will not on other
+    samples. Of those with as few steps, the largest; infinity, so that no sample stops early, if
+    none will do.
 
     >>> margins = np.asarray([[0.9, 0.2, 0.3], [0.9, 0.8, 0.9]])
     >>> right = np.asarray([[True, False, True], [True, True, True]])
@@ -115,7 +117,9 @@ def choose_threshold(found: Decisions, tolerance: float) -> float:
     for threshold in map(float, early[::-1]):
         at = exit_steps(found.margins, threshold)
         accuracy = float(found.right[at - 1, np.arange(size)].mean())
-        if at.mean() < fewest and is_accepted(whole, accuracy, tolerance):
+        if not is_accepted(whole, accuracy, tolerance):
+            break
+        if at.mean() < fewest:
             best, fewest = threshold, float(at.mean())
     return best
 
