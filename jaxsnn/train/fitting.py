@@ -19,6 +19,7 @@ from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
 from jaxsnn.metrics import warnings
+from jaxsnn.metrics.counts import Counts
 from jaxsnn.network import Network
 from jaxsnn.train import demand, distributed, evaluation, host, parallel, progress
 from jaxsnn.train.checkpoint import Checkpoints
@@ -128,17 +129,12 @@ def fit(
                     )
                     state = end_epoch(phase, state)
                     watch.check(epoch, means(sums, batch_size), state.net.params)
-                record = {"phase": name, "epoch": epoch + 1, **means(sums, batch_size)}
                 if prepared is not None:
                     with timing.activity("waiting"):
                         prepared.result()
-                if validation is not None:
-                    found = evaluation.evaluate(task, state.net, validation)
-                    record["validation_accuracy"], counts = found.accuracy, found.counts
-                if phase.observe is not None:
-                    seen = phase.observe(state.net.params, state.opt_state)
-                    record |= {key: float(value) for key, value in seen.items()}
-                record["seconds"] = round(time.perf_counter() - start, 3)
+                record = {"phase": name, "epoch": epoch + 1, **means(sums, batch_size)}
+                seen, counts = _look(task, phase, state, validation)
+                record |= seen | {"seconds": round(time.perf_counter() - start, 3)}
                 bar.finish_epoch(record)
                 if log is not None:
                     log(record)
@@ -154,6 +150,21 @@ def fit(
                 for line in warnings.after_training(net, trained, counts):
                     bar.warn(line)
         return trained
+
+
+def _look(
+    task: Task, phase: Phase, state: TrainState, validation: Split | None
+) -> tuple[dict[str, Any], Counts | None]:
+    """Return what the log gets of a state besides its training; counts of held-out images."""
+    seen: dict[str, Any] = {}
+    counts = None
+    if validation is not None:
+        found = evaluation.evaluate(task, state.net, validation)
+        seen["validation_accuracy"], counts = found.accuracy, found.counts
+    if phase.observe is not None:
+        observed = phase.observe(state.net.params, state.opt_state)
+        seen |= {key: float(value) for key, value in observed.items()}
+    return seen, counts
 
 
 def _check(
