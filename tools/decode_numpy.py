@@ -16,14 +16,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 from decode_parts import inflate, read_stream  # noqa: E402
 
 TYPES = {"values": "<f4", "codebook": "<f4", "scale": "<f4", "unit": "<f4", "low": "<i2"}
+TYPES["halves"] = "<u2"
 GRID = ["scale", "unit", "low", "grid", "stream"]
 FORMS = [["raw"], ["values"], ["values", "stream"], ["codebook", "stream"], GRID]
-FORMS += [["scale", "unit", "widths", "stream"], [*GRID[:4], "ulps", "stream"]]
+FORMS += [["scale", "unit", "widths", "stream"], [*GRID[:4], "ulps", "stream"], ["halves"]]
 FIXED = {"unit": 4, "low": 2, "grid": 3}  # bytes of these parts
 
 
 def decode(parts, shape):
     """Return a leaf of the parts of its form, as float32."""
+    if "halves" in parts:
+        return (parts["halves"].astype(np.uint32) << 16).view(np.float32).reshape(shape)
     if "stream" not in parts:
         return parts["values"].reshape(shape)
     channels, values = parts.get("widths", 0), parts.get("values")

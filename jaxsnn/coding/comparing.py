@@ -41,6 +41,8 @@ def least(leaf: Any, form: str) -> float:
     68.0
     """
     kept = as_weights(leaf) != 0
+    if "halves" in PARTS[form]:
+        return float(PARTS[form]["halves"]().itemsize * kept.size)
     if "values" not in PARTS[form]:
         return entropy(leaf)
     return entropy(kept) + FLOAT_BITS // 8 * int(np.count_nonzero(kept))

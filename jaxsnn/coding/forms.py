@@ -7,6 +7,7 @@ code of each of those, in about as many bits as their entropy:
 | form                    | parts                                | bytes                       |
 |-------------------------|--------------------------------------|-----------------------------|
 | `floats`                | values                               | 4n                          |
+| `short_floats`          | halves                               | 2n                          |
 | `coded_floats`          | values, stream                       | 4z + stream                 |
 | `coded_codes`           | codebook, stream                     | 4d + stream                 |
 | `coded_grid_codes`      | scale, unit, low, grid, stream       | 4S + 9 + stream             |
@@ -14,7 +15,8 @@ code of each of those, in about as many bits as their entropy:
 | `coded_channel_codes`   | scale, unit, widths, stream          | 4S + 4 + O + stream         |
 
 with `z` weights that are not zero, `d` distinct values of theirs (at most 256), S scales (1 or O),
-K levels and u bits.
+K levels and u bits. Short floats are the upper halves of float32 numbers whose lower ones are zero,
+that is of bfloat16, in leaves of one axis or none: biases, and constants of norms and neurons.
 
 Older files, version 2, have other forms, which are read and no longer written. All weights, or only
 those that are not zero, are
@@ -117,7 +119,7 @@ OLD = {
     for where, places in PLACES.items()
 }
 # The forms that are written: floats, and those with a `stream` in the place of bitmap and codes.
-WRITTEN = {"floats": VALUES["floats"]} | {
+WRITTEN = {"floats": VALUES["floats"], "short_floats": {"halves": np.uint16}} | {
     f"coded_{what}": {part: kind for part, kind in values.items() if part != "codes"}
     | {"stream": np.uint8}
     for what, values in VALUES.items()

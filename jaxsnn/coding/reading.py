@@ -10,7 +10,7 @@ from jaxsnn.coding.finding import LARGEST_POWER
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, code_bits
 from jaxsnn.coding.levels import Span, move, on_grid
 
-__all__ = ["decode", "stored_step"]
+__all__ = ["decode", "stored_step", "widened"]
 
 
 def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
@@ -46,14 +46,21 @@ def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -
     elif "grid" in PARTS[form]:
         values = _from_grid(parts, shape, stored, codes)
     else:
-        values = parts["values"]
+        name = "halves" if "halves" in parts else "values"
         count = math.prod(shape) if stored is None else int(stored.sum())
-        _check_size("values", values.size, count)
+        _check_size(name, parts[name].size, count)
+        values = parts[name] if name == "values" else widened(parts[name])
     if stored is None:
         return values.reshape(shape)
     leaf = np.zeros(stored.size, np.float32)
     leaf[stored] = values
     return leaf.reshape(shape)
+
+
+def widened(halves: np.ndarray) -> np.ndarray:
+    """Return the float32 numbers with these upper halves, and zeros below."""
+    values: np.ndarray = (halves.astype(np.uint32) << 16).view(np.float32)
+    return values
 
 
 def stored_step(

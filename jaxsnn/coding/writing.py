@@ -8,6 +8,7 @@ import numpy as np
 from jaxsnn.coding import bitstream, stream
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, PARTS, SAMPLE, WRITTEN, code_bits
 from jaxsnn.coding.levels import LeafGrid, OnGrid, grid_of
+from jaxsnn.coding.reading import widened
 
 __all__ = [
     "Cost",
@@ -44,7 +45,7 @@ def cost(leaf: Any, known: OnGrid | None = None) -> Cost:
     num_bytes = _size(parts)
     if known is not None:
         return Cost(mean_bits(weights, np.asarray(known.bits)), num_bytes)
-    if "values" in PARTS[form]:
+    if "values" in PARTS[form] or (grid is None and "halves" in PARTS[form]):
         return Cost(FLOAT_BITS, num_bytes)
     distinct = count_distinct(weights.ravel())
     if grid is None or "codebook" in PARTS[form]:
@@ -163,6 +164,9 @@ def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, dict[str
     kept, fits = flat != 0, grid is not None and grid.fits
     told, distinct = grid is not None and grid.known and fits, count_distinct(flat)
     found: dict[str, dict[str, np.ndarray]] = {} if told else {"floats": {"values": flat}}
+    halves = (flat.view(np.uint32) >> 16).astype(np.uint16)
+    if weights.ndim < 2 and not told and np.array_equal(widened(halves), flat):
+        found["short_floats"] = {"halves": halves}
     if grid is not None and fits:
         form, parts = _on_grid(weights, kept, grid)
         found[form] = parts

@@ -47,7 +47,7 @@ __all__ = ["from_bytes", "is_compact", "to_bytes"]
 VERSION = 3
 FORMS = (  # new ones go to the end
     *("raw", "floats", "coded_floats", "coded_codes", "coded_grid_codes"),
-    *("coded_channel_codes", "coded_near_grid_codes"),
+    *("coded_channel_codes", "coded_near_grid_codes", "short_floats"),
 )
 FIXED = {"unit": 4, "low": 2, "grid": 3}  # bytes of parts that always have as many
 ROOTS = ("params", "stats")

@@ -69,7 +69,9 @@ LEAVES = [
     ("grouped_floats", np.stack([np.zeros(600, np.float32), DRAW]), "coded_floats"),
     ("indexed_floats", np.pad(np.linspace(1, 2, 300, dtype=np.float32), 1650), "coded_floats"),
     ("indexed_codes", np.zeros(800, np.float32), "coded_codes"),
-    ("floats", np.full((), 2.0, np.float32), "floats"),  # smaller than a codebook of one value
+    ("floats", np.full((), 2.1, np.float32), "floats"),  # smaller than a codebook of one value
+    ("floats", np.full((), 2.0, np.float32), "short_floats"),
+    ("floats", (DRAW[:40].view(np.uint32) & 0xFFFF0000).view(np.float32), "short_floats"),
 ]
 
 
@@ -81,6 +83,12 @@ def test_the_smallest_form_is_taken_and_an_older_one_is_read(older, leaf, form):
     parts = parts_of(older, leaf)
     assert sum(part.nbytes for part in parts.values()) == known[older]
     assert same_bits(coding.decode(older, parts, leaf.shape), leaf)
+
+
+def test_short_floats_are_for_leaves_of_one_axis_and_not_for_kernels():
+    leaf = np.float32([[1.5, -0.25], [3, 0.125]])
+    assert coding.encode(leaf)[0] == "floats" and coding.encode(leaf.ravel())[0] == "short_floats"
+    assert coding.bits(leaf.ravel() + np.float32(2**-20)) == 32
 
 
 def test_the_entropy_is_that_of_the_shares_of_the_values():
