@@ -100,8 +100,9 @@ class Shared(Generic[T]):
 def share(function: T | Shared[T], *, lift: bool = True) -> Shared[T]:
     """Return a function, or a tuple of some such as an optimizer, as an argument of a program.
 
-    Numbers, texts, tuples, dictionaries and frozen dataclasses in a closure are compared by value,
-    functions in the same way again; anything else, lists among it, must be the same object.
+    Numbers, texts, tuples, lists, dictionaries and frozen dataclasses in a closure are compared by
+    value, functions in the same way again; anything else, what is empty and may be filled among it,
+    must be the same object.
 
     Args:
       function: what is called inside the program.
@@ -126,7 +127,9 @@ def _parts(value: Any) -> tuple[Any, ...] | None:
     """Return what a value is made of, None if nobody knows."""
     if isinstance(value, tuple):
         return value
-    if isinstance(value, dict | types.MappingProxyType) and value:  # an empty one is to be filled
+    if isinstance(value, list) and value:  # an empty one is to be filled
+        return tuple(value)
+    if isinstance(value, dict | types.MappingProxyType) and value:
         return (*value, *value.values())
     if isinstance(value, types.FunctionType):
         cells = [_content_of(cell) for cell in value.__closure__ or ()]
@@ -154,6 +157,8 @@ def _filled(value: Any, known: dict[int, Any]) -> Any:
         return value
     if isinstance(value, tuple):
         return type(value)(*new) if hasattr(value, "_fields") else tuple(new)
+    if isinstance(value, list):
+        return new
     if isinstance(value, dict | types.MappingProxyType):
         return dict(zip(value, new[len(value) :], strict=True))
     if isinstance(value, types.MethodType):

@@ -57,6 +57,7 @@ def are_alike(first, second, lift=False):
         lambda: jnp.arange(3.0),
         lambda: jax.random.key(3),
         lambda: {"w": np.float32(2)},
+        lambda: [3, 6],
         lambda: Value(np.ones(2)),
         lambda: partial(divmod, 5),
         lambda: around(around(2.0)),
@@ -158,6 +159,9 @@ PHASES = {
     "adam": lambda rate: optax.adam(rate),
     "sgd on a cosine": lambda rate: optax.sgd(optax.cosine_decay_schedule(rate, 10), 0.9),
     "a schedule": lambda rate: optax.sgd(optax.exponential_decay(rate, 5, 0.5)),
+    "joined schedules": lambda rate: optax.sgd(
+        optax.join_schedules([lambda count: 0.5, optax.constant_schedule(rate)], [3])
+    ),
     "a chain": lambda rate: optax.chain(optax.add_decayed_weights(1e-4), optax.adamw(rate)),
     "quantized": lambda rate: compress.quantized(optax.adam(rate), {"w": grids.uniform_grid(3)}),
     "pruned": lambda rate: compress.pruned(optax.adam(rate), jax.tree.map(jnp.copy, MASKS)),

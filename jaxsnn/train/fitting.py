@@ -109,7 +109,8 @@ def fit(
     phase, show = as_phase(phase, name="phase"), show and distributed.is_first()
     _check(task, phase, net, split, validation, epochs, batch_size, checkpoints)
     with timing.phase(name):
-        optimizer, phase = _shared(phase.optimizer, net.params), _compiled(phase)
+        optimizer = _shared(phase.optimizer, net.params)
+        phase = _compiled(phase, lift=bool(optimizer.arrays))
         state = init(net, phase, phase_key(seed, name))
         watch = Watch.over(name, checkpoints, state.net.params, split[1])
         done, counts = 0, None
@@ -212,19 +213,24 @@ def _shared(
     return shared
 
 
-def _compiled(phase: Phase) -> Phase:
+def _compiled(phase: Phase, *, lift: bool) -> Phase:
     """Return a phase whose parts are compiled whole, and shared with those that do the same.
 
     Its ends are left as they are: what they hand over equals `compress.project` bit for bit.
+
+    Args:
+      phase: any.
+      lift: whether the arrays of its optimizer are arguments; those of the other parts, which see
+        states that lie on several devices, are not.
     """
 
     def part(function: Callable[..., Any] | None) -> Any:
         return function and partial(_call, share(function, lift=False))
 
-    optimizer = phase.optimizer._replace(init=part(phase.optimizer.init))
+    init = partial(_call, share(phase.optimizer.init, lift=lift))
     return replace(
         phase,
-        optimizer=optimizer,
+        optimizer=phase.optimizer._replace(init=init),
         observe=part(phase.observe),
         after_epoch=part(phase.after_epoch),
     )
