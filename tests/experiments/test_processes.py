@@ -5,6 +5,7 @@ Each test starts some: `pytest -m slow tests/experiments/test_processes.py`.
 
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -57,15 +58,24 @@ def quickstart(folder, count, *, devices=1, own=None, **environment):
     return [(process.returncode, *text) for process, text in zip(running, texts, strict=True)]
 
 
+def packed(folder):
+    """Return name -> bytes of each file of a run's networks."""
+    return {path.name: path.read_bytes() for path in (folder / "models").iterdir()}
+
+
 @pytest.mark.slow
-def test_two_processes_pack_what_one_does_and_the_first_prints(tmp_path):
+def test_two_processes_pack_what_one_does_and_go_on_from_it(tmp_path):
     (first, said, _), (second, *silent) = quickstart(tmp_path / "two", 2)
     assert (first, second) == (0, 0) and "report" in said and silent == ["", ""]
     assert quickstart(tmp_path / "one", 1, devices=2)[0][0] == 0
-    packed = [sorted((tmp_path / name / "models").iterdir()) for name in ("one", "two")]
-    assert [path.name for path in packed[0]] == [path.name for path in packed[1]]
-    for one, two in zip(*packed, strict=True):
-        assert one.read_bytes() == two.read_bytes(), one.name
+    assert packed(tmp_path / "one") == packed(tmp_path / "two")
+
+    shutil.copytree(tmp_path / "one", tmp_path / "more")
+    for done in ("checkpoints/retrain", "models"):
+        shutil.rmtree(tmp_path / "more" / done)
+    resumed = quickstart(tmp_path / "more", 2, own=dict.fromkeys((0, 1), ["--resume"]))
+    assert [code for code, *_ in resumed] == [0, 0]
+    assert packed(tmp_path / "one") == packed(tmp_path / "more")
 
 
 @pytest.mark.slow
