@@ -29,7 +29,8 @@ def test_the_version_is_one():
     version = read_setup()["metadata"]["version"]
     assert jaxsnn.__version__ == version == importlib.metadata.version("jaxsnn-compress")
     changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(r"^## (\S+)", changes, re.MULTILINE).group(1) == version
+    headings = re.findall(r"^## (\S+)", changes, re.MULTILINE)
+    assert next(each for each in headings if each != "Unreleased") == version
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
 
 
