@@ -21,9 +21,7 @@ def run(config: Config) -> None:
     admm.sparsities(problems[0].net, method.sparsity, method.allocation)
     run = common.Run("rivals", config)
     results = [
-        run.pack(
-            _compare(changed(config, {"seed": seed}), problem, run), several=len(problems) > 1
-        )
+        run.pack(_compare(changed(config, {"seed": seed}), problem, run), several=len(problems) > 1)
         for seed, problem in zip(seeds, problems, strict=True)
     ]
     accuracies = {

@@ -132,9 +132,7 @@ def _largest_on_host(params: Tree) -> dict[str, np.ndarray]:
     return {name: each.astype(np.float32) for name, each in found.items()}
 
 
-def growth(
-    start: Mapping[str, Any], found: Mapping[str, Any], params: Tree
-) -> dict[str, Array]:
+def growth(start: Mapping[str, Any], found: Mapping[str, Any], params: Tree) -> dict[str, Array]:
     """Return name -> by what factor the largest entry has grown, of leaves with several axes."""
     return {
         name: found[name] / jnp.maximum(start[name], LEAST)
