@@ -24,11 +24,11 @@ def pays(dtype: jax.typing.DTypeLike) -> bool:
     """Return whether spikes of a type are better kept as bytes.
 
     Not in bfloat16, where a byte saves one of two: VGG-16's step on an H100 would take 6 % less
-    temporary memory and move 6 % more bytes. Nor on a CPU, whose XLA drops the barrier before it merges and orders operations: it
-    computes the spikes again from the potentials without being told to. There bytes left the
-    temporaries of all workloads of the benchmark as they were (VGG-16: 376 MiB) and made a step of
-    784-800-10 move 8 % more bytes. On an H100 VGG-16's step takes a fifth less temporary memory in
-    float32, for 0 to 2 % more bytes moved (`experiments.bench --studies gpu-program`).
+    temporary memory and move 6 % more bytes; in float32 it takes a fifth less, for 0 to 2 % more
+    (`experiments.bench --studies gpu-program`). Nor on a CPU, whose XLA drops the barrier before it
+    merges and orders operations: it computes the spikes again from the potentials without being
+    told to. There bytes left the temporaries of all workloads of the benchmark as they were (VGG-16:
+    376 MiB) and made a step of 784-800-10 move 8 % more bytes.
     """
     return jax.default_backend() != "cpu" and not is_short(dtype)
 
