@@ -27,7 +27,7 @@ def pays(dtype: jax.typing.DTypeLike) -> bool:
     temporary memory and move 6 % more bytes; in float32 it takes a fifth less, for 0 to 2 % more
     (`experiments.bench --studies gpu-program`). Nor on a CPU, whose XLA drops the barrier before it
     merges and orders operations: it computes the spikes again from the potentials without being
-    told to. There bytes left the temporaries of all workloads of the benchmark as they were (VGG-16:
+    told to. There bytes left the temporaries of the benchmark's workloads as they were (of VGG-16
     376 MiB) and made a step of 784-800-10 move 8 % more bytes.
     """
     return jax.default_backend() != "cpu" and not is_short(dtype)
