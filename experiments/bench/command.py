@@ -50,6 +50,7 @@ from experiments.bench.contenders import Contender, Interpreters, choose, note_o
 from experiments.bench.limits import estimate, measure_rates
 from experiments.bench.problems import USUAL, WORKLOADS, WorkloadName
 from experiments.bench.rounds import Effort
+from experiments.bench.studies.compiled import compiled
 from experiments.bench.studies.registry import STUDIES
 from experiments.bench.tables import WIDTH, describe, draw, show
 from jaxsnn import native
@@ -159,11 +160,11 @@ def run(config: Config) -> dict[str, Any]:
         for name in workloads:
             assert rates is not None
             cases.append(run_workload(console, name, config, peers, effort, rates, notes))
-        for name in config.studies:
-            study = STUDIES[name]
-            if name == "compiled":
-                study = partial(study, products=config.products)
-            studies[name] = study(console, peers, effort, config.seed)
+        for title in config.studies:
+            study = STUDIES[title]
+            if title == "compiled":
+                study = partial(compiled, products=config.products)
+            studies[title] = study(console, peers, effort, config.seed)
     return {"rates": rates, "workloads": cases, "studies": studies}
 
 
