@@ -113,8 +113,9 @@ def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Con
         safe_open(path, framework="numpy") as file,
     ):
         metadata = dict(file.metadata() or {})
-        _check_version(path, metadata.pop(NAME, None), holds)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        names = list(file.keys())
+        _check_version(path, metadata.pop(NAME, None), holds, names)
+        tensors = {name: file.get_tensor(name) for name in names}
     header = _header(path, tensors.pop(NAME, None))
     if (found := header.get("holds")) != holds:
         raise UserError(f"{path}: expected a jaxsnn {holds}, found a {fields.shown(found)}")
@@ -169,7 +170,9 @@ def _sorted(content: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
-def _check_version(path: Path, version: str | None, holds: str) -> None:
+def _check_version(path: Path, version: str | None, holds: str, names: list[str]) -> None:
+    if version is None and any(name.startswith(NAME) for name in names):  # `compact`
+        raise UserError(f"{path}: expected a jaxsnn {holds}, found a 'network'")
     if version is None:
         raise UserError(
             f"{path}: expected a jaxsnn {holds}, found another safetensors file (its metadata have "
