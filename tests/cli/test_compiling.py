@@ -29,6 +29,7 @@ def output(capsys, *arguments):
     return capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_compile_writes_a_program_that_prints_the_scores(packed, tmp_path, capsys):
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")

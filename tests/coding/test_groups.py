@@ -62,6 +62,7 @@ def test_other_masks_have_no_groups(mask):
 
 
 @pytest.mark.parametrize(("n", "m"), [(2, 8), (1, 4)])
+@pytest.mark.long
 def test_a_leaf_of_groups_takes_fewer_bytes_than_its_patterns_and_codes(n, m):
     leaf = DRAW.normal(size=(120, 16)).astype(np.float32)
     known = uniform_grid(4).quantize(n_of_m(n, m)(leaf))

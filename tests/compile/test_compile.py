@@ -48,6 +48,7 @@ def test_many_random_networks(first):
     ],
     ids=["sanitized", "plain words", "32 bits"],
 )
+@pytest.mark.long
 def test_other_builds_are_equal(flags, tmp_path):
     compiler = [find_compiler()]
     probe = "#include <stdio.h>\nint main(void) { return 0; }\n"

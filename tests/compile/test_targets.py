@@ -42,6 +42,7 @@ int main(void) {
 
 
 @pytest.mark.parametrize("seed", [3, 10], ids=["recurrent", "convolution"])
+@pytest.mark.long
 def test_the_number_of_threads_changes_nothing(seed, tmp_path):
     count = 300  # of which a word takes 64
     case = draw(seed, samples=count)

@@ -138,6 +138,7 @@ def test_double_precision_is_kept_where_it_is_on(name):
             np.testing.assert_array_equal(found.step.encode(projected).codes, found.codes)
 
 
+@pytest.mark.long
 def test_gradients_pass_a_tree_that_holds_steps():
     step = grids.uniform_grid(3).quantize(LEAF).step
     tree = {"weights": LEAF, "steps": {"w": step}}

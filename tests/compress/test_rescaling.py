@@ -254,6 +254,7 @@ def test_what_is_not_kept_is_as_if_it_were_cut_out(gamma):
 
 
 @pytest.mark.parametrize("gamma", STATISTICS)
+@pytest.mark.long
 def test_a_channel_of_which_nothing_is_kept_is_zero(gamma):
     channels = jnp.asarray([True, False, True, True])
     quantizer = rs.rescaled(3, gamma=gamma, kept=channels)

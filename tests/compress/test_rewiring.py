@@ -120,6 +120,7 @@ def test_mistakes_are_named(make, message):
         make()
 
 
+@pytest.mark.long
 def test_the_least_density_of_the_message_is_enough():
     assert min(counts(starting.random_masks(KEY, PARAMS, 1 / 24)).values()) >= 1
 

@@ -74,6 +74,7 @@ def test_admm_on_a_quadratic_reaches_the_best_sparse_point():
     np.testing.assert_allclose(dual, [2 - 2.0**-k for k in range(6)])
 
 
+@pytest.mark.long
 def test_pull_to_the_whole_space_is_the_plain_gradient_after_each_dual_step():
     recipe = {"*/kernel": pr.identity}
     optimizer = transforms.pull(recipe, 10.0, 1)

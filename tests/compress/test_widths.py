@@ -59,6 +59,7 @@ def test_the_start_spends_the_budget_where_the_error_asks():
     assert learned.quantize({"a": leaf}, learned.start({"a": leaf}))["a"].bits.tolist() == [[4, 2]]
 
 
+@pytest.mark.long
 def test_gradients_are_the_surrogate_along_the_budget():
     """Two roads: the formula, and differences of errors that shrink as `2**-b` on the budget."""
     learned = LearnedWidths({"a": 1 / 8, "b": 2.0}, 1e9)

@@ -173,6 +173,7 @@ command.guard(lambda: print("a line"))
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.long
 def test_an_output_that_takes_no_more_is_one_line_and_code_2():
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-c", FULL]

@@ -84,6 +84,7 @@ def tall():
     return data.Dataset("tall", split, split, split, 10, (0.5,) * 3, (0.25,) * 3)
 
 
+@pytest.mark.long
 def test_start_values_are_those_that_are_asked_for():
     dataset = noise(3)
     task = task_of(TaskOptions(timesteps=3), EngineOptions(), dataset, 10)

@@ -296,6 +296,7 @@ def test_two_phases_of_one_name_are_noticed(tmp_path):
             run.fit(name=name)
 
 
+@pytest.mark.long
 def test_what_fails_in_the_background_is_one_line_at_the_end(tmp_path):
     run = start(tmp_path / "run")
     (run.directory / "models").write_text("a file where a folder should be")

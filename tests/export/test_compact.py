@@ -51,6 +51,7 @@ def test_any_safetensors_reader_finds_one_tensor_of_bytes(tmp_path):
     assert tensor.nbytes >= (tmp_path / NAME).stat().st_size - 80
 
 
+@pytest.mark.long
 def test_a_file_of_version_2_is_read(tmp_path):
     net = older_file.network()
     model = load(older_file.PATH)
@@ -68,6 +69,7 @@ def test_a_file_of_version_2_is_read(tmp_path):
 QUICKSTART = Path(__file__).with_name("quickstart.safetensors")
 
 
+@pytest.mark.long
 def test_a_product_takes_the_bytes_that_the_page_of_the_format_says(tmp_path):
     text = (Path(__file__).parents[2] / "docs/packing.md").read_text(encoding="utf-8")
     table = text.partition("<!-- forms: quickstart -->")[2].partition("<!-- /forms -->")[0]

@@ -114,6 +114,7 @@ def test_every_process_packs_a_network_to_the_same_bytes(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10**6), density=st.floats(0, 1), bits=st.integers(1, 8))
+@pytest.mark.long
 def test_any_network_returns_and_its_bytes_are_those_promised(
     tmp_path_factory, seed, density, bits
 ):

@@ -93,6 +93,7 @@ MOVERS = {"scan", "while", "dot_general", "concatenate", "gather", "transpose", 
 
 @pytest.mark.usefixtures("fast")
 @pytest.mark.parametrize("layout", ["9-7-3", "7R-3"])
+@pytest.mark.long
 def test_a_step_moves_nothing_of_every_step_in_float32(layout):
     def moved(dtype):
         loss, arguments = loss_of(layout, (8,), "events", dtype=dtype)

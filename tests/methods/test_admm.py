@@ -214,6 +214,7 @@ def test_what_is_left_out_of_the_options_is_not_done(problem, case):
         assert compressed.density <= 1 - options.sparsity + 2e-3
 
 
+@pytest.mark.long
 def test_the_control_may_be_left_out_or_as_long_as_another_way(problem):
     fit = Untrained()
     result = admm.compress(*problem, replaced(OPTIONS, control=False), fit=fit)

@@ -67,6 +67,7 @@ def whole(stages_of, net):
     return budgets._cut(stages_of(), net, {}, 0.0)
 
 
+@pytest.mark.long
 def test_the_masks_of_a_candidate_are_the_weights_of_the_cut_network(stages_of, net):
     stages = stages_of(bytes=1)
     scores = {"conv1": np.arange(6.0)[None], "dense1": np.arange(48.0)[None]}
@@ -87,6 +88,7 @@ def test_the_masks_of_a_candidate_are_the_weights_of_the_cut_network(stages_of, 
     assert kept == pytest.approx(0.4 * whole, abs=2)
 
 
+@pytest.mark.long
 def test_the_least_sparsity_that_fits_is_found(stages_of, whole):
     stages = stages_of(search_channels=(0.0,))
     sizes = [budgets._sized(stages, whole, 0.0, 2, s).num_bytes for s in (0.9, 0.5)]

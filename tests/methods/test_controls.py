@@ -29,6 +29,7 @@ def anns(digits, net):
 
 
 @pytest.mark.parametrize(("bits", "numbers"), [(32, 1), (8, 2)])
+@pytest.mark.long
 def test_the_widths_are_the_largest_that_fit(net, digits, bits, numbers):
     def weight_bytes(widths):
         a, b = widths.values()

@@ -86,6 +86,7 @@ def test_of_resnet20_all_but_the_ends_are_quantized_and_the_blocks_of_512_keep_t
     ("network", "megabytes"),
     [("resnet20", 8.586536), ("vgg16", 7.415592), ("vggsnn", 4.818984)],
 )
+@pytest.mark.long
 def test_whole_networks_have_the_size_of_the_paper_at_four_bits(network, megabytes):
     net, inputs = published(network)
     assert qp_snn.size_mb(net, inputs, 4) == pytest.approx(megabytes, abs=1e-9)

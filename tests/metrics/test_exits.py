@@ -86,6 +86,7 @@ def test_what_ran_until_each_sample_stopped_is_what_is_counted(net, split, thres
     )
 
 
+@pytest.mark.long
 def test_who_never_stops_is_evaluated_as_ever(net, split):
     never = exits.early_exit(TASK, net, split, float("inf"))
     whole = train.evaluate(TASK, net, split)

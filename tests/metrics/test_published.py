@@ -191,6 +191,7 @@ def test_the_energy_of_a_spiking_network_is_the_sum_by_hand():
     assert report.to_row()["sparse_energy_pj"] == energy["sparse_energy_pj"]
 
 
+@pytest.mark.long
 def test_an_ann_only_multiplies():
     net = halved(models.build("4C3-AP2-3", SHAPE, activation="relu", readout="current"))
     inputs = Inputs(SHAPE, timesteps=1)

@@ -70,6 +70,7 @@ def test_the_nets_of_qp_snn_have_their_published_sizes():
     assert outline(models.resnet20)["block4/conv1/kernel"] == (3, 3, 128, 256)
 
 
+@pytest.mark.long
 def test_the_nets_of_qp_snn_take_the_widths_that_pruning_keeps():
     widths = [57, 89, 89, 51, 89, 51, 89, *3 * (102, 179), *3 * (204, 512)]
     shapes = outline(models.resnet20, widths=widths)

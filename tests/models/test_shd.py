@@ -137,6 +137,7 @@ def test_the_product_is_packed_and_loaded(result, problem, spoken, tmp_path):
     np.testing.assert_allclose(model.scores(spoken.test.images), scores, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.long
 def test_integers_are_exact_where_the_grids_fit_together(spoken):
     net = models.shd_recurrent(spoken.shape, LIF(0.5, reset="soft"), classes=4, hidden=(12, 6))
     grid = {name: 0.0625 if "recurrent" in name else 0.125 for name in KERNELS}
@@ -165,6 +166,7 @@ def test_gradual_pruning_reaches_recurrent_weights(spoken, problem):
     assert all(density == pytest.approx(0.4, abs=0.02) for density in found.values())
 
 
+@pytest.mark.long
 def test_a_number_for_a_layer_is_for_all_of_its_kernels(problem):
     net = problem[0]
     shares = admm.sparsities(net, {"dense1": 0.5, "dense2/recurrent": 0.25, "*": 0.0})

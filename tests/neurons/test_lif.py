@@ -169,6 +169,7 @@ def test_unroll_is_a_scan_beyond_the_limit(order, constant):
     assert_same(found(arguments, weights), expected(arguments, weights))
 
 
+@pytest.mark.long
 def test_a_constant_current_is_the_same_one_repeated():
     arguments, weights = problem(3, constant=True, feedback=True)
     repeated = dict(arguments)
@@ -211,6 +212,7 @@ def test_detaching_the_reset_changes_the_gradient():
         assert not np.allclose(attached["current"], detached["current"])
 
 
+@pytest.mark.long
 def test_gradient_of_the_hard_reset_by_hand():
     """Two steps: du2/dx1 = decay (1 - o1) - decay u1 h(u1), the second term from the reset."""
     x = jnp.zeros((2, 2, 3)).at[0].set(1.25)  # spikes, and there h = 0.75

@@ -193,6 +193,7 @@ def storage(tmp_path):
     return str(tmp_path / "journal.log")
 
 
+@pytest.mark.long
 def test_workers_share_exactly_so_many_places(storage):
     first, second = worker(storage), worker(storage)
     mine, theirs = first.ask(3), second.ask(3)

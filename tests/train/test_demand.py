@@ -62,6 +62,7 @@ def test_the_estimate_of_a_training_is_below_what_its_program_needs(change, enco
     assert 0 < demand.of_training(task, NET, phase, 8) <= needs
 
 
+@pytest.mark.long
 def test_the_estimate_of_an_evaluation_is_below_what_its_program_needs():
     task = train.Task(Inputs(SHAPE, 8))
     arguments = task, NET, jax.tree.map(jnp.asarray, tuple(SPLIT))

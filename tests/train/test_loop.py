@@ -175,6 +175,7 @@ def test_training_learns(fit, split, problem):
 # --- What stays as it was -------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_the_callers_arrays_survive(problem, split, fit):
     task, optimizer, net, _ = problem
     before = jax.tree.map(np.array, net)
@@ -446,6 +447,7 @@ def counted(readout, labels):
     return jnp.square(readout.mean(0)).mean() + 0 * labels.sum()
 
 
+@pytest.mark.long
 def test_an_optimizer_may_look_at_its_numbers(split):
     """An array in it is an argument of the program only if its code in Python does not read it."""
 

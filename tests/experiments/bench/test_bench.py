@@ -310,6 +310,7 @@ def test_our_loss_in_each_flavour_is_that_of_its_recurrence(name, flavour):
     assert float(task.objective(output, labels, x)) == pytest.approx(loss, rel=1e-5)
 
 
+@pytest.mark.long
 def test_a_direct_image_may_be_handed_over_once():
     problem = read(DIRECT)
     found = []

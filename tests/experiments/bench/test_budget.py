@@ -65,6 +65,7 @@ def test_every_experiment_has_presets_for_a_gpu():
     assert all(program.presets["gpu"] for program in PROGRAMS.values())
 
 
+@pytest.mark.long
 def test_the_estimate_of_the_measured_steps_is_what_was_measured():
     vgg = jax.eval_shape(lambda: models.vgg16((32, 32, 3), classes=10, norm=True))
     task = train.Task(inputs.Inputs((32, 32, 3), timesteps=4))
@@ -89,6 +90,7 @@ def test_the_estimate_of_the_measured_steps_is_what_was_measured():
         for pair in PAIRS
     ],
 )
+@pytest.mark.long
 def test_a_preset_takes_at_most_ten_minutes_of_a_gpu(name, dataset, outlined):
     found, phases = estimate_of(name, dataset)
     assert found.seconds <= budget.LONGEST, (found, phases)

@@ -178,6 +178,7 @@ def test_muted_and_empty_channels_are_exact_too():
     assert totals[0] > 0 and totals[1:].tolist() == [0, 1, 0]
 
 
+@pytest.mark.long
 def test_pruned_channels_are_no_wider_than_the_others():
     # Of 3 eighths alone, of 7 eighths alone, and of nothing: in units of their own weights the
     # threshold is 8 / 3 and 8 / 7, no whole number behind any point.
