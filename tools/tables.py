@@ -18,8 +18,10 @@ A table stands between two comments. The first one says what is in it, a line fo
 
 The first line is a file of results/ and the path of its rows: a list of objects, or an object,
 whose items become rows with the fields `name` and `value`. `where` keeps some rows (`ratio=*`:
-those with a ratio), `call` gives a row another name, `bold` prints a row in bold. A pivot table
-has, instead of columns,
+those with a ratio), `call` gives a row another name, `bold` prints a row in bold. Rows of one name
+(and one `part`) with several seeds are one line, each number the mean and the standard deviation
+over the seeds, "98.31 ± 0.05 %"; a path that starts in the file is taken at the row's seed. With
+`where: seed=0` they stay apart. A pivot table has, instead of columns,
 
     down: bits
     across: point.sparsity
@@ -32,7 +34,8 @@ and `<!-- /value -->`.
 A path is made of fields and of `[...]`, which takes the item of a list by its number, its name, or
 its fields (`[name=dense&seed=1]`). A path that does not start in the row starts in the file. A
 `?` in front leaves the cell empty where there is nothing. Two paths may be subtracted (` - `) or
-divided (` / `). Formats: `n` (whole), `n2` (2 decimals), `%1`, `points` (of 100, with a sign),
+divided (` / `). `error of accuracy` is the binomial error of an accuracy, for the row's `samples`.
+Formats: `n` (whole), `n2` (2 decimals), `%1`, `points` (of 100, with a sign),
 `gap` (the same without a sign), `x` (times), `kB`, `MB`, `k`, `M`, `nJ` (of pJ), `min` (of
 seconds).
 """
@@ -44,11 +47,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from experiments.reproduce.measured import binomial  # noqa: E402
+
 RESULTS = ROOT / "results"
 TABLE = re.compile(r"(<!-- table: (.*?)-->\n)(.*?)(<!-- /table -->)", re.DOTALL)
+ERROR = "error of "
 VALUE = re.compile(r"(<!-- value: (\S+) (.*?) -->)(.*?)(<!-- /value -->)", re.DOTALL)
 
 
@@ -143,9 +152,11 @@ def _follow(start: Any, path: str, whole: str) -> Any:
 def _look_up(row: Any, root: Any, path: str) -> Any:
     """Return what a path leads to, from the row or else from the file."""
     optional, path = path.startswith("?"), path.removeprefix("?")
-    head = re.match(r"[^.\[]*", path)
-    start = row if isinstance(row, dict) and head and head[0] in row else root
     try:
+        if path.startswith(ERROR):
+            return _error(row, root, path.removeprefix(ERROR))
+        head = re.match(r"[^.\[]*", path)
+        start = row if isinstance(row, dict) and head and head[0] in row else root
         return _follow(start, path, path)
     except Stale:
         if optional:
@@ -153,17 +164,78 @@ def _look_up(row: Any, root: Any, path: str) -> Any:
         raise
 
 
-def _evaluate(row: Any, root: Any, expression: str) -> str:
-    """Return the text of "PATH as FORMAT", "A - B as FORMAT" or "A / B as FORMAT"."""
-    paths, _, form = expression.partition(" as ")
-    parts = re.split(r" ([-/]) ", paths.strip())
+def _error(row: Any, root: Any, path: str) -> float:
+    """Return the binomial error of an accuracy."""
+    return binomial(_look_up(row, root, path), _look_up(row, root, "samples"))
+
+
+def _compute(row: Any, root: Any, paths: str) -> Any:
+    """Return the value of "PATH", "A - B" or "A / B"; None if one is left out."""
+    parts = re.split(r" ([-/]) ", paths)
     values = [_look_up(row, root, part.strip()) for part in parts[::2]]
-    if None in values:
-        return ""
-    if len(values) == 1:
-        return _print(values[0], form.strip())
+    if None in values or len(values) == 1:
+        return None if None in values else values[0]
     first, second = values
-    return _print(first - second if parts[1] == "-" else first / second, form.strip())
+    return first - second if parts[1] == "-" else first / second
+
+
+def _evaluate(row: Any, root: Any, expression: str) -> str:
+    """Return the text of "PATHS as FORMAT"."""
+    paths, _, form = expression.partition(" as ")
+    return _print(_compute(row, root, paths.strip()), form.strip())
+
+
+# Several seeds ---------------------------------------------------------------------------------
+
+
+def _with_spread(values: list[Any], form: str, *, alone: bool = False) -> str:
+    """Return the mean of some values and their standard deviation; of texts, each once."""
+    values = [value for value in values if value is not None]
+    texts = list(dict.fromkeys(_print(value, form) for value in values))
+    if len(texts) < 2 or not all(isinstance(value, int | float) for value in values):
+        return ", ".join(texts)
+    middle = _print(mean(map(float, values)), form)
+    if alone:
+        return middle
+    found = re.fullmatch(r"([-+\d,.]+)(.*)", middle)
+    spread = re.match(r"[\d,.]+", _print(stdev(map(float, values)), form).lstrip("+-"))
+    return f"{found[1]} ± {spread[0]}{found[2]}" if found and spread else middle
+
+
+def _seed_of(row: Any) -> Any:
+    return row.get("seed") if isinstance(row, dict) else None
+
+
+def _at_seed(root: Any, seed: Any) -> Any:
+    """Return a file with the rows of one seed alone."""
+    return {**root, "rows": [row for row in root["rows"] if _seed_of(row) == seed]}
+
+
+def _over_seeds(lines: list[Any], root: Any, expression: str) -> str:
+    """Return the text of an expression for the rows of several seeds."""
+    if len(lines) == 1 or "rows" not in root:
+        return _evaluate(lines[0], root, expression)
+    paths, _, form = expression.partition(" as ")
+    values = [_compute(row, _at_seed(root, _seed_of(row)), paths.strip()) for row in lines]
+    return _with_spread(values, form.strip(), alone=ERROR in paths)
+
+
+def _in_file(root: Any, expression: str) -> str:
+    """Return the text of an expression about a whole file, over all of its seeds."""
+    rows = root.get("rows") if isinstance(root, dict) else None
+    seeds = list(dict.fromkeys(map(_seed_of, rows))) if isinstance(rows, list) else []
+    if len(seeds) < 2:
+        return _evaluate(root, root, expression)
+    paths, _, form = expression.partition(" as ")
+    values, faults = [], []
+    for seed in seeds:
+        try:
+            values.append(_compute(here := _at_seed(root, seed), here, paths.strip()))
+        except Stale as fault:  # a row that the others have not, such as one of a named seed
+            faults.append(fault)
+    if not values:
+        raise faults[0]
+    return _with_spread(values, form.strip(), alone=ERROR in paths)
 
 
 # Tables ----------------------------------------------------------------------------------------
@@ -236,11 +308,22 @@ def _pivot(rows: list[Any], root: Any, marker: Marker) -> str:
         texts = [marker.names.get(name, name), *(show(line.get(top)) for top in tops)]
         if mean:
             path, _, form = cells[0].partition(" as ")
-            values = [_look_up(row, root, path) for row in line.values()]
-            texts.append(_print(sum(values) / len(values), form.strip()))
+            values = [_compute(row, root, path.strip()) for row in line.values()]
+            texts.append(_with_spread(values, form.strip()))
         body.append([f"**{x}**" for x in texts] if name == marker.bold else texts)
     head = [down.rpartition(".")[2], *(f"{label} {top}" for top in tops), *(["mean"] * mean)]
     return _lines(head, body)
+
+
+def _grouped(rows: list[Any], marker: Marker) -> list[list[Any]]:
+    """Return the rows of each line of a table: those of one network, a seed each."""
+    apart = "seed" in marker.where or any(path == "seed" for _, path in marker.columns)
+    groups: dict[Any, list[Any]] = {}
+    for number, row in enumerate(rows):
+        known = isinstance(row, dict) and {"name", "seed"} <= row.keys() and not apart
+        key = (row["name"], row.get("part")) if known else number
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
 
 
 def table(text: str) -> str:
@@ -256,10 +339,10 @@ def table(text: str) -> str:
     if marker.pivot:
         return _pivot(rows, root, marker)
     body = []
-    for row in rows:
-        texts = [_evaluate(row, root, expression) for _, expression in marker.columns]
+    for lines in _grouped(rows, marker):
+        texts = [_over_seeds(lines, root, expression) for _, expression in marker.columns]
         texts = [marker.names.get(text, text) for text in texts]
-        bold = marker.bold and _matches(row, marker.bold)
+        bold = marker.bold and _matches(lines[0], marker.bold)
         body.append([f"**{x}**" if x else x for x in texts] if bold else texts)
     return _lines([name for name, _ in marker.columns], body)
 
@@ -275,8 +358,7 @@ def rewrite(page: str) -> str:
         return f"{found[1]}\n{table(found[2])}\n{found[4]}"
 
     def one_value(found: re.Match[str]) -> str:
-        root = load(found[2])
-        return f"{found[1]}{_evaluate(root, root, found[3])}{found[5]}"
+        return f"{found[1]}{_in_file(load(found[2]), found[3])}{found[5]}"
 
     return VALUE.sub(one_value, TABLE.sub(one_table, page))
 

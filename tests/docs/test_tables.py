@@ -63,7 +63,7 @@ def test_a_pivot_table_spreads_a_field_over_columns_and_takes_the_mean(results):
     assert made.splitlines() == [
         "| name | seed 0 | seed 1 | mean |",
         "| --- | --- | --- | --- |",
-        "| dense | 98.76 % | 99.76 % | 99.26 % |",
+        "| dense | 98.76 % | 99.76 % | 99.26 ± 0.71 % |",
         "| small | 97.50 % | | 97.50 % |",
     ]
 
@@ -94,4 +94,53 @@ def test_a_marker_that_cannot_be_filled_is_named(results, marker, message):
 
 
 def test_a_question_mark_leaves_a_cell_empty(results):
-    assert tables.table("run#rows\na: name\nb: ?spikes as n").endswith("| dense | |\n")
+    assert tables.table("run#rows\na: name\nb: ?spikes as n").endswith("| dense | |\n| small | |\n")
+
+
+# --- Several seeds --------------------------------------------------------------------------------
+
+SEVERAL = [
+    {"name": name, "seed": seed, "samples": 100, "accuracy": accuracy, "file_bytes": size}
+    for seed, size in ((0, 100), (1, 200))
+    for name, accuracy, size in (("dense", 0.9, 10 * size), ("small", 0.8 + 0.02 * seed, size))
+]
+
+
+@pytest.fixture
+def seeds(results, tmp_path):
+    content = {"rows": SEVERAL, "seconds": 90}
+    (tmp_path / "run.json").write_text(json.dumps(content))
+
+
+def test_rows_of_several_seeds_are_one_line_with_mean_and_standard_deviation(seeds):
+    made = tables.table(
+        "run#rows\nname: name\naccuracy: accuracy as %1\nbinomial: error of accuracy as gap1\n"
+        "file: file_bytes as kB2\nsmaller: rows[dense].file_bytes / file_bytes as x\n"
+        "gone: ?rate as n"
+    )
+    assert made.splitlines()[2:] == [
+        # The ratio is that of each seed, and alike in both; so is the accuracy of dense.
+        "| dense | 90.0 % | 3.2 | 1.50 ± 0.71 kB | 1x | |",
+        "| small | 81.0 ± 1.4 % | 4.0 | 0.15 ± 0.07 kB | 10x | |",
+    ]
+
+
+@pytest.mark.parametrize("marker", ["where: seed=1\nname: name", "seed: seed\nname: name"])
+def test_a_table_by_seeds_keeps_them_apart(seeds, marker):
+    assert tables.table(f"run#rows\n{marker}").count("small") == (1 if "where" in marker else 2)
+
+
+def test_a_value_in_a_sentence_is_the_mean_over_the_seeds(seeds):
+    text = "<!-- value: run {} --><!-- /value -->"
+    found = [
+        tables.rewrite(f"a {text.format(path)}").split("-->")[1].removesuffix("<!-- /value ")
+        for path in ("rows[small].accuracy as %1", "rows[name=small&seed=1].accuracy as %1",
+                     "seconds as n", "rows[dense].file_bytes / rows[small].file_bytes as x")
+    ]  # fmt: skip
+    assert found == ["81.0 ± 1.4 %", "82.0 %", "90", "10x"]
+
+
+def test_an_error_needs_the_number_of_samples(results):
+    with pytest.raises(tables.Stale, match="no 'samples' on the path"):
+        tables.table("run#rows\na: error of accuracy as gap1")
+    assert tables.table("run#rows\na: name\nb: ?error of accuracy as gap1").count("| |") == 2

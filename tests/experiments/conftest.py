@@ -65,6 +65,12 @@ def experiment_of(name):
 
 
 @pytest.fixture(scope="session")
+def experiment_named():
+    """Return the function from an experiment's name to its value EXPERIMENT."""
+    return experiment_of
+
+
+@pytest.fixture(scope="session")
 def run_in_process():
     """Return a function that runs an experiment, by name or value, as its command would."""
 

@@ -1,0 +1,105 @@
+"""The rows: what is run for each file of results/, and which of its numbers are compared."""
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+# A number -> what one network's own is uncertain by, as a share of it; None: the binomial error.
+COMPARED: Mapping[str, float | None] = {
+    "accuracy": None,
+    "density": 0.03,
+    "file_bytes": 0.03,
+    "synops": 0.05,
+}
+# Of networks with random input the mean of several draws, in place of the first one's accuracy.
+OF_DRAWS = {"mean_accuracy": None} | {k: x for k, x in COMPARED.items() if k != "accuracy"}
+THREE = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One file of results/.
+
+    Attributes:
+      experiment: the program, `experiments.NAME`.
+      dataset: its data set.
+      shows: what the row is there for, in a line.
+      minutes: of one seed on two cores, an estimate until it is stored.
+      more: further options.
+      preset: of the program.
+      seeds: that are run.
+      parts: a seed's runs, name -> its further options; one run without a name by itself.
+      compared: number -> its own error.
+    """
+
+    experiment: str
+    dataset: str
+    shows: str
+    minutes: float
+    more: str = ""
+    preset: str = "cpu"
+    seeds: tuple[int, ...] = THREE
+    parts: Mapping[str, str] = field(default_factory=lambda: {"": ""})
+    compared: Mapping[str, float | None] = field(default_factory=lambda: COMPARED)
+
+    def arguments(self, seed: int, part: str = "") -> list[str]:
+        """Return the options of a run, but for the folders."""
+        words = ["--preset", self.preset, "--dataset", self.dataset]
+        words += shlex.split(f"{self.more} {self.parts[part]}")
+        return [*words, "--seed", str(seed)]
+
+
+# Programs with seeds of their own get one at a time: "--seeds 0", to which --seed is added.
+ROWS: dict[str, Row] = {
+    "quickstart": Row(
+        "quickstart", "digits", "The embedded digits, joint ADMM: the first thing to try.", 2
+    ),
+    "smoke": Row(
+        "quickstart", "digits", "Seconds of nothing: that this program itself works.", 0.5,
+        preset="smoke", seeds=(0, 1),
+    ),
+    "admm-mnist": Row(
+        "admm", "mnist", "Connections, bits and spikes reduced alone and together.", 12
+    ),
+    "admm-nmnist": Row(
+        "admm", "nmnist", "The same on 1,000 recordings of an event camera.", 13,
+        more="--start uniform",
+    ),
+    "rivals-mnist": Row(
+        "rivals", "mnist", "ADMM, one-shot and gradual pruning at 10, 5, 2 and 1 %.", 20,
+        more="--seeds 0",
+    ),
+    "qp_snn-digits": Row(
+        "qp_snn", "digits", "QP-SNN's four ways on the embedded digits.", 3.5, more="--seeds 0"
+    ),
+    "qp_snn-mnist": Row(
+        "qp_snn", "mnist", "QP-SNN's four ways.", 10, more="--seeds 0"
+    ),
+    "qp_snn-cifar10": Row(
+        "qp_snn", "cifar10", "QP-SNN on a quarter-width VGG-16.", 58, more="--seeds 0", seeds=(0,)
+    ),
+    "spatiotemporal-mnist": Row(
+        "spatiotemporal", "mnist", "Widths by principal components, then fewer time steps.", 27,
+        compared=OF_DRAWS,
+    ),
+    "spatiotemporal-cifar10": Row(
+        "spatiotemporal", "cifar10", "The same on a quarter-width VGG9.", 61, seeds=(0,),
+        compared=OF_DRAWS,
+    ),
+    "spike_thrift-mnist": Row(
+        "spike_thrift", "mnist", "A sparse network guided by a dense one, or by labels alone.", 6,
+        compared=OF_DRAWS,
+    ),
+    "spike_thrift-cifar10": Row(
+        "spike_thrift", "cifar10", "The same on a narrow VGG.", 37, seeds=(0,), compared=OF_DRAWS
+    ),
+    "joint-digits": Row("joint", "digits", "The whole pipeline on the embedded digits.", 2),
+    "joint-mnist": Row(
+        "joint", "mnist", "The whole pipeline: a 250th of the bytes within half a point.", 45
+    ),
+    "joint-nmnist": Row(
+        "joint", "nmnist", "The whole pipeline on recordings of an event camera.", 15
+    ),
+    "joint-cifar10": Row("joint", "cifar10", "The whole pipeline on colours.", 12, seeds=(0,)),
+    "sweep-mnist": Row("sweep", "mnist", "Twenty networks as one program, and their fronts.", 7),
+}  # fmt: skip
