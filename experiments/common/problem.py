@@ -18,6 +18,7 @@ from experiments.common.options import (
 )
 from jaxsnn import data, models, native
 from jaxsnn.arrays import check_whole
+from jaxsnn.data.loading import event_options
 from jaxsnn.errors import UserError
 from jaxsnn.methods import Trainer
 from jaxsnn.network import Network
@@ -78,7 +79,7 @@ def read(run: RunOptions, part: DataOptions, *, timesteps: int) -> data.Dataset:
     return data.load(
         run.dataset, run.data_dir, validation=part.validation, seed=0, limit=part.limit,
         size=part.frame_size, frames_by=part.frames_by,
-        **data.event_options(run.dataset, timesteps=timesteps),
+        **event_options(run.dataset, timesteps=timesteps),
     )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from jaxsnn import data
 from jaxsnn.cli import facts, fitting, tables
 from jaxsnn.cli.compiling import Compile, accuracy_in_c
 from jaxsnn.cli.importing import Import
+from jaxsnn.data.loading import event_options
 from jaxsnn.errors import UserError
 from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_lava, to_nir
 
@@ -268,7 +269,7 @@ def _with_inputs(file: Path) -> Model:
 def _data_for(model: Model, file: Path, dataset: str, data_dir: str | None) -> data.Dataset:
     """Load a data set and refuse it if it is not one for the network."""
     inputs = _with_inputs(file).known_inputs()
-    options = data.event_options(
+    options = event_options(
         dataset,
         timesteps=inputs.timesteps,
         size=inputs.shape[:2],

@@ -2,7 +2,6 @@
 
 from jaxsnn.compress import masks, mixed, rewiring, schedules, singular, starting
 from jaxsnn.compress.codes import Quantized, Step
-from jaxsnn.compress.gradients import pass_within
 from jaxsnn.compress.gradual import prune_gradually
 from jaxsnn.compress.grids import (
     binary_grid,
@@ -48,7 +47,6 @@ __all__ = [
     "mixed",
     "n_of_m",
     "on_mask",
-    "pass_within",
     "pow2_grid",
     "project",
     "prune",

@@ -280,7 +280,8 @@ def latent(
     Args:
       inner: the optimizer to wrap.
       recipe: pattern -> projection.
-      straight_through: rule for the gradient, `pass_through` or `pass_within(bound)` or other.
+      straight_through: rule for the gradient, `gradients.pass_through`,
+        `gradients.pass_within(bound)` or other.
 
     Returns:
       A transformation with a `LatentState`.

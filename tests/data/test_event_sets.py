@@ -13,6 +13,7 @@ import pytest
 from jaxsnn import data, memory
 from jaxsnn.data import event_sets, events
 from jaxsnn.data.events import Framing
+from jaxsnn.data.loading import event_options
 from jaxsnn.errors import UserError
 
 REAL = Path(os.environ.get("JAXSNN_DATA", "/nonexistent"))
@@ -227,8 +228,8 @@ def test_options_out_of_range_are_named(tmp_path, options, message):
 def test_images_have_no_frames():
     for option in ({"timesteps": 1}, {"size": 8}, {"frames_by": "time"}):
         assert "shd and ssc; digits has no time" in told("digits", **option)
-    assert data.event_options("digits", timesteps=1) == {}
-    assert data.event_options("dvs_cifar10", timesteps=1, size=9) == {"timesteps": 1, "size": 9}
+    assert event_options("digits", timesteps=1) == {}
+    assert event_options("dvs_cifar10", timesteps=1, size=9) == {"timesteps": 1, "size": 9}
 
 
 def test_without_a_directory_tonic_is_asked_and_its_absence_told(monkeypatch):
