@@ -185,7 +185,8 @@ CLAIMS = (
         WEI, "qp_snn-mnist", (Higher("compressed", "baseline"),),
     ),
     Claim(
-        "Rescaling and singular values together beat the baseline on CIFAR-10", WEI, "qp_snn-cifar10", (Higher("compressed", "baseline"),),
+        "Rescaling and singular values together beat the baseline on CIFAR-10",
+        WEI, "qp_snn-cifar10", (Higher("compressed", "baseline"),),
     ),
     Claim(
         "Widths by principal components are better than uniform ones of the same size",
