@@ -70,6 +70,7 @@ from experiments.common.options import (
     RunOptions,
     TaskOptions,
     changed,
+    check_each_once,
     flat,
 )
 from experiments.common.problem import (
@@ -100,6 +101,7 @@ __all__ = [
     "RunOptions",
     "TaskOptions",
     "changed",
+    "check_each_once",
     "flat",
     "load",
     "main",

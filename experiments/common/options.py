@@ -124,6 +124,16 @@ class EngineOptions:
     it."""
 
 
+def check_each_once(**options: tuple[Any, ...]) -> None:
+    """Refuse an option of several values that has none, or one of them twice.
+
+    >>> check_each_once(seeds=(0, 1))
+    """
+    for name, values in options.items():
+        if not values or len(set(values)) < len(values):
+            raise UserError(f"{name} needs at least one value, none of them twice")
+
+
 def flat(config: Any) -> dict[str, Any]:
     """Return all options of a configuration, name -> value, whatever group they are in."""
     found: dict[str, Any] = {}

@@ -3,6 +3,7 @@
 import contextvars
 import json
 import math
+import re
 import shlex
 import sys
 import time
@@ -218,7 +219,7 @@ class Run:
 
 
 def _stem(name: str) -> str:
-    return name.replace(" ", "-").replace("/", "-")
+    return re.sub("[ /%]+", "-", name).strip("-")
 
 
 def _stem_of(name: str, measured: Report, several: bool) -> str:
@@ -245,13 +246,22 @@ def _starved(params: Any) -> dict[str, jax.Array]:
 def _count_removed_channels(rows: Sequence[Row]) -> None:
     """Turn densities, measured in networks of their own, into shares of the first one's weights.
 
-    A layer that the first network does not have keeps the density in its own network.
+    A layer that the first network does not have keeps the density in its own network. The density
+    of all convolutions together is added.
     """
-    whole = {x["name"]: math.prod(x["shape"]) for x in rows[0]["layers"] if x["shape"]}
-    for row in rows[1:]:
-        own = {x["name"]: math.prod(x["shape"]) for x in row["layers"] if x["shape"]}
+    whole, images = _sizes(rows[0]), _sizes(rows[0], images=True)
+    for row in rows:
+        own, of_images = _sizes(row), _sizes(row, images=True)
+        left = [x["density"] * own[x["name"]] for x in row["layers"] if x["name"] in of_images]
+        row["convolution_density"] = sum(left) / sum(images.values()) if images else None
         for layer in row["layers"]:
             if layer["shape"] and layer["name"] in whole:
                 layer["density"] *= own[layer["name"]] / whole[layer["name"]]
         if own and whole and row["density"] is not None:
             row["density"] *= sum(own.values()) / sum(whole.values())
+
+
+def _sizes(row: Row, *, images: bool = False) -> dict[str, int]:
+    """Return how many weights each layer has; or of those alone that are convolutions."""
+    shapes = {x["name"]: x["shape"] for x in row["layers"] if x["shape"]}
+    return {x: math.prod(shape) for x, shape in shapes.items() if len(shape) > 2 or not images}

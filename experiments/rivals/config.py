@@ -12,9 +12,10 @@ from experiments.common import (
     ProcessOptions,
     RunOptions,
     TaskOptions,
+    check_each_once,
 )
 from jaxsnn.methods import admm
-from jaxsnn.options import PerLayer, Range, Whole, checked
+from jaxsnn.options import Range, Whole, checked
 
 Rival = Literal["ADMM", "one-shot", "gradual"]
 
@@ -32,13 +33,17 @@ class Rivals:
     ramp_every: Annotated[int, Whole(1)] = 20
     """Steps between two of its prunings."""
 
+    def check(self) -> None:
+        """Refuse a comparison of nobody, and one of the same twice."""
+        check_each_once(rivals=self.rivals, seeds=self.seeds)
+
 
 @checked
 class Pruning:
     """What all rivals remove and for how long they train; of ADMM the penalty."""
 
-    sparsity: Annotated[PerLayer, Range(0, 1, open_high=True)] = 0.98
-    """Share of the connections to remove: in all, or of each layer."""
+    sparsity: Annotated[tuple[float, ...], Range(0, 1, open_high=True)] = (0.98,)
+    """Shares of the connections to remove, each of them from the same dense network."""
     allocation: Literal["root", "uniform"] = "root"
     """How to spread one sparsity: root (a layer keeps as the root of its size) or uniform."""
     penalty: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-4
@@ -58,9 +63,13 @@ class Pruning:
     seed: Annotated[int, Whole(0, 2**31 - 1)] = 0
     """Seed of everything random."""
 
-    def admm(self) -> admm.Options:
-        """Return the options of ADMM pruning, which one-shot pruning shares."""
-        return admm.Options(bits=None, **vars(self))
+    def check(self) -> None:
+        """Refuse to remove nothing, and the same twice."""
+        check_each_once(sparsity=self.sparsity)
+
+    def admm(self, sparsity: float) -> admm.Options:
+        """Return the options of ADMM pruning at a sparsity, which one-shot pruning shares."""
+        return admm.Options(bits=None, **vars(self) | {"sparsity": sparsity})
 
 
 @dataclass(frozen=True)
@@ -78,8 +87,8 @@ class Config:
     pruning: Pruning = Pruning()
 
 
-FEW: dict[str, Any] = {"sparsity": 0.98}
-OTHERS = ("ways", "prune_sparsity", "activity_epochs", "spike_weight")
+FEW: dict[str, Any] = {"sparsity": (0.98,)}
+OTHERS = ("ways", "prune_sparsity", "activity_epochs", "activity_weights", "spike_weight")
 
 
 def _few(preset: str, **changes: Any) -> dict[str, dict[str, Any]]:
@@ -93,12 +102,16 @@ def _few(preset: str, **changes: Any) -> dict[str, dict[str, Any]]:
 
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "smoke": _few("smoke", sparsity=0.8, seeds=(0,)),
+    "smoke": _few("smoke", sparsity=(0.8,), seeds=(0,)),
     "cpu": _few("cpu"),
     "gpu": _few("gpu"),
     "paper": _few("paper"),
 }
-PRESETS["cpu"]["mnist"]["limit"] = 20_000
+# Four densities of one dense network; three seeds are three runs.
+for _dataset in ("mnist", "fashion_mnist", "kmnist"):
+    PRESETS["cpu"][_dataset] |= {
+        "sparsity": (0.9, 0.95, 0.98, 0.99), "seeds": (0,), "limit": 20_000
+    }  # fmt: skip
 # Three seeds in ten minutes; of the largest set one.
 for _dataset in ("cifar10", "cifar100"):
     PRESETS["gpu"][_dataset] |= {"dense_epochs": 12, "pull_epochs": 4, "retrain_epochs": 4}

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsnn import metrics
+from jaxsnn import metrics, train
 from jaxsnn.compress import Phase
 from jaxsnn.data import Dataset
 from jaxsnn.network import Network
@@ -58,6 +58,7 @@ class Result:
         *,
         seed: int | None = None,
         extra: Mapping[str, Mapping[str, Any]] | None = None,
+        held_out: bool = False,
     ) -> "Result":
         """Measure networks on the test images; the last one is the product.
 
@@ -67,12 +68,20 @@ class Result:
           found: what the method found on its way.
           seed: of the run.
           extra: name of a row -> facts that the method adds to it (`metrics.Report.extra`).
+          held_out: whether nothing was chosen on the held-out images, which are a second test set
+            then: if there are some, each row has `held_out_accuracy` and `held_out_samples`.
         """
         rows = [
             metrics.measure(each.task, each.network, data.test, name=name, seed=seed)
             for name, each in networks.items()
         ]
-        rows = [replace(row, extra=(extra or {}).get(row.name, {})) for row in rows]
+        more = {name: dict(facts) for name, facts in (extra or {}).items()}
+        if samples := len(data.validation.labels) if held_out else 0:
+            for name, each in networks.items():
+                right = train.evaluate(each.task, each.network, data.validation).accuracy
+                facts = {"held_out_accuracy": right, "held_out_samples": samples}
+                more[name] = more.get(name, {}) | facts
+        rows = [replace(row, extra=more.get(row.name, {})) for row in rows]
         last = list(networks.values())[-1]
         report = metrics.Comparison(tuple(rows))
         return Result(last.network, last.task, dict(networks), report, found or {})

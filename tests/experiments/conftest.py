@@ -23,7 +23,7 @@ RUNS = {
     "--learning-rate 0.02 --penalty 0.01 --dense-epochs 8 --pull-epochs 2 --prune-sparsity 0.75 "
     "--sparsity 0.5",
     "rivals": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 60 --batch-size 20 "
-    "--dense-epochs 1 --no-control --seeds 0 1",
+    "--dense-epochs 1 --no-control --seeds 0 1 --sparsity 0.5 0.8",
     "joint": "--preset smoke --network 4C3-AP4-8-{classes} --timesteps 2 --limit 120 "
     "--batch-size 30 --stages connections bits --pruning magnitude --sparsity 0.5",
     "spatiotemporal": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --learning-rate 0.01 "

@@ -15,7 +15,10 @@ import pytest
 
 from experiments import common
 from experiments.common import command
+from experiments.rivals import run as rivals
+from experiments.rivals.config import Pruning
 from jaxsnn import export, metrics, train
+from jaxsnn.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 
@@ -251,14 +254,31 @@ def test_a_mistake_in_a_process_of_its_own(tmp_path):
 @pytest.mark.thorough
 def test_rivals_keep_as_many_weights_and_are_compared_over_seeds(run_of):
     results = json.loads((run_of("rivals") / "results.json").read_text())
-    names = ("dense", "ADMM", "one-shot", "gradual")
+    rivals = ("ADMM", "one-shot", "gradual")
+    names = ("dense", *(f"{rival} {left} %" for left in (50, 20) for rival in rivals))
     assert [(row["name"], row["seed"]) for row in results["rows"]] == [
         (name, seed) for seed in (0, 1) for name in names
     ]
-    for first in (0, 4):
-        kept = [[x["density"] for x in row["layers"]] for row in results["rows"][first + 1 :][:3]]
+    for first in (1, 4, 8, 11):
+        rows = results["rows"][first : first + 3]
+        kept = [[x["density"] for x in row["layers"]] for row in rows]
         assert kept[0] == kept[1] == kept[2]
+        assert rows[0]["density"] == pytest.approx(
+            float(rows[0]["name"].split()[1]) / 100, abs=0.02
+        )
     for i, name in enumerate(names):
-        accuracies = [results["rows"][each]["accuracy"] for each in (i, i + 4)]
+        accuracies = [results["rows"][each]["accuracy"] for each in (i, i + 7)]
         assert results["mean_accuracy"][name] == pytest.approx(np.mean(accuracies))
         assert results["spread_of_accuracy"][name] == pytest.approx(np.std(accuracies, ddof=1))
+
+
+@pytest.mark.parametrize("options", [{"sparsity": ()}, {"sparsity": (0.5, 0.5)}])
+def test_rivals_remove_something_and_nothing_twice(options):
+    with pytest.raises(UserError, match="sparsity needs at least one value, none of them twice"):
+        Pruning(**options)
+
+
+def test_an_earlier_configuration_of_rivals_has_one_sparsity(tmp_path):
+    (tmp_path / "config.json").write_text('{"sparsity": 0.9}')
+    config = command.parse(rivals.EXPERIMENT, ["--config", str(tmp_path / "config.json")])
+    assert config.pruning.sparsity == (0.9,)
