@@ -5,6 +5,7 @@ accumulated potential divided by T). Labels are integers `[B]`.
 """
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Literal
 
 import jax
@@ -133,6 +134,39 @@ def summed_cross_entropy(readout: Array, labels: Array) -> Array:
     _check(readout, labels)
     loss: Array = optax.softmax_cross_entropy_with_integer_labels(readout.sum(0), labels).mean()
     return loss
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """Softmax cross-entropy of the scores against labels that are not quite sure.
+
+        t_k = 1 - s + s / K  of the class itself        t_k = s / K  of the other K - 1
+
+    Two of one smoothing are equal, so that tasks with them share compiled programs.
+
+    >>> readout, labels = jnp.asarray([[[1.0, 0.0]]] * 4), jnp.asarray([0])
+    >>> round(float(Smoothed(0.2)(readout, labels)), 3)  # log(1 + exp(-1)) + 0.1
+    0.413
+
+    Attributes:
+      smoothing: `s`, in [0, 1); with 0 it is `cross_entropy`.
+
+    References: Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7.
+    """
+
+    smoothing: float
+
+    def __post_init__(self) -> None:
+        check_range("smoothing", self.smoothing, 0.0, 1.0, open_high=True)
+
+    def __call__(self, readout: Array, labels: Array) -> Array:
+        """Return the mean over the batch, `[]`, for `[T, B, classes]` and whole numbers `[B]`."""
+        _check(readout, labels)
+        scores = rate(readout)
+        target = jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype)
+        target = optax.smooth_labels(target, self.smoothing)
+        loss: Array = optax.softmax_cross_entropy(scores, target).mean()
+        return loss
 
 
 READOUT = {"mse": mean_squared_error, "ce": cross_entropy, "ce_sum": summed_cross_entropy}

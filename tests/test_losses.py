@@ -33,6 +33,23 @@ def test_the_summed_cross_entropy_sees_scores_t_times_as_large():
     assert losses.summed_cross_entropy(READOUT, LABELS) == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_smoothed_labels_are_shared_with_all_classes():
+    draw = np.random.default_rng(3)
+    readout, labels = draw.normal(size=(4, 5, 3)), np.asarray([0, 2, 1, 1, 0])
+    scores = readout.mean(0)
+    chances = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    target = np.full((5, 3), 0.3 / 3)
+    target[np.arange(5), labels] += 0.7
+    expected = -(target * np.log(chances)).sum(1).mean()
+    found = losses.Smoothed(0.3)(jnp.asarray(readout), jnp.asarray(labels))
+    assert found == pytest.approx(expected, rel=1e-5)
+    plain = losses.cross_entropy(jnp.asarray(readout), jnp.asarray(labels))
+    assert losses.Smoothed(0.0)(jnp.asarray(readout), jnp.asarray(labels)) == pytest.approx(plain)
+    assert losses.Smoothed(0.3) == losses.Smoothed(0.3) != losses.Smoothed(0.2)
+    with pytest.raises(UserError, match=r"smoothing must be in \[0, 1\), found 1"):
+        losses.Smoothed(1.0)
+
+
 def test_losses_by_name():
     assert losses.readout_loss("mse") is losses.mean_squared_error
     assert losses.readout_loss("ce") is losses.cross_entropy

@@ -18,6 +18,7 @@ MAKERS = {
     "ConfineState": "confine",
     "SparseState": "sparse",
     "GradualState": "prune_gradually",
+    "AverageState": "averaged",
     "TrainedState": "learned_scales or learned_bits",
 }
 

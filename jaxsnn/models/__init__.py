@@ -1,6 +1,7 @@
 """Networks: any layout of named layers, and those of the papers."""
 
 from jaxsnn.models.admm import admm_cifar, mlp, mnist_conv, stbp_cifar
+from jaxsnn.models.fast_cifar import fast_cifar
 from jaxsnn.models.layout import build
 from jaxsnn.models.published import CONVERTED, Published
 from jaxsnn.models.qp_snn import resnet20, vgg16, vggsnn
@@ -20,6 +21,7 @@ __all__ = [
     "admm_cifar",
     "build",
     "fan_out_start",
+    "fast_cifar",
     "firing_start",
     "he_start",
     "mlp",

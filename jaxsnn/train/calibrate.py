@@ -26,7 +26,7 @@ from jaxsnn.network import Network, Output
 from jaxsnn.train import demand, parallel
 from jaxsnn.train.task import Task, as_task
 
-__all__ = ["Calibration", "each_batch", "over_batches"]
+__all__ = ["Calibration", "choose", "each_batch", "over_batches"]
 
 Tree = Any
 
@@ -82,7 +82,7 @@ def over_batches(
       (64,)
     """
     as_task(task).check_samples(net, images, "images")
-    rows, input_key = _choose(len(images), batches, batch_size, seed)
+    rows, input_key = choose(len(images), batches, batch_size, seed)
     _check_network(net)
     demand.check_evaluation(task, net, batch_size)
     chosen = jax.device_put(images[rows])
@@ -160,7 +160,7 @@ def each_batch(
       [(2, 64), (2, 64)]
     """
     as_task(task).check_samples(net, images, "images")
-    rows, input_key = _choose(len(images), batches, batch_size, seed)
+    rows, input_key = choose(len(images), batches, batch_size, seed)
     _check_network(net)
     demand.check_evaluation(task, net, batch_size)
     net, shared = parallel.replicate(net.for_passes(), devices), share(statistic, lift=False)
@@ -189,7 +189,7 @@ def _one_batch(
     return parallel.over_devices(shard, devices, net, x, images, joined=True)
 
 
-def _choose(size: int, batches: int, batch_size: int, seed: int) -> tuple[np.ndarray, Array]:
+def choose(size: int, batches: int, batch_size: int, seed: int) -> tuple[np.ndarray, Array]:
     """Return the samples of each batch, `[batches, batch_size]`, and a key for their inputs."""
     check_whole("batches", batches, 1, float("inf"))
     check_whole("batch_size", batch_size, 1, float("inf"))

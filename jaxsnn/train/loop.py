@@ -42,6 +42,8 @@ __all__ = [
 
 Tree = Any
 
+TURNS = 1 << 30  # the part of a phase's key that is for all epochs: no step has this number
+
 
 class TrainState(NamedTuple):
     """Everything that training changes, and the key it draws from."""
@@ -216,12 +218,13 @@ def _loop(
 ) -> tuple[TrainState, Sums]:
     images, labels = split
     steps = images.shape[0] // batch_size
+    turns = jax.random.fold_in(jax.random.wrap_key_data(state.key), TURNS)
 
     def body(_: Array, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
         state, sums = carry
         rows = lax.dynamic_slice_in_dim(order, (state.step % steps) * batch_size, batch_size)
-        batch = images[rows], labels[rows]
-        state, new = train_step(task, optimizer.function, state, *batch)
+        shown = task.in_turn(turns, images[rows], rows, state.step // steps)
+        state, new = train_step(task, optimizer.function, state, shown, labels[rows])
         return state, jax.tree.map(jnp.add, sums, new)
 
     after = lax.fori_loop(state.step, stop, body, (state, sums))

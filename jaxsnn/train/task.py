@@ -83,8 +83,8 @@ class Task:
       loss: name of a read-out loss, "mse", "ce" or "ce_sum", or a function
         `(readout [T, B, classes], labels [B]) -> []`, best one defined in a module.
       spike_weight: weight of the mean firing rate (`losses.spike_count`), >= 0, may be traced.
-      augment: changes of the training images: "none", "crop-flip", "autoaugment"; of recordings
-        "events", "event-shift" or "event-flip" (`data.augment.augmentation`).
+      augment: changes of the training images: "none", "crop-flip", "alternate", "autoaugment"; of
+        recordings "events", "event-shift" or "event-flip" (`data.augment.augmentation`).
       active: how many of the first time steps count, in [1, T], may be traced; None for all. The
         others are computed, but are in no score, loss, spike or operation count: the network is
         that of so many steps. A loss function of your own must be one of the mean over time.
@@ -142,6 +142,19 @@ class Task:
             border = self.inputs.shape[0] // 8  # 4 pixels for CIFAR, 8 for Tiny-ImageNet
             samples = augmentations.augmentation(self.augment, pad=border)(augment_key, samples)
         return self.inputs.prepare(code_key, samples)
+
+    def in_turn(self, key: Array, samples: Array, rows: Array, epoch: Array) -> Array:
+        """Return training samples as their epoch shows them, before `prepare`.
+
+        Args:
+          key: of the phase, the same in all epochs.
+          samples: uint8 `[B, *shape]`.
+          rows: which ones of the training set, `[B]`.
+          epoch: int32 `[]`, from 0.
+        """
+        if self.augment != "alternate":
+            return samples
+        return augmentations.mirror_in_turn(key, samples, rows, epoch)
 
     def run(self, net: Network, x: Array | Signal, **mode: Any) -> Output:
         """Run a network; steps that do not count are weighted out of its read-out and record."""

@@ -14,6 +14,7 @@ from flax import nnx
 
 from jaxsnn import tree
 from jaxsnn.compress import (
+    averaging,
     confine,
     grids,
     latent,
@@ -77,11 +78,12 @@ CONTRACT = {
     "learned bits": lambda rate=0.1: (
         learned_bits(optax.sgd(rate), {"*/kernel": 1 / 8}, 6.0).optimizer
     ),
+    "averaged": lambda rate=0.1: averaging.averaged(optax.sgd(rate), 0.5).optimizer,
     "mixed": lambda rate=0.1: latent(
         optax.sgd(rate), mixed.recipe({"a/kernel": BITS, "b/kernel": 4}, per="channel")
     ),
 }
-SLOW = {"latent n of m", "learned bits", "mixed"}  # as the rows before, with other sets
+SLOW = {"averaged", "latent n of m", "learned bits", "mixed"}  # as the rows before, with other sets
 
 
 def rows(values):
@@ -268,7 +270,7 @@ def test_doors_tree_map_params_sees_the_stored_leaves_and_nothing_else(make):
     state = optimizer.init(PARAMS)
     doubled = optax.tree_map_params(optimizer, lambda leaf: 2 * leaf, state)
     assert jax.tree.structure(doubled) == jax.tree.structure(state)
-    stored = {"auxiliary", "dual", "free", "trace", "mu", "nu", "gradient"}
+    stored = {"auxiliary", "dual", "free", "mean", "trace", "mu", "nu", "gradient"}
     for (path, before), (_, after) in zip(
         *(jax.tree_util.tree_flatten_with_path(each)[0] for each in (state, doubled)), strict=True
     ):

@@ -52,6 +52,32 @@ def test_every_second_image_is_mirrored():
     assert 106 < mirrored < 194  # 150, five standard deviations of 8.7
 
 
+def test_every_image_is_mirrored_in_one_of_two_epochs_whatever_the_order():
+    images, rows = IMAGES[:40], jnp.arange(40)
+    key, is_mirrored = jax.random.key(2), []
+    for epoch in range(3):
+        found = np.asarray(augment.mirror_in_turn(key, images, rows, epoch))
+        is_mirrored.append((found == np.asarray(images)[:, :, ::-1]).all((1, 2, 3)))
+        untouched = (found == np.asarray(images)).all((1, 2, 3))
+        np.testing.assert_array_equal(is_mirrored[-1], ~untouched)
+    np.testing.assert_array_equal(is_mirrored[0], ~is_mirrored[1])
+    np.testing.assert_array_equal(is_mirrored[0], is_mirrored[2])
+    assert 8 < is_mirrored[0].sum() < 32  # 20, four standard deviations of 3.2
+    turned = augment.mirror_in_turn(key, images[::-1], rows[::-1], 1)
+    np.testing.assert_array_equal(turned[::-1], augment.mirror_in_turn(key, images, rows, 1))
+
+
+def test_what_is_moved_in_may_be_the_image_itself():
+    images = np.asarray(IMAGES[:30])
+    found = np.asarray(augment.shift(jax.random.key(0), IMAGES[:30], 1, reflect=True))
+    padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), "reflect")
+    for image, result in zip(padded, found, strict=True):
+        crops = [
+            image[row : row + 3, column : column + 4] for row in range(3) for column in range(3)
+        ]
+        assert any(np.array_equal(crop, result) for crop in crops)
+
+
 def test_without_flip_nothing_is_mirrored_and_without_pad_nothing_moves():
     same = augment.crop_and_flip(jax.random.key(1), IMAGES, pad=0, flip=False)
     np.testing.assert_array_equal(same, IMAGES)
@@ -160,7 +186,7 @@ def test_autoaugment_comes_after_the_crop_and_before_the_hole(monkeypatch):
 
 
 def test_a_wrong_name_or_shape_is_told():
-    with pytest.raises(UserError, match="'flip' is unknown; choose one of none, crop-flip, auto"):
+    with pytest.raises(UserError, match="'flip' is unknown; choose one of none, crop-flip, "):
         augment.augmentation("flip")
     for name, wanted in (("crop-flip", "[B, H, W, C]"), ("events", "[B, T, H, W, C]")):
         with pytest.raises(UserError) as caught:

@@ -140,7 +140,7 @@ def test_scores_of_a_network_are_those_of_its_batches_alone_on_one_device_or_two
         return {"own": singular_scores(spikes[0], T), "pooled": singular_scores(spikes[1], T)}
 
     one = calibrate.over_batches(task, net, IMAGES, statistic, **options)
-    rows, _ = calibrate._choose(len(IMAGES), *options.values(), 0)
+    rows, _ = calibrate.choose(len(IMAGES), *options.values(), 0)
     alone = jax.jit(lambda x: statistic(net(x)))
     for i, chosen in enumerate(rows):
         x = encode.direct(jnp.asarray(IMAGES[chosen], jnp.float32) / 255, T)

@@ -505,3 +505,23 @@ def test_equal_tasks_and_equal_networks_share_one_compiled_program(split):
             first = len(TRACED)
     assert len(TRACED) == first and loop._run_steps._cache_size() == programs + 1
     assert task != train.Task(inputs, loss=counted, spike_weight=0.1) != task.at(2)
+
+
+def summed(params, stats, x, train=False):
+    """Return scores that do not matter; add up what the network was shown."""
+    shown = {"sum": stats["sum"] + x.sum((0, 1)), "epochs": stats["epochs"] + 1 / STEPS}
+    readout = x.mean((2, 3, 4))[..., None] * params["w"].reshape(1, 1, -1)
+    return readout, shown if train else stats
+
+
+def test_two_epochs_show_every_image_and_its_mirror_image(split):
+    images, labels = split.images[: STEPS * BATCH], split.labels[: STEPS * BATCH]
+    stats = {"sum": jnp.zeros((4, 4, 1)), "epochs": jnp.float32(0)}
+    net = Network.wrap({"w": jnp.ones(4)}, summed, stats)
+    task = train.Task(Inputs((4, 4, 1), 1), augment="alternate")  # a border of no pixel
+    after = train.fit(
+        task, optax.sgd(0.0), net, Split(images, labels), epochs=2, batch_size=BATCH, show=False
+    )
+    expected = images.astype(np.float64).sum(0) / 255
+    np.testing.assert_allclose(after.stats["sum"], expected + expected[:, ::-1], rtol=1e-5)
+    assert after.stats["epochs"] == pytest.approx(2.0, rel=1e-5)
