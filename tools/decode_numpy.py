@@ -16,15 +16,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from decode_parts import inflate, read_stream  # noqa: E402
 
 TYPES = {"values": "<f4", "codebook": "<f4", "scale": "<f4", "unit": "<f4", "low": "<i2"}
-TYPES["halves"] = "<u2"
-GRID = ["scale", "unit", "low", "grid", "stream"]
-FORMS = [["raw"], ["values"], ["values", "stream"], ["codebook", "stream"], GRID]
-FORMS += [["scale", "unit", "widths", "stream"], [*GRID[:4], "ulps", "stream"], ["halves"]]
-FIXED = {"unit": 4, "low": 2, "grid": 3}  # bytes of these parts
+TYPES |= {"halves": "<u2", "point": "<i1"}
+FORMS = "raw,values,values stream,codebook stream,scale unit low grid stream,"
+FORMS += "scale unit widths stream,scale unit low grid ulps stream,halves,point low codes"
+FIXED = {"unit": 4, "low": 2, "grid": 3, "point": 2}  # bytes of these parts
 
 
 def decode(parts, shape):
     """Return a leaf of the parts of its form, as float32."""
+    if "point" in parts:
+        power, bits = parts["point"].tolist()
+        digits = np.unpackbits(parts["codes"], count=int(np.prod(shape)) * bits).reshape(-1, bits)
+        whole = parts["low"] + digits @ (1 << np.arange(bits)[::-1])
+        return np.ldexp(whole.astype(np.float32), power).reshape(shape)
     if "halves" in parts:
         return (parts["halves"].astype(np.uint32) << 16).view(np.float32).reshape(shape)
     if "stream" not in parts:
@@ -44,10 +48,8 @@ def decode(parts, shape):
         values = scale * (c.astype(np.float32) * parts["unit"][0]) + np.float32(0)
     if "ulps" in parts:  # moved by some units in the last place
         most, bits, rows = np.abs(c).max(initial=0), int(parts["ulps"][0]), parts["scale"].size
-        digits = np.unpackbits(parts["ulps"][1:], count=rows * most * bits).reshape(
-            rows, most, bits
-        )
-        moves = digits @ (1 << np.arange(bits)[::-1]) - (1 << bits >> 1)
+        digits = np.unpackbits(parts["ulps"][1:], count=rows * most * bits).reshape(-1, bits)
+        moves = (digits @ (1 << np.arange(bits)[::-1])).reshape(rows, most) - (1 << bits >> 1)
         row = np.broadcast_to(np.arange(rows), shape).ravel()[kept]
         moves = np.pad(moves, ((0, 0), (1, 0)))[row, np.abs(c)]
         values = (values.view(np.int32) + moves.astype(np.int32)).view(np.float32)
@@ -97,18 +99,16 @@ def read(path):
                 if not isinstance(entry, list):
                     found[name] = np.float32(entry)
                     continue
-                form = FORMS[number()]
+                form = FORMS.split(",")[number()].split()
                 if form == ["raw"]:
-                    entry, kind = entry[1], np.dtype(entry[0])
-                    sizes = {"raw": kind.itemsize * int(np.prod(entry))}
+                    kind, entry = entry
+                    sizes = {"values": np.dtype(kind).itemsize * int(np.prod(entry))}
                 else:
                     kind, sizes = None, {part: FIXED.get(part) or number() for part in form}
                 leaves[name] = entry, kind, sizes
     for name, (shape, kind, sizes) in leaves.items():
-        parts = {part: take(size).view(TYPES.get(part, "u1")) for part, size in sizes.items()}
-        found[name] = (
-            decode(parts, shape) if kind is None else parts["raw"].view(kind).reshape(shape)
-        )
+        parts = {x: take(size).view(kind or TYPES.get(x, "u1")) for x, size in sizes.items()}
+        found[name] = decode(parts, shape)
     return text, found
 
 

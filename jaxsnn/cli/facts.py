@@ -59,7 +59,7 @@ def of_file(path: Path) -> tuple[FileFacts, Model | None]:
 
 
 def forms_of(path: Path) -> list[FileFacts]:
-    """Return what each parameter of a file takes in the form it has, and would take in others.
+    """Return what each packed leaf of a file takes in the form it has, and would take in others.
 
     A dictionary for each leaf: `name`, `shape`, `density`; `form` and `bytes` as in the file;
     `forms`, name of a form -> bytes (`coding.sizes`); `least`, the bytes that entropy allows.
@@ -68,9 +68,10 @@ def forms_of(path: Path) -> list[FileFacts]:
       UserError: if the file cannot be read.
     """
     contents = pack.read(path)
-    steps, rows = pack.steps(path, contents), []
-    for name, leaf in pack.leaves(path, contents)["params"].items():
-        said = contents.header["leaves"][f"params/{name}"]
+    steps, rows, found = pack.steps(path, contents), [], pack.leaves(path, contents)
+    for whole, said in contents.header["leaves"].items():
+        root, _, name = whole.partition("/")
+        leaf = found[root][name]
         known = steps[name].encode(jnp.asarray(leaf)) if name in steps else None
         rows.append(
             {

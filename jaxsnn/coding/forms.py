@@ -8,6 +8,7 @@ code of each of those, in about as many bits as their entropy:
 |-------------------------|--------------------------------------|-----------------------------|
 | `floats`                | values                               | 4n                          |
 | `short_floats`          | halves                               | 2n                          |
+| `points`                | point, low, codes                    | 4 + nb/8                    |
 | `coded_floats`          | values, stream                       | 4z + stream                 |
 | `coded_codes`           | codebook, stream                     | 4d + stream                 |
 | `coded_grid_codes`      | scale, unit, low, grid, stream       | 4S + 9 + stream             |
@@ -17,6 +18,9 @@ code of each of those, in about as many bits as their entropy:
 with `z` weights that are not zero, `d` distinct values of theirs (at most 256), S scales (1 or O),
 K levels and u bits. Short floats are the upper halves of float32 numbers whose lower ones are zero,
 that is of bfloat16, in leaves of one axis or none: biases, and constants of norms and neurons.
+
+Points are for such leaves, too: whole numbers times a power of two, `(low + c) 2**e` with codes of
+`b` bits. The part `point` is `e` and `b`.
 
 Older files, version 2, have other forms, which are read and no longer written. All weights, or only
 those that are not zero, are
@@ -76,6 +80,7 @@ __all__ = [
     "MAX_WIDTH",
     "OLD",
     "PARTS",
+    "POWERS",
     "SAMPLE",
     "VALUES",
     "WRITTEN",
@@ -85,6 +90,7 @@ __all__ = [
 MAX_VALUES = 256  # the most values that codes of one byte can tell apart
 MAX_WIDTH = 8  # bits of the widest code
 FLOAT_BITS = 32
+POWERS = (-126, 100)  # of two, of points: all numbers are finite and normal
 SAMPLE = 4096  # weights that are looked at before all are
 
 # The arrays that a form consists of, with the types in which they are stored.
@@ -119,7 +125,12 @@ OLD = {
     for where, places in PLACES.items()
 }
 # The forms that are written: floats, and those with a `stream` in the place of bitmap and codes.
-WRITTEN = {"floats": VALUES["floats"], "short_floats": {"halves": np.uint16}} | {
+POINTS = {"point": np.int8, "low": np.int16, "codes": np.uint8}
+WRITTEN = {
+    "floats": VALUES["floats"],
+    "short_floats": {"halves": np.uint16},
+    "points": POINTS,
+} | {
     f"coded_{what}": {part: kind for part, kind in values.items() if part != "codes"}
     | {"stream": np.uint8}
     for what, values in VALUES.items()

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxsnn.coding import bitstream, groups, stream
 from jaxsnn.coding.finding import LARGEST_POWER
-from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, code_bits
+from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, POWERS, code_bits
 from jaxsnn.coding.levels import Span, move, on_grid
 
 __all__ = ["decode", "stored_step", "widened"]
@@ -45,6 +45,8 @@ def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -
         values = _from_channels(parts, shape, stored, codes)
     elif "grid" in PARTS[form]:
         values = _from_grid(parts, shape, stored, codes)
+    elif "point" in PARTS[form]:
+        values = _from_point(parts, codes)
     else:
         name = "halves" if "halves" in parts else "values"
         count = math.prod(shape) if stored is None else int(stored.sum())
@@ -102,6 +104,7 @@ def _check_sides(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, .
     if "gamma" in kinds and len(shape) < 2:
         raise ValueError(f"{form} need two axes or more, the leaf has the shape {shape}")
     sizes = {"gamma": channels, "width": 1, "unit": 1, "low": 1, "grid": 3, "widths": channels}
+    sizes["point"] = 2
     for part, size in sizes.items():
         if part in kinds:
             _check_size(part, parts[part].size, size)
@@ -135,6 +138,8 @@ def _places_and_codes(
         width = int(parts["width"][0])
     elif "grid" in kinds:
         width = int(parts["grid"][1])
+    elif "point" in kinds:
+        width = int(parts["point"][1])
     else:
         return stored, np.zeros(0, np.uint8)
     return stored, _codes(parts, width, count)
@@ -174,6 +179,15 @@ def _from_grid(
     each = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
     values = on_grid(levels, each, parts["unit"][0])
     return values if "ulps" not in parts else _moved(values, levels, parts, shape, stored)
+
+
+def _from_point(parts: Mapping[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
+    """Return whole numbers times a power of two."""
+    power, levels = int(parts["point"][0]), int(parts["low"][0]) + codes.astype(np.int64)
+    if not POWERS[0] <= power <= POWERS[1]:
+        raise ValueError(f"point says the power {power}, allowed are {POWERS[0]} to {POWERS[1]}")
+    values: np.ndarray = np.ldexp(levels.astype(np.float32), power)
+    return values
 
 
 def _from_channels(

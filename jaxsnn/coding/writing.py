@@ -6,7 +6,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxsnn.coding import bitstream, stream
-from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, PARTS, SAMPLE, WRITTEN, code_bits
+from jaxsnn.coding.forms import (
+    FLOAT_BITS,
+    MAX_VALUES,
+    MAX_WIDTH,
+    PARTS,
+    POWERS,
+    SAMPLE,
+    WRITTEN,
+    code_bits,
+)
 from jaxsnn.coding.levels import LeafGrid, OnGrid, grid_of
 from jaxsnn.coding.reading import widened
 
@@ -24,6 +33,7 @@ __all__ = [
 ]
 
 GRID = 13  # bytes of a grid with one scale, beside the stream
+FRACTION = 24  # bits of a float32 number, without those of its exponent
 
 
 class Cost(NamedTuple):
@@ -167,6 +177,8 @@ def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, dict[str
     halves = (flat.view(np.uint32) >> 16).astype(np.uint16)
     if weights.ndim < 2 and not told and np.array_equal(widened(halves), flat):
         found["short_floats"] = {"halves": halves}
+    if weights.ndim < 2 and not told and (parts := _points(flat)) is not None:
+        found["points"] = parts
     if grid is not None and fits:
         form, parts = _on_grid(weights, kept, grid)
         found[form] = parts
@@ -181,6 +193,27 @@ def _smallest(weights: np.ndarray, grid: LeafGrid | None) -> tuple[str, dict[str
         found["coded_floats"] = {"values": flat[kept], "stream": coded}
     form = min(found, key=lambda form: _size(found[form]))
     return form, {part: found[form][part] for part in WRITTEN[form]}
+
+
+def _points(flat: np.ndarray) -> dict[str, np.ndarray] | None:
+    """Return the parts of numbers that are few bits times a power of two, None if they are not."""
+    fractions, exponents = np.frexp(flat[flat != 0])
+    if not fractions.size:
+        return None
+    digits = (np.abs(fractions) * 2.0**FRACTION).astype(np.int64)
+    zeros = np.log2(digits & -digits).astype(np.int64)  # behind the last digit of each
+    power = int((exponents - FRACTION + zeros).min())
+    levels = np.ldexp(flat.astype(np.float64), -power)
+    low, high = levels.min(), levels.max()
+    width = code_bits(min(int(high - low), MAX_VALUES) + 1)
+    if width > MAX_WIDTH or abs(low) >= 2**15 or not POWERS[0] <= power <= POWERS[1]:
+        return None
+    codes = bitstream.pack((levels - low).astype(np.int64), width)
+    return {
+        "point": np.array([power, width], np.int8),
+        "low": np.array([low], np.int16),
+        "codes": codes,
+    }
 
 
 def _on_grid(

@@ -47,9 +47,9 @@ __all__ = ["from_bytes", "is_compact", "to_bytes"]
 VERSION = 3
 FORMS = (  # new ones go to the end
     *("raw", "floats", "coded_floats", "coded_codes", "coded_grid_codes"),
-    *("coded_channel_codes", "coded_near_grid_codes", "short_floats"),
+    *("coded_channel_codes", "coded_near_grid_codes", "short_floats", "points"),
 )
-FIXED = {"unit": 4, "low": 2, "grid": 3}  # bytes of parts that always have as many
+FIXED = {"unit": 4, "low": 2, "grid": 3, "point": 2}  # bytes of parts that always have as many
 ROOTS = ("params", "stats")
 PREFIX = re.compile(
     rb'\{"jaxsnn(\d{1,9})":\{"dtype":"U8","shape":\[\d+\],"data_offsets":\[0,\d+\]\}\} *'

@@ -34,7 +34,14 @@ from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
 
-__all__ = ["fold_norms", "values_of"]
+__all__ = [
+    "divide_neurons",
+    "divided_block",
+    "fold_norms",
+    "set_bias",
+    "set_kernel",
+    "values_of",
+]
 
 WAYS = ("kernel", "neuron")
 NEGLIGIBLE = 1e-20  # a smaller |g| counts as 0: what it passes on is below the rounding of c
@@ -76,7 +83,8 @@ def fold_norms(net: Network, into: str = "kernel") -> Network:
     for name, layer in layers.synapses(module).items():
         if isinstance(layer.norm, nnx.LayerNorm):
             raise UserError(
-                f"{name!r} has a LayerNorm, whose factor each input sets anew: it cannot be folded"
+                f"{name!r} has a LayerNorm, whose factor each input sets anew: it cannot be "
+                "folded; choose batch normalisation (norm=True), or export it as StableHLO"
             )
     steps = dict(net.steps)
     divisors = {
@@ -87,11 +95,11 @@ def fold_norms(net: Network, into: str = "kernel") -> Network:
     for name in module.names if isinstance(module, layers.Chain) else ():
         divisor = divisors.get(f"{name}/conv2")
         if divisor is not None:
-            setattr(module, name, _divided(getattr(module, name), divisor))
+            setattr(module, name, divided_block(getattr(module, name), divisor))
     return Network.of(module, net.input_shape).replace(steps=steps)
 
 
-def _divided(block: layers.Residual, divisor: np.ndarray) -> layers.Residual:
+def divided_block(block: layers.Residual, divisor: np.ndarray) -> layers.Residual:
     """Return a block whose shortcut is divided as the neurons behind it are."""
     return layers.Residual(
         block.conv1,
@@ -120,20 +128,34 @@ def _fold(layer: layers.Synapse, into: str, steps: dict[str, Step]) -> np.ndarra
     neurons = layer.neurons
     if into == "kernel" or not isinstance(neurons, layers.Neurons):
         _multiply(layer, factor, steps)
-        _set_bias(layer, current)
+        set_bias(layer, current)
         return None
+    divisor = np.where(factor == 0.0, 1.0, np.abs(factor))
+    set_kernel(layer, values_of(layer.kernel) * np.sign(factor))
+    set_bias(layer, current / divisor)
+    divide_neurons(layer, divisor)
+    return divisor
+
+
+def divide_neurons(layer: layers.Synapse, divisor: np.ndarray) -> None:
+    """Divide the neurons of a layer, and how they hear each other, in place.
+
+    Args:
+      layer: the layer, whose kernel and bias are the caller's.
+      divisor: > 0, `[O]` or `[]`.
+
+    Raises:
+      UserError: if its neurons do not say how they scale.
+    """
+    neurons: Any = layer.neurons
     if neurons.options.scaled is None:
         raise UserError(
             f"layer {layer.name!r} fires by {type(neurons.options).__name__}, which does not say "
             "how it scales (`scaled`): choose into 'kernel'"
         )
-    divisor = np.where(factor == 0.0, 1.0, np.abs(factor))
-    layer.kernel = _param(values_of(layer.kernel) * np.sign(factor))
-    _set_bias(layer, current / divisor)
     if isinstance(layer, layers.Recurrent):
         layer.recurrent = _param(values_of(layer.recurrent) / divisor)
     layer.neurons = layers.Neurons(neurons.constants().divided(divisor), trained=())
-    return divisor
 
 
 def _multiply(layer: layers.Synapse, factor: np.ndarray, steps: dict[str, Step]) -> None:
@@ -171,5 +193,11 @@ def _param(values: np.ndarray) -> Any:
     return nnx.Param(jnp.asarray(values, jnp.float32))
 
 
-def _set_bias(layer: layers.Synapse, bias: np.ndarray) -> None:
+def set_kernel(layer: layers.Synapse, kernel: np.ndarray) -> None:
+    """Give a layer another kernel, in place."""
+    layer.kernel = _param(kernel)
+
+
+def set_bias(layer: layers.Synapse, bias: np.ndarray) -> None:
+    """Give a layer a bias, in place."""
     layer.bias = nnx.data(_param(bias))  # there may have been none

@@ -47,6 +47,7 @@ from jaxsnn.compress import distributions, projections, schedules
 from jaxsnn.compress.phase import pruned, pulled, quantized
 from jaxsnn.compress.projections import Recipe
 from jaxsnn.data import Dataset
+from jaxsnn.export.whole import to_whole_numbers
 from jaxsnn.methods.optimizers import norm_decay
 from jaxsnn.methods.recipes import (
     MOST_BITS,
@@ -97,6 +98,9 @@ class Options:
     """Bits of the levels uniform and pow2, for all layers or each; None quantizes nothing."""
     per: Literal["leaf", "channel"] = "leaf"
     """One scale of the levels for each layer (leaf), or one for each output channel."""
+    constant_bits: Annotated[int | None, Whole(2, 8)] = None
+    """Bits of each bias and threshold of the product, whole numbers in units of its weights; left
+    out, they are float32. For a chain of layers without norms."""
     order: Literal["sequence", "together"] = "sequence"
     """To prune and quantize in sequence (the survivors) or together, in one ADMM phase."""
     spike_weight: Annotated[float, Range(0, float("inf"), open_high=True)] = 0.0
@@ -291,6 +295,8 @@ def compress(
     """
     shares, widths = sparsities(net, options.sparsity, options.allocation), _widths(net, options)
     pruning, quantizing = any(shares.values()), widths is not None
+    if options.constant_bits is not None:
+        to_whole_numbers(net, options.constant_bits)  # refuses what it does not suit
     if pruning and quantizing and options.order == "together":
         recipe = joint_recipe(shares, options.levels, widths, per=options.per)
         product = _phases(task, data, options, fit).on_grid("", net, recipe)
@@ -303,6 +309,8 @@ def compress(
     networks = {"dense": net}
     if options.control:
         networks[CONTROL] = control(net, task, data, options, fit=fit)
+    if options.constant_bits is not None:
+        product = to_whole_numbers(product, options.constant_bits)
     networks["compressed"] = product
     trained = {name: Trained(each, task) for name, each in networks.items()}
     return Result.of(trained, data, seed=options.seed)

@@ -164,7 +164,7 @@ def outcome(pipeline: Pipeline, held: Held, dense_accuracy: float) -> dict[str, 
       dense_accuracy: of the dense network on the held-out images.
     """
     c, size = pipeline.chosen, pipeline.bytes_of(held)
-    accuracy = pipeline.validate(held)
+    accuracy = pipeline.validate(replace(held, seen=pipeline.packed(held.seen)))
     met = (
         size <= c.bytes
         if c.bytes is not None
@@ -313,7 +313,7 @@ def _accuracies(pipeline: Pipeline, found: list[Candidate]) -> np.ndarray:
     def trained(point: Mapping[str, Array], given: Any) -> tuple[Any, dict[str, Any]]:
         masks = jax.tree.map(lambda each: each[point["candidate"]], given["masks"])
         params = jax.tree.map(lambda m, x: jnp.where(m, x, 0), masks, given["start"].params)
-        recipe = level_recipe(c, point["bits"], masks)
+        recipe = level_recipe(c, point["bits"], net, task, masks)
         inside = sets.pruned(optax.adam(rate), masks).optimizer
         begun = given["start"].replace(params=params)
         lane = Lane(sets.quantized(inside, recipe), begun)

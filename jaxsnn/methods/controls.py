@@ -6,7 +6,8 @@
     small int8 ANN  the same with weights of 8 bits: four times as many of them
 
 An ANN starts from fresh values and sees each image once, for as many epochs as dense network and
-product had together; its norms are folded into its weights, which changes no score.
+product had together; its norms are folded into its weights, which changes no score. Biases beside
+weights of 8 bits have as many bits as those of the product.
 """
 
 import math
@@ -16,11 +17,13 @@ from pathlib import Path
 
 import jax
 import optax
+from jax import Array
 
 from jaxsnn import compress as sets
 from jaxsnn import export, tree
 from jaxsnn.compress.projections import Projection
 from jaxsnn.errors import UserError
+from jaxsnn.export.whole import to_whole_numbers
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods.conversion import ann_task
 from jaxsnn.methods.result import Trained, Trainer
@@ -31,6 +34,7 @@ from jaxsnn.train import Task
 __all__ = ["SmallAnns", "file_bytes", "int8", "widths_within"]
 
 TRIES = 6  # of a width, until the whole file is small enough
+CLOSE = 0.97  # a file of this share of the bytes needs no better width
 
 
 def file_bytes(net: Network, inputs: Inputs, dataset: str) -> int:
@@ -105,12 +109,14 @@ class SmallAnns:
       net: the dense network, whose layout they have.
       task: its task.
       rate: first step size.
+      constant_bits: of the biases beside weights of 8 bits, None for float32.
     """
 
     trainer: Trainer
     net: Network
     task: Task
     rate: float
+    constant_bits: int | None = None
 
     def check(self) -> None:
         """Refuse data and networks that there is no small ANN of.
@@ -142,27 +148,39 @@ class SmallAnns:
             return None
         adam = optax.adam(self.trainer.cosine(self.rate, epochs))
         phase = sets.Phase(adam) if bits == 32 else sets.quantized(adam, _int8())
-        return Trained(folded(self.trainer(name, task, phase, start, epochs)), task)
+        return Trained(self.packed(self.trainer(name, task, phase, start, epochs), bits), task)
 
     def start(self, inputs: Inputs, bits: int, num_bytes: int) -> Network | None:
         """Return the widest ANN whose file is small enough, with start values."""
         ann, room = ann_of(self.net), num_bytes
+        best: tuple[int, Network | None] = (0, None)
         for _ in range(TRIES):
             widths = widths_within(ann, inputs, room, bits)
             if widths is None:
-                return None
+                break
             found = resized(ann, widths, inputs, seed=self.trainer.seed)
-            packed = folded(found if bits == 32 else int8(found))
+            packed = self.packed(found if bits == 32 else int8(found), bits)
             size = file_bytes(packed, inputs, self.trainer.data.name)
-            if size <= num_bytes:
-                return found
-            room -= size - num_bytes
-        return None
+            is_short = bits != 32 and self.constant_bits is not None
+            size += sum(map(len, _biases(packed))) * (1 if is_short else 4)  # zeros, so far
+            if best[0] < size <= num_bytes:
+                best = size, found
+            if CLOSE * num_bytes < size <= num_bytes:
+                break
+            room += num_bytes - size
+        return best[1]
+
+    def packed(self, ann: Network, bits: int) -> Network:
+        """Return an ANN as it is packed: its norms folded, its biases as short as the product's."""
+        ann = export.fold_norms(ann) if ann.has_norms else ann
+        if bits == 32 or self.constant_bits is None:
+            return ann
+        return to_whole_numbers(ann, self.constant_bits)
 
 
-def folded(net: Network) -> Network:
-    """Return a network without norms, if it has some."""
-    return export.fold_norms(net) if net.has_norms else net
+def _biases(net: Network) -> list[Array]:
+    """Return the biases of a network."""
+    return [leaf for name, leaf in tree.named_leaves(net.params).items() if name.endswith("/bias")]
 
 
 def _int8() -> dict[str, Projection]:

@@ -127,7 +127,8 @@ def _through(pipeline: Pipeline, said: list[dict[str, Any]]) -> tuple[Held, dict
 
 def _small(pipeline: Pipeline) -> controls.SmallAnns:
     """Return the ANNs that the product is compared with."""
-    return controls.SmallAnns(pipeline.trainer, *pipeline.dense, pipeline.chosen.learning_rate)
+    c = pipeline.chosen
+    return controls.SmallAnns(pipeline.trainer, *pipeline.dense, c.learning_rate, c.constant_bits)
 
 
 def _leaving_early(result: Result, data: Dataset, options: Options) -> Result:

@@ -16,6 +16,7 @@ from jaxsnn.compress import mixed, projections, schedules
 from jaxsnn.compress.grids import Per
 from jaxsnn.compress.projections import Projection
 from jaxsnn.errors import UserError
+from jaxsnn.export.whole import to_whole_numbers
 from jaxsnn.methods import admm, channels, stages
 from jaxsnn.methods.controls import file_bytes
 from jaxsnn.methods.result import CONTROL, Trainer
@@ -88,13 +89,20 @@ class Pipeline:
         """Return a network as it is packed: if asked, without what its scores do not need.
 
         Channels that nobody hears are cut out, and norms folded into the neurons, so that a grid
-        stays a grid.
+        stays a grid; biases and thresholds are rounded in its units, if they have `constant_bits`.
         """
         if not self.chosen.tidy:
             return seen
         with contextlib.suppress(UserError):  # where a layer would keep no channel, all stay
             seen = export.shrink(seen, inputs=self.dense[1].inputs)
-        return export.fold_norms(seen, into="neuron") if seen.has_norms else seen
+        return self.folded(seen)
+
+    def folded(self, seen: Network) -> Network:
+        """Return a network without norms, its biases and thresholds of `constant_bits`."""
+        if seen.has_norms:
+            seen = export.fold_norms(seen, into="neuron")
+        bits = self.chosen.constant_bits
+        return seen if bits is None else to_whole_numbers(seen, bits)
 
     def bytes_of(self, held: Held) -> int:
         """Return the bytes of the whole file of what is held."""
@@ -224,7 +232,7 @@ class Pipeline:
             per: Per = "leaf" if held.widths is None else "channel"
             recipe = mixed.recipe(held.widths or even, per=per)
             return dict(recipe) if held.masks is None else projections.restrict(recipe, held.masks)
-        return level_recipe(c, c.bits, held.masks)
+        return level_recipe(c, c.bits, held.free, held.task, held.masks)
 
     def rehearse(self, held: Held) -> None:
         """Refuse what does not suit network or data, before anything is trained."""
@@ -260,6 +268,8 @@ class Pipeline:
                 "tidy folds norms into the neurons of a chain of layers, found the topology of "
                 f"{type(held.free.module).__name__}: leave it out"
             )
+        if c.tidy:
+            self.folded(held.free)
         if "bits" in c.stages and c.levels == "learned":
             phase = self.learning(optax.identity(), held, 1)
             jax.eval_shape(phase.optimizer.init, held.free.params)
@@ -273,19 +283,32 @@ def hidden(net: Network, task: Task) -> tuple[str, ...]:
     return tuple(layer for layer in flow.order if layer not in flow.readout)
 
 
-def level_recipe(chosen: stages.Options, bits: Number, masks: Any = None) -> dict[str, Projection]:
+def level_recipe(
+    chosen: stages.Options, bits: Number, net: Network, task: Task, masks: Any = None
+) -> dict[str, Projection]:
     """Return the recipe of quantized kernels, zero outside the masks.
+
+    The scores of a read-out are compared with each other: of rescaled levels it has one scale,
+    with which they are whole numbers of one unit.
 
     Args:
       chosen: its `levels` and `per`.
       bits: of the levels that have some, may be traced.
+      net: the network, whose parameters may be traced.
+      task: its task.
       masks: tree like the parameters; None if all weights may stay.
     """
     if chosen.levels == "learned":
         raise ValueError("learned bits have widths of their own")
     if chosen.levels != "rescaled":
         return admm.quantize_recipe(chosen.levels, bits, masks=masks, per=chosen.per)
-    if masks is None:
-        return {KERNELS: sets.rescaled(bits)}
-    kept = tree.named_leaves(masks)
-    return {name: sets.rescaled(bits, kept=kept[name]) for name in tree.match({KERNELS: 0}, masks)}
+    kept = {} if masks is None else tree.named_leaves(masks)
+    readout = net.flow(task.inputs).readout if net.synapses else ()
+    last = {f"{layer}/kernel" for layer in readout}
+
+    def levels(name: str) -> Projection:
+        if name in last:
+            return sets.rescaled(bits, per="layer", kept=kept.get(name))
+        return sets.rescaled(bits, kept=kept.get(name))
+
+    return {name: levels(name) for name in tree.match({KERNELS: 0}, net.params)}

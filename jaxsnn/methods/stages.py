@@ -87,6 +87,9 @@ class Options:
     """Epochs of that."""
     tidy: bool = False
     """Remove the product's channels that nobody hears, and fold its norms: no score changes."""
+    constant_bits: Annotated[int | None, Whole(2, 8)] = None
+    """Bits of each bias and threshold of a tidy product, whole numbers in units of its weights;
+    left out, they are float32."""
     same_bytes: bool = False
     """Add what else fits into the product's bytes: small ANNs; and the dense network at 8 bits."""
     learning_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 1e-3
@@ -108,6 +111,10 @@ class Options:
         _check_stages(self)
         _check_order(self)
         _check_budget(self)
+        if self.constant_bits is not None and not self.tidy:
+            raise UserError(
+                f"constant_bits {self.constant_bits} counts on folded norms: ask for tidy, too"
+            )
         if self.levels in BITS:
             low, high = BITS[self.levels]
             if not low <= self.bits <= high:

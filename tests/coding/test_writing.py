@@ -71,6 +71,7 @@ LEAVES = [
     ("indexed_codes", np.zeros(800, np.float32), "coded_codes"),
     ("floats", np.full((), 2.1, np.float32), "floats"),  # smaller than a codebook of one value
     ("floats", np.full((), 2.0, np.float32), "short_floats"),
+    ("floats", np.ldexp(np.arange(-9, 30, dtype=np.float32), -5), "points"),
     ("floats", (DRAW[:40].view(np.uint32) & 0xFFFF0000).view(np.float32), "short_floats"),
 ]
 
@@ -87,8 +88,25 @@ def test_the_smallest_form_is_taken_and_an_older_one_is_read(older, leaf, form):
 
 def test_short_floats_are_for_leaves_of_one_axis_and_not_for_kernels():
     leaf = np.float32([[1.5, -0.25], [3, 0.125]])
+    assert coding.encode(leaf)[0] == "floats" and coding.encode(leaf.ravel())[0] == "points"
+    leaf[0, 0] = 2.0**20
     assert coding.encode(leaf)[0] == "floats" and coding.encode(leaf.ravel())[0] == "short_floats"
     assert coding.bits(leaf.ravel() + np.float32(2**-20)) == 32
+
+
+@pytest.mark.parametrize("low", [-(2**15) + 1, -300, -255, 0, 1, 2**15 - 256])
+@pytest.mark.parametrize("power", [-126, -9, 0, 100])
+def test_whole_numbers_times_a_power_of_two_return_bit_for_bit(low, power):
+    whole = [low, low + 255, *np.random.default_rng(0).integers(low, low + 256, 40)]
+    leaf = np.ldexp(np.float32(whole), power)
+    form, parts = coding.encode(leaf)
+    assert form == "points" and coding.num_bytes(leaf) == 4 + 42
+    assert same_bits(coding.decode(form, parts, leaf.shape), leaf)
+
+
+@pytest.mark.parametrize("leaf", [[1.0, 2.0**8], [2.0**15, 2.0**15 + 1], [2.0**-127], [2.0**101]])
+def test_other_numbers_are_no_points(leaf):
+    assert coding.encode(np.float32([*leaf] * 12))[0] != "points"
 
 
 def test_the_entropy_is_that_of_the_shares_of_the_values():

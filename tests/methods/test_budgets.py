@@ -99,6 +99,18 @@ def test_the_least_sparsity_that_fits_is_found(stages_of, whole):
     assert 0.97 * budget <= found.num_bytes <= budget and 0.5 < found.sparsity < 0.9
 
 
+def test_the_bytes_of_biases_and_thresholds_count(stages_of, net, task):
+    held = pipeline.Held(net, net, task)
+    sizes = []
+    for options in ({"tidy": True}, {"tidy": True, "constant_bits": 8}):
+        stages = stages_of(**options)
+        bits = stages.enter("bits", held)
+        sizes.append(stages.bytes_of(bits))
+        assert sizes[-1] == file_bytes(stages.packed(bits.seen), task.inputs, "digits")
+    # Scales, biases and thresholds of 6 + 48 channels; a bias of 10.
+    assert 54 * (4 + 3 + 3) <= sizes[0] - sizes[1] <= 54 * (4 + 3 + 3) + 100
+
+
 @pytest.mark.slow  # trains
 def test_a_budget_of_bytes_is_met_by_the_file(stages_of, net, task, digits, whole):
     budget = budgets._sized(stages_of(), whole, 0.0, 2, 0.8).num_bytes

@@ -216,6 +216,7 @@ OUT_OF_RANGE = {
     "sparsity": ({"sparsity": 1.0}, "sparsity must be in"),
     "bits": ({"bits": 9}, "bits must be in"),
     "bits of the levels": ({"levels": "pow2", "bits": 1}, "bits of levels pow2"),
+    "bits of norms": ({"constant_bits": 8}, "constant_bits 8 counts on folded norms: ask for tidy"),
     "spike weight": ({"spike_weight": -1}, "spike_weight must be in"),
     "exit alone": ({"stages": ("exit",)}, "behind another stage"),
     "exit too early": ({"stages": ("exit", "bits")}, "exit trains nothing"),

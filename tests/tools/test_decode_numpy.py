@@ -31,7 +31,8 @@ def network():
     scales = draw.uniform(0.1, 1, 30)  # in double precision: more than one rounding
     steps = {}
     found = {"number": np.float32(3.0), "empty": np.zeros((0, 4), np.float32)}
-    found["short"] = np.arange(40, dtype=np.float32) * np.float32(-0.75)
+    found["short"] = np.ldexp(np.float32(-0.75), np.arange(40))
+    found["points"] = draw.integers(-100, 100, 40) * np.float32(0.125)
     for density in (0.0, 0.05, 0.6, 1.0, "1:8"):
         some = np.asarray(n_of_m(1, 8)(floats)) != 0
         kept = some if density == "1:8" else draw.random(floats.shape) < density
