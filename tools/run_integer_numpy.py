@@ -21,20 +21,24 @@ def convolve(x, kernel, stage):
     return np.einsum("nhwcij,ijco->nhwo", windows(x, len(kernel), stage["stride"]), kernel)
 
 
-def neurons(part, stage, x, before, u):
-    """Return the potentials after a step and the output; `before` is what a block adds."""
+def leak(part, u, of=""):
+    """Return what is left after a step."""
+    return part[f"{of}keep"] * u + (part[f"{of}factor"] * u >> part[f"{of}right"])
+
+
+def neurons(part, stage, x, before, u, s):
+    """Return what neurons carry after a step, potential and second state, and the output."""
+    reset, kind, first, step = map(stage.get, ("reset", "second", "fires_first", "shortcut_stride"))
+    rises = kind == "adaptation"  # the threshold does, by the second state
+    on, theta = u - s * rises >= part["level"], part["theta"] + s * rises
     drive = x @ part["kernel"] if x.ndim == 2 else convolve(x, part["kernel"], stage)
-    drive = (drive << part["shift"]) + part["bias"]
-    if apart := stage["shortcut_stride"]:
-        drive += before[:, ::apart, ::apart][..., part["sources"]] * part["weight"]
-    u = np.zeros_like(drive) if u is None else u
-    fired, reset = u >= part["level"], stage["reset"]  # a read-out has no reset
-    if "recurrent" in part:
-        drive += fired @ part["recurrent"]
-    u = np.where(fired & (reset == "hard"), 0, u - part["theta"] * fired * (reset == "soft"))
-    u = part["keep"] * u + (part["factor"] * u >> part["right"]) + drive
-    u = u - part["theta"] * fired * (reset == "soft_undecayed")
-    return u, u if reset is None else (fired if stage["fires_first"] else u >= part["level"]) * 1
+    drive = (drive << part["shift"]) + part["bias"] + np.dot(on, part.get("recurrent", 0))
+    drive += before[:, ::step, ::step][..., part["sources"]] * part["weight"] if step else 0
+    u = np.where(on & (reset == "hard"), 0, u - theta * on * (reset == "soft"))
+    u = leak(part, u) - theta * on * (reset == "soft_undecayed")  # a read-out has no reset
+    now = leak(part, s, "second_") + part["second_jump"] * on + drive * (not rises) if kind else s
+    u, s = u + {"current": now, "delayed": s}.get(kind, drive), now
+    return (u, s), u if reset is None else (on if first else u - s * rises >= part["level"]) * 1
 
 
 def run(path, samples):
@@ -47,7 +51,7 @@ def run(path, samples):
             does, size = stage["does"], stage.get("size")
             if does == "weigh":
                 part = {n.partition(".")[2]: a for n, a in file.items() if n.startswith(f"{i}.")}
-                (memory[i], x), before = neurons(part, stage, x, before, memory.get(i)), x
+                (memory[i], x), before = neurons(part, stage, x, before, *memory.get(i, (0, 0))), x
             elif does in ("sum", "max"):
                 x = getattr(windows(x, size, size), does)((-2, -1))
             else:

@@ -83,7 +83,8 @@ def check_fit(net: Network, inputs: Inputs, chip: str) -> Fit:
       chip: "cortex-m4", "loihi2", "speck" or "xylo3".
 
     Raises:
-      UserError: for another chip, and a network without integers, by its layer.
+      UserError: for another chip, and a network without integers, or of neurons that the chip's
+        limits say nothing about, by its layer.
 
     Example:
       >>> from jaxsnn import models
@@ -99,6 +100,12 @@ def check_fit(net: Network, inputs: Inputs, chip: str) -> Fit:
     integers = to_integer(net, grid, inputs.timesteps)
     coarse = to_integer(net, grid, inputs.timesteps, fraction_bits=0)
     plan = make_plan(integers, inputs.shape, constant=inputs.encoding == "direct")
+    others = [layer.name for layer in plan.layers if layer.neurons.second is not None]
+    if others and chip != "cortex-m4":
+        raise UserError(
+            f"layer {others[0]!r} has a synaptic current or a threshold that rises, and what is "
+            f"known of {chip} is about LIF neurons: choose 'cortex-m4'"
+        )
     verdicts = {report.layer: report for report in integers.report}
     fewest = {report.layer: report.state_bits for report in coarse.report}
     needs = needs_of(plan, inputs.shape, verdicts, fewest)

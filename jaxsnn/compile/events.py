@@ -11,8 +11,10 @@ import numpy as np
 
 from jaxsnn.compile.digits import constants, narrowest_type, table
 from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
+from jaxsnn.compile.second import hears, leave, reached, second_numbers
+from jaxsnn.export.integer.second import CURRENT
 
-__all__ = ["Engine", "emit", "hear", "leave", "numbers_of", "scatter"]
+__all__ = ["Engine", "emit", "hear", "numbers_of", "scatter"]
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ BYTES = {"int8_t": 1, "uint8_t": 1, "int16_t": 2, "uint16_t": 2, "int32_t": 4, "
 def _state(plan: Plan) -> int:
     total = sum(signal.size * BYTES[_type(signal)] for signal in plan.signals)
     for step in plan.layers:
-        size = step.size
-        total += size * (4 + BYTES[_potential_type(step)] + 4 * (step.recurrent is not None))
+        states = 1 + (step.neurons.second is not None)
+        each = 4 + states * BYTES[_potential_type(step)] + 4 * (step.recurrent is not None)
+        total += step.size * each
     return total + 4 * plan.classes * plan.voters
 
 
@@ -173,7 +176,7 @@ def _weigh(plan: Plan, step: Weigh) -> str:
         + f"""\
 static int32_t {name}_current[{size}];
 static {_potential_type(step)} {name}_potential[{size}];
-{_self_state(step, size)}
+{_more_state(step)}
 /* {step.name}: {rows} x {columns} x {outputs} */
 static void {name}_gather(void) {{
   const {_type(source)} *in = signal{step.source};
@@ -223,10 +226,13 @@ for (int i = 0; i < {size}; i++) {{
     return _indent(text, 8)
 
 
-def _self_state(step: Weigh, size: int) -> str:
-    if step.recurrent is None:
-        return ""
-    return f"static int32_t one_{step.identifier}_heard[{size}];\n"
+def _more_state(step: Weigh) -> str:
+    name, lines = f"one_{step.identifier}", ""
+    if step.neurons.second is not None:
+        lines += f"static {_potential_type(step)} {name}_second[{step.size}];\n"
+    if step.recurrent is not None:
+        lines += f"static int32_t {name}_heard[{step.size}];\n"
+    return lines
 
 
 def _neurons(plan: Plan, step: Weigh, known: dict[str, str]) -> str:
@@ -236,7 +242,9 @@ def _neurons(plan: Plan, step: Weigh, known: dict[str, str]) -> str:
     counts = f"TRACE({',' if last else ''} int32_t *counts)" if fires else ""
     arguments = ("int32_t *units " if last else "") + counts
     body = _update(plan, step, known)
-    heard = "" if step.recurrent is None else hear(name, step.size, known["level"])
+    heard = "" if step.recurrent is None else hear(name, step, known["level"])
+    states = ["potential", *(["second"] if step.neurons.second is not None else [])]
+    rest = " ".join(f"memset({name}_{each}, 0, sizeof {name}_{each});" for each in states)
     if any("[o]" in line for line in body) or step.shortcut is not None:
         rows, columns, outputs = step.shape
         loops = f"""\
@@ -252,22 +260,24 @@ static void {name}_step({arguments}) {{
 {_indent(chr(10).join(body), 8)}
   }}
 }}
-static void {name}_rest(void) {{ memset({name}_potential, 0, sizeof {name}_potential); }}
+static void {name}_rest(void) {{ {rest} }}
 """
 
 
-def hear(name: str, size: int, level: str) -> str:
+def hear(name: str, step: Weigh, level: str) -> str:
     """Return how a recurrent layer hears its own last spikes.
 
     Args:
       name: of the layer in C.
-      size: number of its neurons.
+      step: the layer.
       level: how C reads a neuron's level, at `o` if they differ.
     """
+    states = f"{name}_potential[c]", f"{name}_second[c]"
+    fired = reached(step.neurons, level.replace("[o]", "[c]"), *states)
     return f"""\
   memset({name}_heard, 0, sizeof {name}_heard);
-  for (int c = 0; c < {size}; c++)
-    if ({name}_potential[c] >= {level.replace("[o]", "[c]")})
+  for (int c = 0; c < {step.size}; c++)
+    if ({fired})
       for (int i = (int){name}_self_start[c]; i < (int){name}_self_start[c + 1]; i++)
         {name}_heard[{name}_self_output[i]] += {name}_self_weight[i];
 """
@@ -282,30 +292,23 @@ def numbers_of(step: Weigh) -> dict[str, np.ndarray]:
     }  # fmt: skip
     if step.shortcut is not None:
         numbers |= {"from": step.shortcut.sources, "gain": step.shortcut.weight}
-    return numbers
-
-
-def leave(reset: str | None, known: dict[str, str]) -> list[str]:
-    """Return the C by which reset and leak act on a potential `u`, whose spike was `before`."""
-    leak = f"u = leak_one(u, {known['keep']}, {known['factor']}, {known['right']});"
-    return {
-        None: [leak],
-        "hard": [leak, "u &= before - 1;"],
-        "soft": [f"u -= before * {known['theta']};", leak],
-        "soft_undecayed": [leak, f"u -= before * {known['theta']};"],
-    }[reset]
+    return numbers | second_numbers(neurons)
 
 
 def _update(plan: Plan, step: Weigh, known: dict[str, str]) -> list[str]:
     """Return the step of neuron `n`, without branches."""
     name, neurons = f"one_{step.identifier}", step.neurons
+    type_, fires = _potential_type(step), reached(neurons, known["level"])
     lines = [f"int32_t u = {name}_potential[n];"]
+    if neurons.second is not None:
+        lines.append(f"int32_t s = {name}_second[n];")
     if neurons.reset is not None:
-        lines.append(f"const int32_t before = u >= {known['level']};")
+        lines.append(f"const int32_t before = {fires};")
     scale, bias = (f"(uint32_t){known[what]}" for what in ("scale", "bias"))
+    hearing = "s" if neurons.current else "u"
     lines += [
-        *leave(neurons.reset, known),
-        f"uint32_t sum = (uint32_t)u + (uint32_t){name}_current[n] * {scale} + {bias};",
+        *leave(neurons, known),
+        f"uint32_t sum = (uint32_t){hearing} + (uint32_t){name}_current[n] * {scale} + {bias};",
     ]
     if step.shortcut is not None:
         added = step.shortcut
@@ -315,11 +318,16 @@ def _update(plan: Plan, step: Weigh, known: dict[str, str]) -> list[str]:
         lines.append(f"sum += (uint32_t)signal{added.signal}[{place}] * (uint32_t){known['gain']};")
     if step.recurrent is not None:
         lines.append(f"sum += (uint32_t){name}_heard[n];")
-    lines += ["u = (int32_t)sum;", f"{name}_potential[n] = ({_potential_type(step)})u;"]
+    lines.append(f"{hearing} = (int32_t)sum;")
+    if neurons.current == CURRENT:
+        lines.append(hears("u", "s"))
+    lines.append(f"{name}_potential[n] = ({type_})u;")
+    if neurons.second is not None:
+        lines.append(f"{name}_second[n] = ({type_})s;")
     last = step is plan.steps[-1]
     if neurons.reset is None:
         return [*lines, "units[n] += u;"]
-    fired = "before" if neurons.fires_first else f"u >= {known['level']}"
+    fired = "before" if neurons.fires_first else fires
     return [
         *lines,
         f"const int32_t fired = {fired};",

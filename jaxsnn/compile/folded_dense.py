@@ -79,7 +79,7 @@ class DenseLayer:
     @property
     def state_bytes(self) -> int:
         """The bytes that it writes, its output aside."""
-        return self.step.size * 4 * (1 + self.source.times)
+        return self.step.size * 4 * (len(self.neurons.states) + self.source.times)
 
     @property
     def call(self) -> str:
@@ -96,25 +96,33 @@ class DenseLayer:
         elif self.way == "rows":
             values = self.matrix.ravel().tolist()
             tables = table(narrowest_type(values, signed=True), f"{name}_rows", values)
-        state = [f"{name}_potential[{outputs}]"]
+        arrays = [f"{name}_{each}" for each in self.neurons.states]
+        kept = dict(zip("us", arrays, strict=False))
+        state = [f"{array}[{outputs}]" for array in kept.values()]
         heard, drive = "", f"current[{'' if self.source.wire.constant else f't * {outputs} + '}o]"
         if self.step.recurrent is not None:
             tables += events.scatter(f"{name}_self", self.step.recurrent[None, None])
             state.append(f"{name}_heard[{outputs}]")
-            heard = indent(events.hear(name, outputs, self.neurons.known["level"]), 2)
+            heard = indent(events.hear(name, self.step, self.neurons.known["level"]), 2)
             drive += f" + (uint32_t){name}_heard[o]"
-        lines = "\n".join([*self.neurons.lines(drive), *self._write()])
+        lines = "\n".join(
+            [
+                *(f"int32_t {state} = {array}[o];" for state, array in kept.items()),
+                *self.neurons.lines(drive),
+                *self._write(),
+                *(f"{array}[o] = {state};" for state, array in kept.items()),
+            ]
+        )
+        rests = "\n".join(f"  memset({array}, 0, sizeof {array});" for array in kept.values())
         body = f"""\
   static uint32_t current[{times * outputs}];
   static int32_t {", ".join(state)};
 {indent(add, 2)}
-  memset({name}_potential, 0, sizeof {name}_potential);
+{rests}
   for (int t = 0; t < {self.plan.timesteps}; t++) {{
 {heard}
     for (int o = 0; o < {outputs}; o++) {{
-      int32_t u = {name}_potential[o];
 {indent(lines, 6)}
-      {name}_potential[o] = u;
     }}
   }}"""
         return tables + function_of(name, self.step, self.target, self.neurons.arrays, body)

@@ -104,7 +104,8 @@ class FoldedLayer:
     def state_bytes(self) -> int:
         """The bytes that it writes, its output aside."""
         sums = self.lanes * (self.sum_bits + 2 * self.source.bits) // 8
-        return sums + self.positions * (self.plan.timesteps + self.neurons.bits // 8)
+        each = self.plan.timesteps + len(self.neurons.states) * self.neurons.bits // 8
+        return sums + self.positions * each
 
     @property
     def call(self) -> str:
@@ -189,6 +190,8 @@ for (int p = 0; p < pairs; p++) {{
         Nothing where the current changes, or the comparisons would be many.
         """
         steady, factors = self.source.wire.constant and self.beside is None, self.sums.factors
+        if self.step.neurons.second is not None:
+            return "", {}
         if not (steady and self.neurons.fires) or self.target is None:
             return "", {}
         if factors is None or not self._simple:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsnn.compile.digits import constants, table
-from jaxsnn.compile.plan import Weigh
+from jaxsnn.compile.plan import Constants, Second, Weigh
+from jaxsnn.compile.second import PREFIX, reached, second_numbers
+from jaxsnn.export.integer.second import CURRENT, DELAYED
 
 __all__ = ["NeuronCode", "neurons_of"]
 
@@ -34,31 +36,55 @@ class NeuronCode:
         """Return whether they are more than a read-out."""
         return self.step.neurons.reset is not None
 
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Return the names of the arrays that hold `u` and, if there is one, `s`."""
+        return ("potential",) if self.step.neurons.second is None else ("potential", "second")
+
     def lines(self, drive: str) -> list[str]:
-        """Return a step of potential `u`: an unsigned expression is added to it."""
-        type_, known, reset = f"int{self.bits}_t", self.known, self.step.neurons.reset
-        leak = f"u = ({type_})({self._leak()});"
-        less = f"u = ({type_})(u - (on ? {known['theta']} : 0));"
+        """Return a step of `u`, and of `s`: an unsigned expression is what they hear."""
+        neurons, type_, known = self.step.neurons, f"int{self.bits}_t", self.known
+        leak = self._leak("u", neurons, "")
+        less = [f"u = ({type_})(u - (on ? {known['theta']} : 0));"]
+        if neurons.rises:
+            less.append(f"u = ({type_})(u - (on ? s : 0));")
         rest = {
             None: [leak],
             "hard": [leak, f"u = ({type_})(on ? 0 : u);"],
-            "soft": [less, leak],
-            "soft_undecayed": [leak, less],
-        }[reset]
-        add = f"u = ({type_})((uint{self.bits}_t)u + {drive});"
-        if reset is None:
-            return [*rest, add]
-        reached = f"u >= {known['level']}"
-        fired = "on" if self.step.neurons.fires_first else reached
-        return [f"const int on = {reached};", *rest, add, f"const int fires = {fired};"]
+            "soft": [*less, leak],
+            "soft_undecayed": [leak, *less],
+        }[neurons.reset]
+        if neurons.reset is None:
+            return [*rest, self._add("u", drive)]
+        fires = reached(neurons, known["level"])
+        fired = "on" if neurons.fires_first else fires
+        second = neurons.second
+        add = [self._add("u", drive)] if second is None else self._hear(second, drive)
+        return [f"const int on = {fires};", *rest, *add, f"const int fires = {fired};"]
 
-    def _leak(self) -> str:
-        neurons, known = self.step.neurons, self.known
-        if not (neurons.keep.any() or neurons.factor.any()):
-            return "0"
-        product = "u" if (neurons.factor == 1).all() else f"{known['factor']} * u"
-        decayed = f"(({product}) >> {known['right']})"
-        return f"{known['keep']} * u + {decayed}" if neurons.keep.any() else decayed
+    def _hear(self, second: Second, drive: str) -> list[str]:
+        """Return how both `u` and `s` go on after the reset."""
+        leak, through = self._leak("s", second, PREFIX), self._add("u", "s")
+        if second.kind == CURRENT:
+            return [leak, self._add("s", drive), through]
+        if second.kind == DELAYED:
+            return [through, leak, self._add("s", drive)]
+        jump = f"s = (int{self.bits}_t)(s + (on ? {self.known[PREFIX + 'jump']} : 0));"
+        return [leak, jump, self._add("u", drive)]
+
+    def _add(self, state: str, drive: str) -> str:
+        unsigned = f"uint{self.bits}_t"
+        return f"{state} = (int{self.bits}_t)(({unsigned}){state} + ({unsigned})({drive}));"
+
+    def _leak(self, state: str, leaks: Constants | Second, prefix: str) -> str:
+        type_, factor, right = f"int{self.bits}_t", leaks.factor, self.known[f"{prefix}right"]
+        if not (leaks.keep.any() or factor.any()):
+            return f"{state} = 0;"
+        product = state if (factor == 1).all() else f"{self.known[f'{prefix}factor']} * {state}"
+        decayed = f"(({product}) >> {right})"
+        if leaks.keep.any():
+            decayed = f"{self.known[f'{prefix}keep']} * {state} + {decayed}"
+        return f"{state} = ({type_})({decayed});"
 
     def state(self, positions: int, timesteps: int, *, last: bool) -> str:
         """Return the memory that a channel's positions need."""
@@ -66,7 +92,7 @@ class NeuronCode:
         if self.fires:
             lines.append(f"static uint8_t fired[{timesteps * positions}];")
         if _chunk(timesteps) < timesteps:
-            lines.append(f"static int{self.bits}_t potential[{positions}];")
+            lines += [f"static int{self.bits}_t {each}[{positions}];" for each in self.states]
         if last:
             lines.append(f"static int32_t total[{positions}];")
         return "\n".join(lines)
@@ -75,7 +101,8 @@ class NeuronCode:
         """Return loops over the positions of channel `o`; `drive` may name the step `TIME`."""
         chunk, outer, inner = _chunk(timesteps), [], []
         whole = chunk == timesteps
-        inner.append(f"int{self.bits}_t u = {'0' if whole else 'potential[i]'};")
+        for name, array in zip("us", self.states, strict=False):
+            inner.append(f"int{self.bits}_t {name} = {'0' if whole else f'{array}[i]'};")
         if last:
             inner.append(f"int32_t all = {'0' if whole else 'total[i]'};")
         for k in range(chunk):
@@ -89,8 +116,10 @@ class NeuronCode:
         if last:
             inner.append("total[i] = all;")
         if not whole:
-            inner.append("potential[i] = u;")
-            outer.append("memset(potential, 0, sizeof potential);")
+            inner += [
+                f"{array}[i] = {name};" for name, array in zip("us", self.states, strict=False)
+            ]
+            outer += [f"memset({array}, 0, sizeof {array});" for array in self.states]
             outer += ["memset(total, 0, sizeof total);"] if last else []
             outer.append(f"for (int t = 0; t < {timesteps}; t += {chunk})")
         loop = f"for (int i = 0; i < {positions}; i++) {{"
@@ -110,14 +139,15 @@ def neurons_of(
       narrow: whether 16 bits are welcome where they are enough.
     """
     n = step.neurons
-    wide = n.bits + 1 + int(np.abs(n.factor).max()).bit_length()
+    factors = [n.factor, *([] if n.second is None else [n.second.factor])]
+    wide = n.bits + 1 + max(int(np.abs(factor).max()).bit_length() for factor in factors)
     narrow = narrow and wide <= 16 and int(np.abs(n.theta).max()) < 2**15
     level = n.level.clip(-(2 ** (n.bits - 1)), 2 ** (n.bits - 1)) if narrow else n.level
     numbers = {
         "shift": step.shift, "level": level, "theta": n.theta, "keep": n.keep,
         "factor": n.factor, "right": n.right,
     }  # fmt: skip
-    known, arrays = constants(f"{prefix}_each", {**numbers, **more})
+    known, arrays = constants(f"{prefix}_each", {**numbers, **second_numbers(n), **more})
     array, each = f"{prefix}_each_constant", (constant % 2**32).tolist()
     if len(set(each)) == 1:
         known["constant"] = f"UINT32_C({each[0]})"

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jaxsnn.compile.digits import Gather
-from jaxsnn.compile.plan import Plan, Weigh, Wire
+from jaxsnn.compile.plan import Constants, Plan, Second, Weigh, Wire
+from jaxsnn.compile.second import PREFIX
+from jaxsnn.export.integer.second import CURRENT, DELAYED
 
 __all__ = ["LayerCode"]
 
@@ -56,8 +58,17 @@ class LayerCode:
         """The words that a layer that hears itself keeps over time: `own` in its function."""
         if not self.hears_itself:
             return 0
-        each = 1 + self.step.neurons.bits + self.last * self.total
-        return self.step.shape[2] * each
+        return self.step.shape[2] * (self._before_second + self._second_words)
+
+    @property
+    def _before_second(self) -> int:
+        """The words of a neuron that hears itself, but for what it carries besides."""
+        return 1 + self.step.neurons.bits + self.last * self.total
+
+    @property
+    def _second_words(self) -> int:
+        neurons = self.step.neurons
+        return 0 if neurons.second is None else neurons.bits
 
     @property
     def unit(self) -> str:
@@ -113,6 +124,8 @@ class LayerCode:
         neurons, outputs = self.step.neurons, self.step.shape[2]
         before = "NONE" if neurons.reset is None else f"pick(0 >= {self.known['level']})"
         lines = [f"V u[{neurons.bits}], before = {before};", _zero("u", neurons.bits)]
+        if neurons.second is not None:
+            lines += [f"V s[{neurons.bits}];", _zero("s", neurons.bits)]
         if self.last:
             lines += [f"V sum[{self.total}];", _zero("sum", self.total)]
         if self.source.constant:
@@ -140,6 +153,11 @@ class LayerCode:
             lines.append(f"V (*totals)[{self.total}] = (V (*)[{self.total}])(own + {behind});")
             begin.append(_zero("totals[o]", self.total))
             now.append("V *sum = totals[o];")
+        if self._second_words:
+            behind = outputs * self._before_second
+            lines.append(f"V (*seconds)[{bits}] = (V (*)[{bits}])(own + {behind});")
+            begin.append(_zero("seconds[o]", bits))
+            now.append("V *s = seconds[o];")
         loop = f"for (int o = 0; o < {outputs}; o++) {{"
         lines += [
             loop,
@@ -183,7 +201,9 @@ class LayerCode:
         lines = []
         if self.hears_itself or not self.source.constant:
             lines += self._collect(f"window + t * {self.source.stride}")
-        lines += [*self._rest(), f"add(u, {bits}, a, {self.main.planes}, {self.known['shift']});"]
+        state = "s" if self.step.neurons.current else "u"
+        lines += self._rest()
+        lines.append(f"add({state}, {bits}, a, {self.main.planes}, {self.known['shift']});")
         if self.extra is not None:
             planes, added = self.extra.planes, self.step.shortcut
             apart = 0 if added is None else self.plan.signals[added.signal].stride
@@ -191,28 +211,55 @@ class LayerCode:
                 f"V b[{planes}];",
                 _zero("b", planes),
                 f"collect(b, {planes}, beside + t * {apart}, more_run, more_bit);",
-                f"add(u, {bits}, b, {planes}, 0);",
+                f"add({state}, {bits}, b, {planes}, 0);",
             ]
+        if self.step.neurons.current == CURRENT:
+            lines.append(f"add_signed(u, {bits}, s, {bits});")
         return [*lines, *self._fire()]
 
     def _rest(self) -> list[str]:
+        """Return what reset and decay leave of all that is carried, and the constant."""
+        neurons, known, bits = self.step.neurons, self.known, self.step.neurons.bits
+        lines = self._rest_of_potential()
+        if neurons.second is None:
+            return lines
+        if neurons.current == DELAYED:
+            lines.append(f"add_signed(u, {bits}, s, {bits});")
+        lines.append(self._leak("s", neurons.second, PREFIX))
+        if neurons.rises:
+            return [*lines, f"add_number(s, {bits}, {known[PREFIX + 'jump']}, before);"]
+        return [*lines, f"add_number(s, {bits}, {known['constant']}, ALL);"]
+
+    def _rest_of_potential(self) -> list[str]:
         """Return what reset and decay leave of a potential, and its constant."""
         neurons, known = self.step.neurons, self.known
         bits, reset = neurons.bits, neurons.reset
-        more = max(1, int(np.abs(neurons.factor).max()).bit_length())
-        leak = f"leak(u, {bits}, {more}, {known['keep']}, {known['factor']}, {known['right']});"
-        constant = f"add_number(u, {bits}, {known['constant']}, ALL);"
-        forgets = not (neurons.keep.any() or neurons.factor.any())
-        if forgets and reset in (None, "hard", "soft"):
-            return ["(void)before;", _zero("u", bits), constant]
+        leak, constant = self._leak("u", neurons, ""), []
+        if not neurons.current:
+            constant.append(f"add_number(u, {bits}, {known['constant']}, ALL);")
+        risen = [f"take_away(u, {bits}, s, before);"] if neurons.rises else []
+        if _forgets(neurons) and reset in (None, "hard", "soft"):
+            return ["(void)before;", leak, *constant]
         if reset is None:
-            return ["(void)before;", leak, constant]
+            return ["(void)before;", leak, *constant]
+        less = f"add_number(u, {bits}, -{known['theta']}, before);"
         if reset == "hard":
-            return [f"for (int i = 0; i < {bits}; i++) u[i] &= ~before;", leak, constant]
+            return [f"for (int i = 0; i < {bits}; i++) u[i] &= ~before;", leak, *constant]
         if reset == "soft":
-            return [f"add_number(u, {bits}, -{known['theta']}, before);", leak, constant]
-        less = f"(int64_t){known['constant']} - {known['theta']}"
-        return [leak, f"add_either(u, {bits}, {known['constant']}, {less}, before);"]
+            return [less, *risen, leak, *constant]
+        if not constant:
+            return [leak, less]
+        both = f"(int64_t){known['constant']} - {known['theta']}"
+        return [leak, f"add_either(u, {bits}, {known['constant']}, {both}, before);", *risen]
+
+    def _leak(self, state: str, leaks: Constants | Second, prefix: str) -> str:
+        """Return how a state decays."""
+        bits, factor = self.step.neurons.bits, leaks.factor
+        if _forgets(leaks):
+            return _zero(state, bits)
+        more = max(1, int(np.abs(factor).max()).bit_length())
+        constants = ", ".join(self.known[prefix + part] for part in ("keep", "factor", "right"))
+        return f"leak({state}, {bits}, {more}, {constants});"
 
     def _fire(self) -> list[str]:
         """Return how a neuron fires, or a read-out is summed up."""
@@ -221,7 +268,13 @@ class LayerCode:
         if neurons.reset is None:
             return [f"add_signed(sum, {self.total}, u, {bits});"]
         fired = "before" if neurons.fires_first else "after"
-        lines = [f"const V after = reaches(u, {bits}, {self.known['level']}), fired = {fired};"]
+        level = self.known["level"]
+        after = (
+            f"reaches_above(u, s, {bits}, {level})"
+            if neurons.rises
+            else (f"reaches(u, {bits}, {level})")
+        )
+        lines = [f"const V after = {after}, fired = {fired};"]
         if not self.hears_itself:
             lines.append("before = after;")
         if self.last:
@@ -230,6 +283,11 @@ class LayerCode:
             lines.append(f"cell[t * {self.target.stride} + o] = fired;")
         counter = f"counts + {self.plan.first_count(self.step)} + {self.unit}"
         return [*lines, f"TRACE(tally(fired, {counter}, samples, COUNTS);)"]
+
+
+def _forgets(leaks: Constants | Second) -> bool:
+    """Return whether nothing is left after a step."""
+    return not (leaks.keep.any() or leaks.factor.any())
 
 
 def _zero(array: str, planes: int) -> str:

@@ -111,6 +111,24 @@ HELPER V reaches(const V *u, int bits, int64_t level) {
   return ~(u[bits - 1] ^ pick(bit_of(level, bits)) ^ borrow);
 }
 
+/* u -= a, in the lanes that are set */
+HELPER void take_away(V *u, int bits, const V *a, V where) {
+  V carry = where;
+  for (int i = 0; i < bits; i++) {
+    const V b = ~a[i] & where, rest = SUM(u[i], b, carry);
+    carry = CARRY(u[i], b, carry);
+    u[i] = rest;
+  }
+}
+
+/* u - a >= level, all signed */
+HELPER V reaches_above(const V *u, const V *a, int bits, int64_t level) {
+  V over[64];
+  for (int i = 0; i < bits; i++) over[i] = u[i];
+  take_away(over, bits, a, ALL);
+  return reaches(over, bits, level);
+}
+
 /* u = keep u + ((factor u) >> right); `more` planes hold what the factor adds */
 HELPER void leak(V *u, int bits, int more, int keep, int64_t factor, int right) {
   V product[64];

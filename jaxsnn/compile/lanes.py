@@ -12,6 +12,7 @@ import numpy as np
 from jaxsnn.compile.digits import Gather, constants, gather, narrowest_type, table
 from jaxsnn.compile.lane_loops import LayerCode
 from jaxsnn.compile.plan import Plan, Pool, Weigh
+from jaxsnn.compile.second import second_numbers
 
 __all__ = ["Lanes", "emit"]
 
@@ -166,7 +167,7 @@ def _weigh(plan: Plan, step: Weigh, gathers: tuple[Gather, Gather | None]) -> tu
         "factor": neurons.factor,
         "right": neurons.right,
     }
-    known, varying = constants(f"{name}_each", numbers)
+    known, varying = constants(f"{name}_each", numbers | second_numbers(neurons))
     code = LayerCode(plan, step, main, extra, known)
     body, words = code.body(), code.own_words
     tables += [text for array, text in varying.items() if array in body]

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from jaxsnn.compile.digits import narrowest_type
-from jaxsnn.compile.events import leave
 from jaxsnn.compile.plan import Plan, Weigh, Wire
+from jaxsnn.compile.second import leave, reached
 from jaxsnn.compile.streams import Stream
+from jaxsnn.export.integer.second import CURRENT
 
 __all__ = ["McuLayer", "declare", "read", "size_of", "write"]
 
@@ -86,6 +87,17 @@ class McuLayer:
         return next(f"int{n}_t" for n in (8, 16, 32) if self.step.neurons.bits <= n)
 
     @property
+    def _states(self) -> tuple[str, ...]:
+        """The arrays of what its neurons carry."""
+        more = () if self.step.neurons.second is None else ("second",)
+        return "potential", *more
+
+    @property
+    def _hearing(self) -> str:
+        """The array that takes what the layer hears."""
+        return "second" if self.step.neurons.current else "potential"
+
+    @property
     def arguments(self) -> str:
         """What its step is called with."""
         units = "units" if self._last else ""
@@ -96,7 +108,8 @@ class McuLayer:
     @property
     def state_bytes(self) -> int:
         """The bytes of potentials, and of currents that are kept."""
-        each = _bytes(self._type) + self._steady * _bytes(self.current_type)
+        each = len(self._states) * _bytes(self._type)
+        each += self._steady * _bytes(self.current_type)
         return self.step.size * each
 
     @property
@@ -115,7 +128,9 @@ class McuLayer:
             tables.append(self.heard.tables(f"{self.name}_self"))
         tables += [text for array, text in self.varying.items() if f"{array}[" in functions]
         gaps, bits = self.weights.gap_bits, self.weights.code_bits
-        state = [f"static {self._type} {self.name}_potential[{self.step.size}];"]
+        state = [
+            f"static {self._type} {self.name}_{each}[{self.step.size}];" for each in self._states
+        ]
         if self._steady:
             state.append(f"static {self.current_type} {self.name}_current[{self.step.size}];")
         return "\n".join(
@@ -133,13 +148,14 @@ class McuLayer:
         return self._rest() + self._hear() + self._step()
 
     def _rest(self) -> str:
-        rest = f"for (int n = 0; n < {self.step.size}; n++) {self.name}_potential[n] = 0;"
+        zeros = " = ".join(f"{self.name}_{each}[n]" for each in self._states)
+        rest = f"for (int n = 0; n < {self.step.size}; n++) {zeros} = 0;"
         return f"static void {self.name}_rest(void) {{\n  {rest}\n}}\n"
 
     def _hear(self) -> str:
         """Return the function that adds what the input weighs, or computes it once."""
         name, steady = self.name, self._steady
-        type_, to = (self.current_type, "current") if steady else (self._type, "potential")
+        type_, to = (self.current_type, "current") if steady else (self._type, self._hearing)
         scale = "1" if steady else self.known["scale"]
         clear = (
             f"  for (int n = 0; n < {self.step.size}; n++) {name}_current[n] = 0;\n"
@@ -210,7 +226,7 @@ class McuLayer:
             parts.append(f"""\
   for (int c = 0; c < {step.size}; c++)
     if ({read(self.plan, step.target, "c")})
-      {name}_self_add((uint32_t)c, 1, {name}_potential);
+      {name}_self_add((uint32_t)c, 1, {name}_{self._hearing});
 """)
         if not self._steady:
             parts.append(f"  {name}_hear();\n")
@@ -237,13 +253,16 @@ class McuLayer:
         """Return what reset, decay and all that is not weighed leave of a potential."""
         step, neurons, known, name = self.step, self.step.neurons, self.known, self.name
         lines = [f"int32_t u = {name}_potential[n];"]
+        if neurons.second is not None:
+            lines.append(f"int32_t s = {name}_second[n];")
         if neurons.reset is not None:
-            lines.append(f"const int32_t before = u >= {known['level']};")
+            lines.append(f"const int32_t before = {reached(neurons, known['level'])};")
             if neurons.fires_first or self.heard is not None:
                 lines.append(write(self.plan, step.target, "n", "before"))
+        hearing = "s" if neurons.current else "u"
         lines += [
-            *leave(neurons.reset, known),
-            f"uint32_t sum = (uint32_t)u + (uint32_t){known['bias']};",
+            *leave(neurons, known),
+            f"uint32_t sum = (uint32_t){hearing} + (uint32_t){known['bias']};",
         ]
         if self._steady:
             lines.append(f"sum += (uint32_t){name}_current[n] * (uint32_t){known['scale']};")
@@ -254,7 +273,11 @@ class McuLayer:
             place = f"y * {added.stride * wide} + x * {added.stride * across} + {known['from']}"
             value = read(self.plan, added.signal, place)
             lines.append(f"sum += (uint32_t){value} * (uint32_t){known['gain']};")
-        return [*lines, f"{name}_potential[n] = ({self._type})sum;"]
+        if neurons.current:
+            lines.append(f"{name}_potential[n] = ({self._type})u;")
+        elif neurons.second is not None:
+            lines.append(f"{name}_second[n] = ({self._type})s;")
+        return [*lines, f"{name}_{self._hearing}[n] = ({self._type})sum;"]
 
     def _fire(self) -> list[str]:
         """Return how a neuron fires, or a read-out is summed up."""
@@ -262,8 +285,15 @@ class McuLayer:
         if neurons.reset is None:
             return [f"units[n] += {self.name}_potential[n];"]
         lines, fired = [], read(self.plan, step.target, "n")
+        potential, second = (f"{self.name}_{each}[n]" for each in ("potential", "second"))
+        if neurons.current == CURRENT:
+            both = f"(uint32_t){potential} + (uint32_t){second}"
+            lines.append(f"{potential} = ({self._type})({both});")
+        if neurons.rises:
+            lines.append(f"const int32_t s = {second};")
         if not neurons.fires_first:
-            lines.append(f"const int32_t u = {self.name}_potential[n];")
-            lines.append(write(self.plan, step.target, "n", f"u >= {self.known['level']}"))
+            lines.append(f"const int32_t u = {potential};")
+            fires = reached(neurons, self.known["level"])
+            lines.append(write(self.plan, step.target, "n", fires))
         lines += [f"units[n] += {fired};"] if self._last else []
         return [*lines, f"TRACE(counts[{self.plan.first_count(step)} + n] += {fired};)"]

@@ -16,9 +16,10 @@ import numpy as np
 from jaxsnn.errors import UserError
 from jaxsnn.export.integer import IntegerNetwork
 from jaxsnn.export.integer.inputs import IntegerGrid
-from jaxsnn.export.integer.network import Joined, Weighted, Weightless
+from jaxsnn.export.integer.network import IntegerSecond, Joined, Weighted, Weightless
+from jaxsnn.export.integer.second import ADAPTATION
 
-__all__ = ["Constants", "Plan", "Pool", "Shortcut", "Weigh", "Wire", "make_plan"]
+__all__ = ["Constants", "Plan", "Pool", "Second", "Shortcut", "Weigh", "Wire", "make_plan"]
 
 Border = tuple[int, int]  # before and behind, of rows and of columns alike
 
@@ -61,6 +62,17 @@ class Wire:
 
 
 @dataclass(frozen=True)
+class Second:
+    """What neurons carry beside the potential, int64 `[O]` each, as in `export.integer.second`."""
+
+    kind: str
+    keep: np.ndarray
+    factor: np.ndarray
+    right: np.ndarray
+    jump: np.ndarray
+
+
+@dataclass(frozen=True)
 class Constants:
     """The constants of neurons, int64 `[O]` each, as in `export.integer.network`."""
 
@@ -71,7 +83,18 @@ class Constants:
     right: np.ndarray
     reset: str | None  # None: a read-out
     fires_first: bool
-    bits: int  # of a signed potential, proved
+    bits: int  # of a signed potential, and of what is carried besides, proved
+    second: Second | None = None
+
+    @property
+    def rises(self) -> bool:
+        """Whether the threshold rises."""
+        return self.second is not None and self.second.kind == ADAPTATION
+
+    @property
+    def current(self) -> str:
+        """How a synaptic current reaches the potential, CURRENT or DELAYED; "" if there is none."""
+        return "" if self.second is None or self.rises else self.second.kind
 
 
 @dataclass(frozen=True)
@@ -238,6 +261,7 @@ class _Builder:
             reset=n.reset,
             fires_first=n.fires_first,
             bits=self.bits[layer.name],
+            second=_second(n.second),
         )
         recurrent = None if layer.recurrent is None else _whole(layer.recurrent)
         shape = height, width, kernel.shape[3]
@@ -267,6 +291,13 @@ class _Builder:
 def _signal(shape: tuple[int, ...], grid: IntegerGrid, constant: bool) -> Wire:
     rows, columns, channels = shape
     return Wire((rows, columns, channels), min(grid.low, 0), grid.high, constant)
+
+
+def _second(second: IntegerSecond | None) -> Second | None:
+    if second is None:
+        return None
+    parts = second.keep, second.factor, second.right, second.jump
+    return Second(second.kind, *map(_whole, parts))
 
 
 def _whole(array: Any) -> np.ndarray:

@@ -16,7 +16,7 @@ from jaxsnn.compile import to_c
 from jaxsnn.errors import UserError
 from jaxsnn.export import save
 from jaxsnn.inputs import Inputs
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, SynapticLIF
 
 PIXELS, SOUND = Inputs((8, 8, 1), 4), Inputs((12,), 4, "bernoulli")
 EVENTS = Inputs((8, 8, 1), 4, "bernoulli")
@@ -66,6 +66,13 @@ def test_floats_do_not_fit_the_weights_of_loihi():
     assert broken(net, PIXELS, "loihi2") == [*bits]
     wide = quantized("8C3-AP2-10", PIXELS, LIF(0.5, 0.3), largest=199)
     assert [value for _, _, value in broken(wide, PIXELS, "loihi2")] == [9, 9]
+
+
+def test_neurons_that_no_limit_is_about_are_refused_by_layer():
+    net = quantized("6-3", SOUND, SynapticLIF(0.5, 0.3, 0.5))
+    with pytest.raises(UserError, match="layer 'dense1' has a synaptic current .* of xylo3"):
+        chips.check_fit(net, SOUND, "xylo3")
+    assert chips.check_fit(net, SOUND, "cortex-m4").fits
 
 
 def test_images_do_not_fit_a_chip_for_sound():

@@ -1,4 +1,4 @@
-"""Random networks over all layer kinds, and a run of their C beside the reference in int64."""
+"""Random networks over all kinds of layers and neurons, and their C beside a reference in int64."""
 
 import ctypes
 import subprocess
@@ -14,7 +14,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import to_integer
 from jaxsnn.export.integer import IntegerGrid
 from jaxsnn.native.builder import build
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, AdaptiveLIF, SynapticLIF
 from tests.export.integer.integer_cases import reference
 
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror")
@@ -60,6 +60,26 @@ class Case:
         return self.samples.swapaxes(0, 1)
 
 
+def neurons_of(seed: int, layout: str, plain: LIF) -> object:
+    """Return the neurons of a seed: LIF for half of them, else two of the others."""
+    random = np.random.default_rng([seed, 1])
+    if random.integers(2):
+        return plain
+    options = {"reset": plain.reset, "strict": plain.strict}
+
+    def other() -> SynapticLIF | AdaptiveLIF:
+        slow = float(random.choice([0.0, 0.25, 0.5, 0.9, 1.0]))
+        if random.integers(2):
+            delayed = bool(random.integers(2))
+            return SynapticLIF(plain.decay, plain.threshold, slow, delayed=delayed, **options)
+        jump = float(random.choice([0.0, 0.1, 0.25, 2.0]))
+        return AdaptiveLIF(plain.decay, plain.threshold, jump, slow, **options)
+
+    if "-" not in layout:
+        return other()
+    return {"dense*" if set("CB") & set(layout) else "dense1": other(), "*": other()}
+
+
 def draw(seed: int, samples: int = 5) -> Case:
     """Return the network of a seed; half of them fill int8 or int16 potentials to the brim."""
     random = np.random.default_rng(seed)
@@ -83,7 +103,7 @@ def draw(seed: int, samples: int = 5) -> Case:
     bits = int(random.integers(1, 8))
     readout = "spikes" if layout.endswith("R") else pick("spikes", "leaky", "current")
     try:
-        net = models.build(layout, shape, neuron, readout=readout)
+        net = models.build(layout, shape, neurons_of(seed, layout, neuron), readout=readout)
     except UserError:  # windows that leave nothing of a small image, blocks that cannot add
         return draw(seed + OTHER, samples)
 

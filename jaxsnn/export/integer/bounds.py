@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxsnn.errors import UserError
+from jaxsnn.export.integer.second import CURRENT, SecondInUnits
 
-__all__ = ["MOST_FRACTION_BITS", "Choice", "Fixed", "InUnits", "Potentials", "choose"]
+__all__ = ["MOST_FRACTION_BITS", "Choice", "Fixed", "InUnits", "States", "bits_lost", "choose"]
 
 MOST_FRACTION_BITS = 30
 WORD = 32  # bits of a sum
@@ -33,6 +34,12 @@ class InUnits:
     right: np.ndarray  # [O]
     reset: str | None
     strict: bool
+    second: SecondInUnits | None = None
+
+    @property
+    def rises(self) -> bool:
+        """Return whether the threshold rises."""
+        return self.second is not None and self.second.rises
 
     @property
     def idle(self) -> np.ndarray:
@@ -50,13 +57,13 @@ class Fixed(NamedTuple):
     level: np.ndarray
     shortcut: np.ndarray
     recurrent: np.ndarray
+    jump: np.ndarray
 
 
-class Potentials(NamedTuple):
-    """The range of a layer's potentials in the worst case, `[O]` each."""
+class States(NamedTuple):
+    """What a layer's neurons carry in the worst case, `[O]` each."""
 
-    low: np.ndarray
-    high: np.ndarray
+    size: np.ndarray  # magnitude of a potential, also above a risen threshold, and of a current
     largest: np.ndarray  # magnitude of what has to fit a word on the way there
 
 
@@ -69,52 +76,85 @@ def fix(layer: InUnits, fraction_bits: np.ndarray | int, top: float) -> Fixed:
       top: a potential that is never reached; a higher threshold is put there.
     """
     one = 2.0**fraction_bits
-    bias, theta, shortcut, recurrent = (
-        np.rint(x * one) for x in (layer.bias, layer.theta, layer.shortcut, layer.recurrent)
+    jump = np.zeros_like(layer.theta) if layer.second is None else layer.second.jump
+    bias, theta, shortcut, recurrent, jump = (
+        np.rint(x * one) for x in (layer.bias, layer.theta, layer.shortcut, layer.recurrent, jump)
     )
     above = np.floor(layer.theta * one) + 1 if layer.strict else np.ceil(layer.theta * one)
-    return Fixed(bias, np.minimum(theta, top), np.minimum(above, top), shortcut, recurrent)
+    above = np.minimum(above, top)
+    return Fixed(bias, np.minimum(theta, top), above, shortcut, recurrent, jump)
 
 
-def potentials(
-    layer: InUnits, fixed: Fixed, fraction_bits: np.ndarray | int, timesteps: int
-) -> Potentials:
-    """Return what the potentials of `timesteps` steps lie between, whatever the input."""
+def states(layer: InUnits, fixed: Fixed, fraction_bits: np.ndarray | int, timesteps: int) -> States:
+    """Return what the states of `timesteps` steps lie between, whatever the input."""
+    one, second = 2.0**fraction_bits, layer.second
+    added = np.stack([fixed.shortcut * end for end in layer.shortcut_range])
+    heard = fixed.recurrent
+    drive_low = layer.low * one + fixed.bias + added.min(0) + np.minimum(heard, 0).sum(0)
+    drive_high = layer.high * one + fixed.bias + added.max(0) + np.maximum(heard, 0).sum(0)
+    drive = np.stack([drive_low, drive_high])
+    ends = np.zeros_like(drive)  # of the potential, the least and the largest
+    others = np.zeros_like(drive)  # of what is carried besides
+    size, other = ends[0], ends[0]
+    for _ in range(timesteps):
+        before = ends, others
+        ends = _rested(layer, fixed, ends, others[1] if layer.rises else 0.0)
+        if second is None:
+            ends = ends + drive
+        elif second.rises:
+            ends = ends + drive
+            others = np.stack([others[0], second.leak(others[1]) + fixed.jump])
+        else:
+            others = np.stack([second.leak(end) for end in others]) + drive
+            ends = ends + (others if second.kind == CURRENT else before[1])
+        other = np.maximum(other, np.abs(others).max(0))
+        size = np.maximum(size, np.abs(ends).max(0))
+        if np.array_equal(before, (ends, others)):
+            break
+    largest = np.maximum(1, np.abs(layer.factor)) * size
+    if second is None:
+        return States(size, largest)
+    largest = np.maximum(largest, np.maximum(1, np.abs(second.factor)) * other)
+    # Above a risen threshold, u - a is compared.
+    whole = size + other if second.rises else np.maximum(size, other)
+    return States(whole, np.maximum(largest, whole))
+
+
+def _rested(
+    layer: InUnits, fixed: Fixed, ends: np.ndarray, risen: np.ndarray | float
+) -> np.ndarray:
+    """Return the ends of what reset and leak leave of potentials, `[2, O]`.
+
+    The leak never falls with `u`, and by no more than `u` does: what is left above a threshold that
+    has risen by up to `risen` is least where it has.
+    """
 
     def leak(u: np.ndarray) -> np.ndarray:
         left: np.ndarray = layer.keep * u + np.floor(layer.factor * u / 2.0**layer.right)
         return left
 
-    def rest(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return a range of what is left; the leak never falls with `u`."""
-        if layer.reset is None:
-            return leak(low), leak(high)
-        fires = high >= fixed.level
-        low, silent = np.minimum(low, 0), np.minimum(high, fixed.level - 1)
-        if layer.reset == "hard":
-            return leak(low), leak(np.maximum(silent, 0))
-        if layer.reset == "soft":
-            return leak(low), leak(np.where(fires, np.maximum(silent, high - fixed.theta), silent))
-        least = np.where(fires, leak(fixed.level) - fixed.theta, 0)
-        most = np.where(fires, leak(high) - fixed.theta, 0)
-        return np.minimum(leak(low), least), np.maximum(leak(silent), most)
+    low, high = ends
+    if layer.reset is None:
+        return np.stack([leak(low), leak(high)])
+    fires = high >= fixed.level
+    low, silent = np.minimum(low, 0), np.minimum(high, fixed.level - 1 + risen)
+    if layer.reset == "hard":
+        return np.stack([leak(low), leak(np.maximum(silent, 0))])
+    if layer.reset == "soft":
+        most = np.where(fires, np.maximum(silent, high - fixed.theta), silent)
+        return np.stack([leak(low), leak(most)])
+    least = np.where(fires, leak(fixed.level + risen) - fixed.theta - risen, 0)
+    most = np.where(fires, leak(high) - fixed.theta, 0)
+    return np.stack([np.minimum(leak(low), least), np.maximum(leak(silent), most)])
 
-    one = 2.0**fraction_bits
-    added = np.stack([fixed.shortcut * end for end in layer.shortcut_range])
-    heard = fixed.recurrent
-    drive_low = layer.low * one + fixed.bias + added.min(0) + np.minimum(heard, 0).sum(0)
-    drive_high = layer.high * one + fixed.bias + added.max(0) + np.maximum(heard, 0).sum(0)
-    low = high = np.zeros_like(drive_low)
-    least, most = low, high
-    for _ in range(timesteps):
-        before = low, high
-        low, high = rest(low, high)
-        low, high = low + drive_low, high + drive_high
-        least, most = np.minimum(least, low), np.maximum(most, high)
-        if np.array_equal(before, (low, high)):
-            break
-    magnitude = np.maximum(-least, most)
-    return Potentials(least, most, np.maximum(1, np.abs(layer.factor)) * magnitude)
+
+def bits_lost(layer: InUnits, timesteps: int) -> np.ndarray:
+    """Return the bits that leaks need behind those of what is added up, to drop none, `[O]`."""
+    own = np.where(layer.factor == 0, 0, layer.right)
+    if layer.second is None:
+        return np.asarray(own * (timesteps - 1))
+    both = np.maximum(own, np.where(layer.second.factor == 0, 0, layer.second.right))
+    return np.asarray(np.maximum(own * (timesteps - 1), both * layer.second.leaks(timesteps)))
 
 
 class Choice(NamedTuple):
@@ -123,7 +163,7 @@ class Choice(NamedTuple):
     fraction_bits: np.ndarray  # [O]
     whole: np.ndarray  # [O] bits with which all that is added up is whole, or infinite
     fixed: Fixed
-    largest: np.ndarray  # [O] magnitude that a potential may have
+    largest: np.ndarray  # [O] magnitude that a potential, or a current, may have
 
 
 def choose(
@@ -154,14 +194,13 @@ def choose(
     bits = range(MOST_FRACTION_BITS + 1)
     fits = []
     for f in bits:
-        found = potentials(layer, fix(layer, f, top), f, timesteps)
-        magnitude = np.maximum(-found.low, found.high)
-        fits.append((magnitude < top) & (found.largest <= word) & (magnitude * summed <= word))
+        found = states(layer, fix(layer, f, top), f, timesteps)
+        fits.append((found.size < top) & (found.largest <= word) & (found.size * summed <= word))
     most = np.logical_and.accumulate(fits).sum(0) - 1
     least = wanted or 0
     if most.min() < least:
         channel = int(most.argmin())
-        needed = potentials(layer, fix(layer, least, np.inf), least, timesteps)
+        needed = states(layer, fix(layer, least, np.inf), least, timesteps)
         size = max(float(needed.largest[channel]), 1.0)
         raise UserError(
             f"{name!r}: potentials of channel {channel} may reach {size:.3g} in {timesteps} "
@@ -170,7 +209,10 @@ def choose(
         )
     idle = layer.idle
     whole = np.where(idle, 0, _whole_from(layer, bits))
-    enough = whole + np.where(idle | (layer.factor == 0), 0, layer.right) * (timesteps - 1)
+    enough = whole + np.where(idle, 0, bits_lost(layer, timesteps))
+    if layer.rises:  # so that floats add the rise to a whole threshold
+        wish = _fewest(layer.theta[None], bits)
+        enough = np.maximum(enough, np.where(np.isfinite(wish) & ~idle, wish, 0))
     if wanted is not None:
         bits_behind = np.full(most.shape, wanted)
     elif summed:
@@ -179,8 +221,7 @@ def choose(
         bits_behind = np.minimum(most, enough)
         bits_behind[idle] = 0 if idle.all() else bits_behind[~idle].min()
     fixed = fix(layer, bits_behind, top)
-    found = potentials(layer, fixed, bits_behind, timesteps)
-    return Choice(bits_behind, whole, fixed, np.maximum(-found.low, found.high))
+    return Choice(bits_behind, whole, fixed, states(layer, fixed, bits_behind, timesteps).size)
 
 
 def _whole_from(layer: InUnits, bits: range) -> np.ndarray:
@@ -188,6 +229,12 @@ def _whole_from(layer: InUnits, bits: range) -> np.ndarray:
     numbers = [layer.bias, layer.shortcut, *layer.recurrent]
     if layer.reset in ("soft", "soft_undecayed"):
         numbers.append(layer.theta)
-    stacked = np.stack(numbers)
-    whole = np.stack([(stacked * 2.0**f == np.rint(stacked * 2.0**f)).all(0) for f in bits])
+    if layer.second is not None:
+        numbers.append(layer.second.jump)
+    return _fewest(np.stack(numbers), bits)
+
+
+def _fewest(numbers: np.ndarray, bits: range) -> np.ndarray:
+    """Return the fewest bits with which each column `[m, O]` is whole, or infinite, `[O]`."""
+    whole = np.stack([(numbers * 2.0**f == np.rint(numbers * 2.0**f)).all(0) for f in bits])
     return np.where(whole.any(0), whole.argmax(0), np.inf)

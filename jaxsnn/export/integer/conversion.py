@@ -12,7 +12,8 @@ of 1, in which everything is expressed, with `f` bits behind the point:
 - Weights on no grid (a first layer and a read-out of full precision) are rounded to `weight_bits`.
 - Read-outs have one unit for all channels, so that their integers can be compared.
 - The decay becomes `keep + factor / 2**right`, an exact one where it can. Each step of a leak
-  needs `right` bits more; it drops none as long as `f >= right (T - 1)`.
+  needs `right` bits more; it drops none as long as `f >= right (T - 1)`. Likewise for what neurons
+  carry besides (`second`): a synaptic current, or what their threshold rose by.
 - `f` is the fewest bits with which nothing is rounded, or else as many as fit.
 - That nothing overflows is proved from the weights: the largest and the smallest input, in every
   step. Half-way cases go to the even integer, and a leak rounds down.
@@ -25,7 +26,7 @@ Letters in shapes: `O` output channels.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -38,29 +39,30 @@ from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 from jaxsnn.export.fold import fold_norms
-from jaxsnn.export.integer.bounds import MOST_FRACTION_BITS, InUnits, choose
+from jaxsnn.export.integer.bounds import MOST_FRACTION_BITS, Fixed, InUnits, choose
 from jaxsnn.export.integer.inputs import SPIKES, IntegerGrid, grid_of
+from jaxsnn.export.integer.kernels import bias_of, laid_out, weights_of
 from jaxsnn.export.integer.network import (
     IntegerNetwork,
     IntegerNeurons,
+    IntegerSecond,
     Joined,
     Weighted,
     Weightless,
 )
-from jaxsnn.export.integer.units import decays, int32, narrowest, scales
+from jaxsnn.export.integer.second import SecondInUnits, in_units, parts_of
+from jaxsnn.export.integer.units import decays, int32, narrowest, nearest
 from jaxsnn.export.integer.verdict import IntegerWeights, LayerVerdict, judge
 from jaxsnn.inputs import Inputs
-from jaxsnn.layers.grouped import ordinary
 from jaxsnn.layers.residual import NOTHING, by_position
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
-from jaxsnn.neurons.lif import lif_of
+from jaxsnn.neurons.lif import ORDERS
 
 __all__ = ["to_integer"]
 
 FIRING = layers.Neurons | layers.Integrator
 LEAKS = ("multiply", "power_of_two")
-COARSEST_BIAS = 2.0**20  # of a unit; channels that norms have all but switched off have larger ones
 
 
 @dataclass(frozen=True)
@@ -121,18 +123,25 @@ def to_integer(
         timesteps = inputs.timesteps
     _check_options(grid, timesteps, weight_bits, leak, leak_bits, state_bits, fraction_bits)
     normed = frozenset(
-        name for name, layer in layers.synapses(net.module).items() if layer.norm is not None
+        name for name, layer in layers.synapses(_chain_of(net)).items() if layer.norm is not None
     )
     folded = fold_norms(net, "neuron")
-    module = folded.module
-    if not isinstance(module, layers.Chain):
-        raise UserError(f"integers are made of a Chain of layers, found {type(module).__name__}")
     leaks = decays(leak, leak_bits)
     options = _Options(
         folded.steps, normed, timesteps, weight_bits, leaks, state_bits, fraction_bits
     )
-    stages, unit, reports = _convert(module, grid, options)
+    stages, unit, reports = _convert(_chain_of(folded), grid, options)
     return IntegerNetwork(tuple(stages), grid, timesteps, unit, tuple(reports))
+
+
+def _chain_of(net: Network) -> layers.Chain:
+    module = net.module
+    if isinstance(module, layers.Chain):
+        return module
+    raise UserError(
+        f"integers are made of a Chain of layers, found the topology of {type(module).__name__}: "
+        "write it as layers.Chain, with layers.Residual for what skips, or export it as StableHLO"
+    )
 
 
 def _check_options(
@@ -206,7 +215,14 @@ def _rearrange(
     if isinstance(layer, layers.Vote):
         voters = width // layer.classes
         return Weightless("vote", layer.classes), grid._replace(unit=grid.unit / voters)
-    raise UserError(f"{name!r}, {type(layer).__name__}, has no counterpart of integers")
+    raise _without(name, layer)
+
+
+def _without(name: str, part: object) -> UserError:
+    return UserError(
+        f"{name!r}, {type(part).__name__}, has no counterpart of integers: export the network as "
+        "StableHLO, which takes all layers"
+    )
 
 
 class _Converted(NamedTuple):
@@ -252,14 +268,15 @@ def _weigh(
     firing = layer.neurons
     for part, known in ((layer, layers.Dense | layers.Conv), (firing, FIRING)):
         if not isinstance(part, known):
-            raise UserError(f"{name!r}, {type(part).__name__}, has no counterpart of integers")
-    neuron = None
+            raise _without(name, part)
+    neuron, carried = None, None
     if isinstance(firing, layers.Neurons):
-        neuron = lif_of(name, firing.constants(), "integers")
-    weights = _weights(name, layer, grid, options, apart=neuron is not None)
-    decay = _decay(layer, neuron)
-    leaks = options.leaks[np.abs(decay.reshape(-1, 1) - options.leaks[:, 0]).argmin(1)]
-    scaled = _in_units(layer, neuron, weights, leaks, shortcut)
+        neuron, carried = parts_of(name, firing.constants())
+    step = options.steps.get(f"{name}/kernel")
+    weights = weights_of(name, layer, grid, step, options.weight_bits, apart=neuron is not None)
+    leaks, off = nearest(options.leaks, _decay(layer, neuron), weights.scale.size)
+    second, others_off = in_units(carried, weights.unit, options.leaks)
+    scaled = replace(_in_units(layer, neuron, weights, leaks, shortcut), second=second)
     choice = choose(
         name,
         scaled,
@@ -268,21 +285,15 @@ def _weigh(
         wanted=options.fraction_bits,
         summed=0 if neuron else options.timesteps * voters,
     )
-    kernel = _laid_out(name, layer, weights.integers.reshape(layer.kernel.shape))
+    kernel = laid_out(name, layer, weights.integers.reshape(layer.kernel.shape))
     fixed = choice.fixed
     stage = Weighted(
         kernel=narrowest(kernel),
         shift=int32(choice.fraction_bits),
         bias=int32(fixed.bias),
         recurrent=None if layer.feedback() is None else int32(fixed.recurrent),
-        neurons=IntegerNeurons(
-            level=int32(fixed.level),
-            theta=int32(fixed.theta),
-            keep=int32(scaled.keep),
-            factor=int32(scaled.factor),
-            right=int32(scaled.right),
-            reset=scaled.reset,
-            fires_first=neuron is not None and neuron.order == "fire_then_integrate",
+        neurons=_neurons(
+            scaled, fixed, fires_first=neuron is not None and neuron.order == ORDERS[1]
         ),
         name=name,
         stride=layer.stride if isinstance(layer, layers.Conv) else 1,
@@ -294,68 +305,42 @@ def _weigh(
         scaled,
         choice,
         timesteps=options.timesteps,
-        decay_off=float(np.abs(leaks[:, 0] - decay).max()),
+        decays_off={"decay": off} | others_off,
         rounds_more=name in options.normed or layer.dtype != jnp.float32,
     )
     one = float(weights.unit[0] / 2.0 ** choice.fraction_bits[0])
     return _Converted(stage, report, int32(fixed.shortcut), 1.0 if neuron else one)
 
 
-def _laid_out(name: str, layer: layers.Synapse, kernel: np.ndarray) -> np.ndarray:
-    """Return a kernel as integer networks have it: of one group, square, zeros in between."""
-    if not isinstance(layer, layers.Conv):
-        return kernel
-    kernel = ordinary(kernel, layer.groups)
-    if not isinstance(layer, layers.Conv1d):
-        return kernel
-    size = len(kernel)
-    if layer.padding != "SAME" and size > 1:
-        raise UserError(f"{name!r}, Conv1d, has integers with padding 'SAME' only")
-    square = np.zeros((size, *kernel.shape), kernel.dtype)
-    square[(size - 1) // 2] = kernel  # the row that meets the only row of its images
-    return square
+def _neurons(layer: InUnits, fixed: Fixed, *, fires_first: bool) -> IntegerNeurons:
+    """Return the constants of a layer's neurons in integers."""
+    return IntegerNeurons(
+        level=int32(fixed.level),
+        theta=int32(fixed.theta),
+        keep=int32(layer.keep),
+        factor=int32(layer.factor),
+        right=int32(layer.right),
+        reset=layer.reset,
+        fires_first=fires_first,
+        second=None if layer.second is None else _second(layer.second, fixed),
+    )
 
 
-def _weights(
-    name: str, layer: layers.Synapse, grid: IntegerGrid, options: _Options, *, apart: bool
-) -> IntegerWeights:
-    """Return the kernel of a layer in integers; a scale for all channels, unless `apart`."""
-    kernel = np.asarray(layer.kernel[...].astype(layer.dtype), np.float64)
-    rows = kernel.reshape(-1, kernel.shape[-1])
-    if not (np.isfinite(rows).all() and np.isfinite(_bias(layer)).all()):
-        raise UserError(f"{name!r} has weights that are no finite numbers")
-    least = np.abs(_bias(layer)) / grid.unit / COARSEST_BIAS
-    scale = _known_scale(options.steps.get(f"{name}/kernel"), apart=apart)
-    if scale is None:
-        scale = scales(rows if apart else rows.reshape(-1, 1), options.weight_bits)
-    scale = np.maximum(scale, least if apart else least.max())
-    scale = np.broadcast_to(scale, rows.shape[1:])
-    return IntegerWeights(rows, np.rint(rows / scale), scale, grid)
+def _second(second: SecondInUnits, fixed: Fixed) -> IntegerSecond:
+    """Return what neurons carry beside their potential in integers."""
+    return IntegerSecond(
+        keep=int32(second.keep),
+        factor=int32(second.factor),
+        right=int32(second.right),
+        jump=int32(fixed.jump),
+        kind=second.kind,
+    )
 
 
-def _known_scale(step: Step | None, *, apart: bool) -> np.ndarray | None:
-    """Return what a code of 1 stands for, `[O]` or `[1]`; None if that is not known, or not one."""
-    if step is None or np.any(np.asarray(step.offset)):
-        return None
-    scale = (np.asarray(step.scale, np.float64) * np.asarray(step.unit, np.float64)).ravel()
-    if not apart and scale.size > 1:
-        least = scale.min(initial=np.inf, where=scale > 0)
-        if not np.isfinite(least) or np.any(scale / least % 1):
-            return None
-        return np.array([least])  # powers of two, say: the others' codes are multiples of it
-    return np.where(scale == 0, scale.max() or 1.0, scale)
-
-
-def _bias(layer: layers.Synapse) -> np.ndarray:
-    bias = 0.0 if layer.bias is None else layer.bias[...]
-    return np.broadcast_to(np.asarray(bias, np.float64), layer.kernel.shape[-1:])
-
-
-def _decay(layer: layers.Synapse, neuron: LIF | None) -> np.ndarray:
-    """Return the decay of each channel; a read-out of currents forgets at once."""
+def _decay(layer: layers.Synapse, neuron: LIF | None) -> Any:
+    """Return the decay, a scalar or `[O]`; a read-out of currents forgets at once."""
     silent = getattr(layer.neurons, "decay", None)
-    decay = neuron.decay if neuron else 0.0 if silent is None else silent[...]
-    return np.broadcast_to(np.asarray(decay, np.float64), layer.kernel.shape[-1:])
+    return neuron.decay if neuron else 0.0 if silent is None else silent[...]
 
 
 def _in_units(
@@ -375,7 +360,7 @@ def _in_units(
     return InUnits(
         low=sums.min(0).clip(max=0).sum(0),
         high=sums.max(0).clip(min=0).sum(0),
-        bias=_bias(layer) / unit,
+        bias=bias_of(layer) / unit,
         theta=np.broadcast_to(theta, unit.shape) / unit,
         shortcut=added.weight * added.grid.unit / unit,
         shortcut_range=(min(added.grid.low, 0), max(added.grid.high, 0)),

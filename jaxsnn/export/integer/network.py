@@ -13,6 +13,10 @@ channel, a layer computes in int32
     reset "soft_undecayed"   rest(u) = leak(u) - theta s
     read-out                 rest(u) = leak(u), and the output is u
 
+Neurons may carry a number besides, `s`, with a leak of its own (`second`): a synaptic current,
+which takes the current in the place of `u` and adds itself to it; or what the threshold rose by,
+which is taken from `u` before that is compared with `level`, and added to `theta`.
+
 `keep` is 0 or 1; a decay of 0.5 is `u >> 1`, one of 0.75 is `u + (-u >> 2)`. There is no division
 and no float. Pooling adds up (average) or takes the largest; what it leaves out, as every other
 scale, is in the next layer's constants. `conversion.to_integer` makes such a network of a trained
@@ -35,6 +39,7 @@ from jaxsnn.arrays import is_traced
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.export.integer.inputs import IntegerGrid
+from jaxsnn.export.integer.second import ADAPTATION, DELAYED
 from jaxsnn.export.integer.verdict import LayerVerdict
 from jaxsnn.layers.pooling import windows
 
@@ -42,6 +47,7 @@ __all__ = [
     "IntegerNetwork",
     "IntegerNeurons",
     "IntegerOutput",
+    "IntegerSecond",
     "Joined",
     "Weighted",
     "Weightless",
@@ -49,6 +55,27 @@ __all__ = [
 ]
 
 STATIC = {"static": True}
+State = tuple[Array, Array | None]  # the potential, and what is carried beside it, [B, ..., O] each
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class IntegerSecond:
+    """What neurons carry beside their potential (`second`); int32 `[O]` each."""
+
+    keep: Array
+    factor: Array
+    right: Array
+    jump: Array  # that a spike adds; 0 of a current
+    kind: str = field(metadata=STATIC)
+
+    def after(self, value: Array, spikes: Array, drive: Array) -> tuple[Array, Array]:
+        """Return its next value, and what is added to the potential, `[B, ..., O]` each."""
+        left = _leak(self, value)
+        if self.kind == ADAPTATION:
+            return left + _across(self.jump, value) * spikes, drive
+        now = left + drive
+        return now, value if self.kind == DELAYED else now
 
 
 @jax.tree_util.register_dataclass
@@ -63,41 +90,51 @@ class IntegerNeurons:
     right: Array
     reset: str | None = field(metadata=STATIC)  # None: a read-out
     fires_first: bool = field(metadata=STATIC)
+    second: IntegerSecond | None = None
 
-    def leak(self, potential: Array) -> Array:
-        """Return what decay leaves of a potential, `[B, ..., O]`."""
-        factor = _across(self.factor, potential) * potential
-        decayed = factor >> jnp.broadcast_to(_across(self.right, potential), potential.shape)
-        return _across(self.keep, potential) * potential + decayed
-
-    def rest(self, potential: Array) -> Array:
-        """Return what reset and decay leave of a potential, `[B, ..., O]`."""
+    def rest(self, state: State, spikes: Array) -> Array:
+        """Return what reset and decay leave of a potential that made the spikes."""
+        potential, other = state
         if self.reset is None:
-            return self.leak(potential)
-        spikes = self.spikes(potential)
+            return _leak(self, potential)
         if self.reset == "hard":
-            return self.leak(potential) * (1 - spikes)
-        taken = _across(self.theta, potential) * spikes
+            return _leak(self, potential) * (1 - spikes)
+        theta = _across(self.theta, potential)
+        taken = spikes * (theta if other is None or not self.rises else theta + other)
         if self.reset == "soft":
-            return self.leak(potential - taken)
-        return self.leak(potential) - taken
+            return _leak(self, potential - taken)
+        return _leak(self, potential) - taken
 
-    def spikes(self, potential: Array) -> Array:
-        """Return the spikes of a potential, int32 0 or 1."""
+    @property
+    def rises(self) -> bool:
+        """Return whether the threshold rises."""
+        return self.second is not None and self.second.kind == ADAPTATION
+
+    def spikes(self, state: State) -> Array:
+        """Return the spikes of a state, int32 0 or 1."""
+        potential, other = state
+        if other is not None and self.rises:
+            potential = potential - other
         return (potential >= _across(self.level, potential)).astype(jnp.int32)
 
     def run(self, current: Array, feedback: Array | None) -> Array:
         """Return the spikes, or a read-out's potentials, of currents `[T, B, ..., O]`."""
 
-        def step(potential: Array, drive: Array) -> tuple[Array, Array]:
-            after = self.rest(potential) + drive
+        def step(state: State, drive: Array) -> tuple[State, Array]:
+            before = self.spikes(state)
             if feedback is not None:
-                after = after + self.spikes(potential) @ feedback
+                drive = drive + before @ feedback
+            rested, other = self.rest(state, before), state[1]
+            if self.second is not None and other is not None:
+                other, drive = self.second.after(other, before, drive)
+            after = rested + drive, other
             if self.reset is None:
-                return after, after
-            return after, self.spikes(potential if self.fires_first else after)
+                return after, after[0]
+            return after, before if self.fires_first else self.spikes(after)
 
-        return lax.scan(step, jnp.zeros_like(current[0]), current)[1]
+        zeros = jnp.zeros_like(current[0])
+        start = zeros, None if self.second is None else zeros
+        return lax.scan(step, start, current)[1]
 
 
 @jax.tree_util.register_dataclass
@@ -272,6 +309,13 @@ def _run(stages: tuple[Any, ...], signal: Signal) -> IntegerOutput:
     for stage in stages:
         signal = stage(signal, counts)
     return IntegerOutput(signal.over_time(), counts)
+
+
+def _leak(constants: Any, value: Array) -> Array:
+    """Return what a leak leaves of numbers, `[B, ..., O]`."""
+    factor = _across(constants.factor, value) * value
+    decayed = factor >> jnp.broadcast_to(_across(constants.right, value), value.shape)
+    return _across(constants.keep, value) * value + decayed
 
 
 def _across(channels: Array, like: Array) -> Array:

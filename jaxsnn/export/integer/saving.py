@@ -2,11 +2,13 @@
 
     STAGE.kernel STAGE.shift STAGE.bias STAGE.recurrent      of stage number STAGE, as in `network`
     STAGE.level STAGE.theta STAGE.keep STAGE.factor STAGE.right
+    STAGE.second_keep STAGE.second_factor STAGE.second_right STAGE.second_jump   as in `second`
     STAGE.sources STAGE.weight                               the shortcut of a residual block
 
 The entry `stages` is a JSON text in bytes: for each stage what it does ("weigh", "sum", "max",
-"flatten", "vote"), and what is no array: name, stride, padding, reset, order, size; further the
-input's range, T, and what 1 of the read-out stands for. `tools/run_integer_numpy.py` runs it.
+"flatten", "vote"), and what is no array: name, stride, padding, reset, order, size, and of neurons
+that carry more than a potential the kind of it ("second"); further the input's range, T, and what 1
+of the read-out stands for. `tools/run_integer_numpy.py` runs it.
 """
 
 import json
@@ -22,6 +24,7 @@ from jaxsnn.files import write_atomic
 __all__ = ["save_integer"]
 
 CONSTANTS = ("level", "theta", "keep", "factor", "right")
+SECOND = ("keep", "factor", "right", "jump")
 
 
 def save_integer(path: str | Path, network: IntegerNetwork) -> int:
@@ -81,6 +84,9 @@ def _add(
     parts |= {name: getattr(layer.neurons, name) for name in CONSTANTS} | (shortcut or {})
     if layer.recurrent is not None:
         parts["recurrent"] = layer.recurrent
+    second = layer.neurons.second
+    if second is not None:
+        parts |= {f"second_{name}": getattr(second, name) for name in SECOND}
     arrays |= {f"{len(stages)}.{name}": np.asarray(part) for name, part in parts.items()}
     stages.append(
         {
@@ -92,4 +98,5 @@ def _add(
             "fires_first": layer.neurons.fires_first,
             "shortcut_stride": apart,
         }
+        | ({} if second is None else {"second": second.kind})
     )

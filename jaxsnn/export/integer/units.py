@@ -12,6 +12,7 @@ __all__ = [
     "decays",
     "int32",
     "narrowest",
+    "nearest",
     "odd_part",
     "scales",
     "signed_bits",
@@ -54,6 +55,21 @@ def decays(way: str, bits: int) -> np.ndarray:
                 factor, right = factor // 2, right - 1
             rows.append((keep, factor, right))
     return np.array([(keep + k / 2**right, keep, k, right) for keep, k, right in rows])
+
+
+def nearest(
+    leaks: np.ndarray, decay: Array | np.ndarray | float, channels: int
+) -> tuple[np.ndarray, float]:
+    """Return the nearest of some leaks for each channel, `[O, 4]`, and how far off they are.
+
+    Args:
+      leaks: from `decays`.
+      decay: a scalar or `[O]`.
+      channels: O.
+    """
+    wanted = np.broadcast_to(np.asarray(decay, np.float64), (channels,))
+    found = leaks[np.abs(wanted.reshape(-1, 1) - leaks[:, 0]).argmin(1)]
+    return found, float(np.abs(found[:, 0] - wanted).max())
 
 
 def odd_part(x: np.ndarray | float) -> np.ndarray:

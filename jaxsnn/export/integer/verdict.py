@@ -3,13 +3,13 @@
 Letters in shapes: `m` inputs of one output, `O` output channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from jaxsnn.errors import UserError
-from jaxsnn.export.integer.bounds import Choice, InUnits
+from jaxsnn.export.integer.bounds import Choice, InUnits, bits_lost
 from jaxsnn.export.integer.inputs import IntegerGrid
 from jaxsnn.export.integer.units import FLOAT_ROUNDING, odd_part, signed_bits
 
@@ -34,11 +34,12 @@ class LayerVerdict(NamedTuple):
     layer: str
     verdict: str
     # What is rounded, and by how much at most: "weights" as a share of the channel's largest,
-    # "decay" as it is, all else as a share of the threshold (of the largest output, if read-out).
+    # "decay", "synaptic_decay" and "adaptation_decay" as they are, all else as a share of the
+    # threshold (of the largest output, if read-out); "adaptation" is the jump at a spike.
     rounded: tuple[tuple[str, float], ...]
     weight_bits: int  # of a signed weight
     fraction_bits: tuple[int, int]  # least and most over the channels
-    state_bits: int  # of a signed potential, in the worst case
+    state_bits: int  # of a signed potential or synaptic current, in the worst case
 
 
 def refuse_rounding(report: Sequence[LayerVerdict]) -> None:
@@ -83,7 +84,7 @@ def judge(
     choice: Choice,
     *,
     timesteps: int,
-    decay_off: float,
+    decays_off: Mapping[str, float],
     rounds_more: bool,
 ) -> LayerVerdict:
     """Return the report of a layer.
@@ -94,7 +95,7 @@ def judge(
       layer: the layer in its units.
       choice: of the bits behind the point.
       timesteps: T.
-      decay_off: how far the decay is from the float one.
+      decays_off: constant -> how far that decay is from the float one.
       rounds_more: whether the float layer has a norm or works in short floats.
     """
     rounded = _rounded(layer, choice, timesteps)
@@ -103,8 +104,7 @@ def judge(
     share = float((off / np.where(top == 0, 1.0, top)).max())
     if share > FLOAT_ROUNDING:
         rounded["weights"] = share
-    if decay_off > 0:
-        rounded["decay"] = decay_off
+    rounded |= {constant: off for constant, off in decays_off.items() if off > 0}
     if rounded:
         verdict = "rounded"
     else:
@@ -134,9 +134,14 @@ def _rounded(layer: InUnits, choice: Choice, timesteps: int) -> dict[str, float]
     if layer.reset in ("soft", "soft_undecayed"):
         reached = choice.largest >= fixed.level
         off["threshold"] = np.where(reached, layer.theta * one - fixed.theta, 0.0)
-    needed = np.minimum(choice.whole, choice.fraction_bits) + layer.right * (timesteps - 1)
-    drops = (layer.factor != 0) & ~layer.idle & (needed > choice.fraction_bits)
-    off["leak"] = np.where(drops, timesteps - 1.0, 0.0)  # at most one of the last bit a step
+    if layer.second is not None:
+        off["adaptation"] = layer.second.jump * one - fixed.jump
+    needed = np.minimum(choice.whole, choice.fraction_bits) + bits_lost(layer, timesteps)
+    drops = ~layer.idle & (needed > choice.fraction_bits)
+    most = timesteps - 1.0  # at most one of the last bit a step
+    if layer.second is not None:
+        most += most * timesteps / 2  # and what it carries besides is added up
+    off["leak"] = np.where(drops, most, 0.0)
     shares = {part: float((np.abs(x) / one / reference).max()) for part, x in off.items()}
     return {part: share for part, share in shares.items() if share > 0}
 
@@ -153,4 +158,7 @@ def _float_is_exact(weights: IntegerWeights, layer: InUnits, choice: Choice) -> 
     digits = odd_part(weights.scale) * odd_part(grid.unit)
     short = digits * np.maximum(sums, choice.largest) < 2.0**FLOAT_DIGITS
     same = np.array_equal(weights.integers * weights.scale, weights.rows)
-    return bool(same and short.all())
+    theta = layer.theta * 2.0**choice.fraction_bits
+    # A float threshold that rises is a sum; one that nothing reaches may be rounded.
+    apart = layer.rises & (theta != np.rint(theta)) & (choice.largest >= fixed.level)
+    return bool(same and short.all() and not apart.any())

@@ -157,6 +157,9 @@ class _Converter:
         """
         if any(stage.kind == "max" for stage in before):
             raise self.refuse("maximum pooling comes before it")
+        if self.neurons.second is not None:
+            what = "a threshold that rises" if self.neurons.rises else "a synaptic current"
+            raise self.refuse(f"its neurons carry {what}, and only LIF is written for lava")
         if self.neurons.reset not in (None, "hard"):
             raise self.refuse("it resets by subtraction, lava's LIF to 0")
         dv, summed = self._decay()

@@ -98,7 +98,9 @@ class Dialect:
 
     def refuse(self, name: str, what: str) -> UserError:
         """Return the error for a layer that the target cannot express."""
-        return UserError(f"{name}: {what}: NIR for target {self.name!r} cannot express it")
+        return UserError(
+            f"{name}: {what}: NIR for target {self.name!r} cannot express it, StableHLO can"
+        )
 
     def constants(self, name: str, decay: np.ndarray, dt: float, *, spiking: bool) -> NodeConstants:
         """Return what to write so that the reader's decay and gain are ours.

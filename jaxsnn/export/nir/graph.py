@@ -86,7 +86,9 @@ def to_nir(
     module = net.module
     if not isinstance(module, layers.Chain):
         raise UserError(
-            f"NIR is written for a Chain of layers, found the topology of {type(module).__name__}"
+            f"NIR is written for a Chain of layers, found the topology of {type(module).__name__}: "
+            "write it as layers.Chain, with layers.Residual for what skips, or export it as "
+            "StableHLO"
         )
     writer = _Writer(nir, dialect, dialect.timestep(dt), _shape(module, inputs or net.input_shape))
     for name in module.names:

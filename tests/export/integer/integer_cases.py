@@ -51,21 +51,39 @@ def reference(network, x):
             np.asarray(c, np.int64) for c in (n.level, n.theta, n.keep, n.factor, n.right)
         )
         leak = lambda u: keep * u + np.floor_divide(factor * u, 2**right)  # noqa: E731
-        u = memory.get(layer.name, np.zeros_like(total))
-        fired = u >= level
+        u, s = memory.get(layer.name, np.zeros((2, *total.shape), np.int64))
+        rise = s * (n.second is not None and n.second.kind == "adaptation")
+        fired, theta = u - rise >= level, theta + rise
         if layer.recurrent is not None:
             total = total + fired @ np.asarray(layer.recurrent, np.int64)
+        if n.second is not None:
+            old, (k, f, r, jump) = (
+                s,
+                (
+                    np.asarray(c, np.int64)
+                    for c in (n.second.keep, n.second.factor, n.second.right, n.second.jump)
+                ),
+            )
+            s = k * s + np.floor_divide(f * s, 2**r)
+            if n.second.kind == "adaptation":
+                s = s + jump * fired
+            else:
+                s = s + total
+                total = {"current": s, "delayed": old}[n.second.kind]
         if n.reset == "hard":
             rested = np.where(fired, 0, leak(u))
         elif n.reset == "soft":
             rested = leak(np.where(fired, u - theta, u))
         else:
             rested = leak(u) - np.where(fired & (n.reset is not None), theta, 0)
-        u = memory[layer.name] = rested + total
-        largest[layer.name] = max(largest.get(layer.name, 0), np.abs(u).max())
+        u = rested + total
+        memory[layer.name] = u, s
+        above = u - s * (n.second is not None and n.second.kind == "adaptation")
+        size = max(np.abs(each).max() for each in (u, s, above))
+        largest[layer.name] = max(largest.get(layer.name, 0), size)
         if n.reset is None:
             return u
-        fired = (fired if n.fires_first else u >= level).astype(np.int64)
+        fired = (fired if n.fires_first else above >= level).astype(np.int64)
         counts[layer.name] = counts.get(layer.name, 0) + fired
         return fired
 

@@ -11,7 +11,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.export import run_integer, to_integer
 from jaxsnn.export.integer import PIXELS, SPIKES
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, AdaptiveLIF, SynapticLIF
 from jaxsnn.neurons.lif import ORDERS
 from jaxsnn.neurons.resets import RESETS
 from tests.export.integer.integer_cases import (
@@ -79,6 +79,69 @@ def test_recurrent_and_voting_networks_are_exact():
     found = assert_bit_exact(integers, x)
     assert found.spikes["dense1"].any()
     assert_same_spikes(found, net(x.astype(np.float32)), integers)
+
+
+def synaptic(reset="hard", decay=0.5, slow=0.5, **options):
+    return SynapticLIF(decay, 0.25, slow, reset, **options)
+
+
+def adaptive(reset="hard", jump=0.125, slow=0.75, decay=0.5, **options):
+    return AdaptiveLIF(decay, 0.25, jump, slow, reset, **options)
+
+
+OTHERS = {
+    "a current first": {
+        "conv1": synaptic(), "dense1": adaptive("soft"),
+        "dense2": synaptic("soft_undecayed", delayed=True),
+    },
+    "a threshold first": {
+        "conv1": adaptive("soft_undecayed", strict=False), "dense1": synaptic("soft", slow=0.75),
+        "dense2": adaptive(),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("case", OTHERS)
+def test_neurons_with_a_current_or_a_threshold_that_rises_are_exact(case):
+    net = network("4C3-AP2-5R-3", OTHERS[case], dyadic(3))
+    integers = to_integer(net, SPIKES, STEPS)
+    assert integers.exact, integers.report
+    x = spikes()
+    found = assert_bit_exact(integers, x)
+    assert all(spikes.any() for spikes in found.spikes.values())
+    assert_same_spikes(found, net(x.astype(np.float32)), integers)
+
+
+@pytest.mark.parametrize(
+    ("neuron", "options", "part"),
+    [
+        (synaptic(slow=0.9), {}, "synaptic_decay"),
+        (adaptive(slow=0.9), {}, "adaptation_decay"),
+        (adaptive(jump=0.1, slow=1.0, decay=1.0), {"fraction_bits": 3}, "adaptation"),
+        (synaptic(decay=0.0), {"fraction_bits": 0}, "leak"),
+        (adaptive(), {"fraction_bits": 0}, "leak"),
+    ],
+)
+def test_what_such_neurons_round_is_said(neuron, options, part):
+    net = network("4-3", neuron, dyadic(3), (7,), readout="current", use_bias=False)
+    report = to_integer(net, SPIKES, 12, leak_bits=2, **options).report[0]
+    assert report.verdict == "rounded" and [name for name, _ in report.rounded] == [part]
+
+
+def test_a_threshold_that_rises_from_no_whole_number_is_left_to_float32():
+    neuron = AdaptiveLIF(0.5, 0.3, 0.125, 0.75)
+    net = network("4-3", neuron, dyadic(3), (7,), readout="current", use_bias=False)
+    report = to_integer(net, SPIKES, STEPS).report[0]
+    assert (report.verdict, report.rounded) == ("float", ())
+
+
+@pytest.mark.parametrize("neuron", [synaptic(slow=1.0), adaptive(slow=1.0)])
+def test_what_is_carried_besides_must_fit_too(neuron):
+    net = network("4-3", neuron, dyadic(3), (7,), readout="current", use_bias=False)
+    assert to_integer(net, SPIKES, 4).report[0].state_bits > 8
+    with pytest.raises(UserError, match="'dense1': potentials of channel .* does not fit 8 bits"):
+        to_integer(net, SPIKES, 50, state_bits=8)
 
 
 @pytest.mark.long
