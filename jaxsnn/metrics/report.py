@@ -41,6 +41,10 @@ class Evaluated(Protocol):
     def counts(self) -> Counts:
         """Spikes and events over the data set."""
 
+    @property
+    def confusion(self) -> Any:
+        """Samples of each class that were decided for each class, `[classes, classes]`, or None."""
+
 
 @dataclass(frozen=True)
 class LayerReport:
@@ -107,9 +111,12 @@ class Report:
       energy_pj: picojoules per sample, float32 constants at 45 nm.
       energy_pj_int32: the same with the int32 constants.
       seed: of the run.
+      samples: how many it was measured on; `metrics.intervals.wilson` says how sure that makes the
+        accuracy.
       layers: one entry for each kernel, then for each further layer of neurons, then for
         "biases and norms" if there are some.
       accuracy_over_time: accuracy of a decision after 1, ..., T steps, in [0, 1].
+      confusion: of the samples of each class, how many were decided for each class, a row a class.
       extra: facts that a method adds, names -> JSON types; none may have the name of a field.
 
     Raises:
@@ -131,8 +138,10 @@ class Report:
     energy_pj: float | None = None
     energy_pj_int32: float | None = None
     seed: int | None = None
+    samples: int | None = None
     layers: tuple[LayerReport, ...] = ()
     accuracy_over_time: tuple[float, ...] | None = None
+    confusion: tuple[tuple[int, ...], ...] | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -184,11 +193,14 @@ class Report:
             network["accuracy"] = float(found.accuracy)
             over_time = np.asarray(found.accuracy_over_time)[: int(counts.timesteps)]
             network["accuracy_over_time"] = tuple(map(float, over_time))
+            if found.confusion is not None:
+                network["confusion"] = _as_tuples(np.asarray(found.confusion).tolist())
         return Report(
             name,
             file_bytes=file_bytes,
             timesteps=counts.timesteps,
             seed=seed,
+            samples=int(counts.num_samples),
             layers=tuple(LayerReport(layer, **each) for layer, each in layers.items()),
             extra=dict(extra or {}),
             **network,
@@ -229,6 +241,8 @@ class Report:
         known = {name: row[name] for name in _FIELDS if name in row}
         if known.get("accuracy_over_time") is not None:
             known["accuracy_over_time"] = tuple(known["accuracy_over_time"])
+        if known.get("confusion") is not None:
+            known["confusion"] = _as_tuples(known["confusion"])
         known["layers"] = tuple(_layer_of(layer) for layer in row.get("layers") or ())
         return Report(**known, extra={k: each for k, each in row.items() if k not in _FIELDS})
 
@@ -290,6 +304,10 @@ def _check(name: str, net: Network, counts: Counts) -> None:
 
 def _as_lists(row: Mapping[str, Any]) -> Row:
     return {name: list(each) if isinstance(each, tuple) else each for name, each in row.items()}
+
+
+def _as_tuples(table: Any) -> tuple[tuple[int, ...], ...]:
+    return tuple(tuple(line) for line in table)
 
 
 def _layer_of(row: Mapping[str, Any]) -> LayerReport:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -58,7 +59,11 @@ ROW = dict.fromkeys(ROW_FIELDS, _MEASURE) | {"name": fields.TEXT}
 MORE = {
     "layers": fields.maybe(fields.several(fields.OBJECT)),
     "accuracy_over_time": fields.maybe(fields.several(fields.NUMBER)),
+    "samples": fields.maybe(fields.whole(1)),
+    "confusion": fields.maybe(fields.several(fields.several(fields.whole(0)))),
 }
+# A list of numbers as `json.dumps` spreads it over lines; no text has a line break of its own.
+SPREAD = re.compile(r"\[\n([-+\d.eE,\snul]+)\]")
 LAYER = dict.fromkeys(LAYER_COLUMNS.values(), _MEASURE) | {"shape": fields.maybe(fields.SHAPE)}
 
 
@@ -135,7 +140,7 @@ def write_results(
         raise UserError("a row of the results has no name; the baseline is called 'dense'")
     path = Path(run_dir) / "results.json"
     text = json.dumps(to_json(results | dict(extra or {})), indent=2, allow_nan=False)
-    write_atomic(path, text + "\n")
+    write_atomic(path, SPREAD.sub(lambda found: f"[{' '.join(found[1].split())}]", text) + "\n")
     return path
 
 

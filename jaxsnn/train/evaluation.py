@@ -32,6 +32,7 @@ class Evaluation(NamedTuple):
     loss: float  # mean over the batches, the last one filled up with the last sample
     accuracy_over_time: Array  # [T] accuracy had the network been stopped after each step
     counts: Counts  # spikes and events over the whole set
+    confusion: Array | None = None  # [classes, classes] samples: of a class, decided for another
 
 
 def evaluate(
@@ -74,10 +75,10 @@ def evaluate(
             given = parallel.replicate((*batch, len(labels) - start, key, i), task.devices)
             new = _evaluate(task, net, *given)
             sums = new if sums is None else _add(sums, new)
-        correct, loss, counts = parallel.gather(sums, task.devices)
+        correct, loss, counts, confusion = parallel.gather(sums, task.devices)
         over_time = correct / len(labels)
         mean = float(np.asarray(loss) / len(starts))
-        return Evaluation(float(over_time[-1]), mean, over_time, counts)
+        return Evaluation(float(over_time[-1]), mean, over_time, counts, confusion)
 
 
 def prepare(task: Task, net: Network, split: Split, *, batch_size: int = BATCH) -> None:
@@ -125,20 +126,24 @@ def _add(sums: Any, new: Any) -> Any:
 
 def _counted(
     task: Task, net: Network, x: Array | Signal, labels: Array, valid: Array
-) -> tuple[Array, Array, Counts]:
+) -> tuple[Array, Array, Counts, Array]:
     """Return what some samples add to an evaluation, on one of several devices.
 
     Returns:
-      Samples classified right after each step, `[T]`; the mean loss `[]`; counts.
+      Samples classified right after each step, `[T]`; the mean loss `[]`; counts; how many of each
+      class were decided for each class at the end, int32 `[classes, classes]`.
     """
     output = task.run(net, x)
     steps = jnp.arange(1, output.readout.shape[0] + 1, dtype=jnp.float32)
     scores = jnp.cumsum(output.readout, 0) / steps.reshape(-1, 1, 1)
-    right = (scores.argmax(-1) == labels.reshape(1, -1)) & valid.reshape(1, -1)
+    decided = scores.argmax(-1)
+    right = (decided == labels.reshape(1, -1)) & valid.reshape(1, -1)
     counts = accumulate(no_counts(output.activity), output.activity, valid=valid)
-    correct, counts = parallel.sum_over_devices((right.sum(1), counts), task.devices)
+    nothing = jnp.zeros((scores.shape[-1], scores.shape[-1]), jnp.int32)
+    confusion = nothing.at[labels, decided[-1]].add(valid.astype(jnp.int32))
+    sums = parallel.sum_over_devices((right.sum(1), counts, confusion), task.devices)
     loss = task.objective(output, labels, x, train=False)
-    return correct, parallel.mean_over_devices(loss, task.devices), counts
+    return sums[0], parallel.mean_over_devices(loss, task.devices), *sums[1:]
 
 
 def evaluate_traced(
@@ -159,9 +164,11 @@ def evaluate_traced(
     samples, labels = split
     batches, key = -(-len(labels) // batch_size), jax.random.key(seed)
 
+    def counted(*given: Any) -> Any:
+        return _counted(task, *given)[:3]
+
     def batch(i: Array | int) -> Any:
         x, rows, valid = batch_at(task, batch_size, samples, key, i)
-        counted = partial(_counted, task)
         return parallel.over_devices(counted, task.devices, net, x, labels[rows], valid)
 
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(batch, 0))

@@ -74,6 +74,7 @@ def test_a_report_counts_per_sample():
     assert report.bit_ops == 11 * 1
     assert report.weight_bytes == sum(map(coding.num_bytes, jax.tree.leaves(net.params)))
     assert (report.accuracy, report.seed, report.file_bytes) == (0.75, 3, 999)
+    assert report.samples == 2 and report.confusion is None
     assert report.accuracy_over_time == (0.5, 0.5, 0.75, 0.75) and report.timesteps == 4
     first, out, others = report.layers
     assert (others.name, others.shape, others.bits) == ("biases and norms", None, None)
@@ -122,8 +123,8 @@ def test_a_row_is_json_and_reads_back():
     assert row["published_energy_pj"] == 1.5 and row["layers"][0]["shape"] == [4, 128]
     assert metrics.Report.from_row(row) == report
     contract = "name accuracy density bits weight_bytes file_bytes timesteps spike_rate "
-    contract += "spikes_per_sample synops macs bit_ops energy_pj energy_pj_int32 seed layers "
-    contract += "accuracy_over_time published_energy_pj"
+    contract += "spikes_per_sample synops macs bit_ops energy_pj energy_pj_int32 seed "
+    contract += "samples layers accuracy_over_time confusion published_energy_pj"
     assert list(row) == contract.split()
     with pytest.raises(UserError, match="no name"):
         metrics.Report.from_row({"accuracy": 1.0})

@@ -54,6 +54,14 @@ def test_what_is_no_number_becomes_null_and_arrays_become_lists(tmp_path):
     assert first["curve"] == [0.5, None]
 
 
+def test_lists_of_numbers_stand_on_one_line_each(tmp_path):
+    odd = {"curve": [0.5, None, -1e-7], "table": [[1, 2], [3, 4]], "text": "[1,\n  2]", "no": []}
+    text = write(tmp_path, [row("dense", **odd)]).read_text()
+    assert '"curve": [0.5, null, -1e-07]' in text and "\n        [3, 4]\n" in text
+    first = json.loads(text)["rows"][0]
+    assert {name: first[name] for name in odd} == odd
+
+
 def test_a_fixed_field_and_a_row_without_name_are_refused(tmp_path):
     with pytest.raises(UserError, match="extra result rows is a fixed field"):
         write(tmp_path, extra={"rows": []})
@@ -74,7 +82,8 @@ def test_the_table_shows_ratios_to_the_first_network():
 
 def test_reports_are_rows_and_read_back(tmp_path):
     layer = LayerReport("conv1", shape=(3, 3, 1, 8), density=0.5, bits=3)
-    dense = Report("dense", accuracy=0.5, layers=(layer,), extra={"milliseconds": 2.5})
+    counted = {"samples": 4, "confusion": ((1, 1), (1, 1)), "accuracy_over_time": (0.25, 0.5)}
+    dense = Report("dense", accuracy=0.5, layers=(layer,), extra={"milliseconds": 2.5}, **counted)
     write(tmp_path, [dense, Report("small", bits=4.0)])
     results = report.read_results(tmp_path)
     first, second = map(Report.from_row, results["rows"])
@@ -105,6 +114,8 @@ def test_damaged_results_are_named(tmp_path):
         (changed(rows=[good | {"layers": 3}]), "row 1: field 'layers' is 3, expected a list"),
         (changed(rows=[good | {"layers": [{}]}]), "row 1, a layer lacks the field 'name'"),
         (changed(rows=[good | {"accuracy_over_time": 1}]), "field 'accuracy_over_time' is 1"),
+        (changed(rows=[good | {"confusion": [1]}]), "field 'confusion' is .1., expected a list"),
+        (changed(rows=[good | {"samples": 0}]), "field 'samples' is 0, expected a whole number"),
     ):
         (tmp_path / "results.json").write_text(text)
         with pytest.raises(UserError, match=match):

@@ -47,6 +47,9 @@ def test_an_evaluation_counts_every_sample_once(exact, whole, split, batch_size)
         assert found.accuracy_over_time[t] == np.float32(right.sum()) / np.float32(SIZE)
     assert found.accuracy == found.accuracy_over_time[-1]
     assert 0 < found.accuracy < 1
+    expected = np.zeros_like(found.confusion)
+    np.add.at(expected, (split.labels, readout.mean(0).argmax(-1)), 1)
+    np.testing.assert_array_equal(found.confusion, expected)
     assert found.counts.num_samples == SIZE and found.counts.timesteps == TIMESTEPS
     for name, spikes in whole.activity.spikes.items():
         np.testing.assert_array_equal(found.counts.spikes[name], spikes.sum(0))
