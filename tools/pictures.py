@@ -7,6 +7,7 @@ Drawn is what `experiments.reproduce --store` wrote with the engine of today, fo
 test samples and commit: accuracy against SynOps, bytes of the whole file and time steps, a picture
 a file; and all methods together on MNIST and CIFAR-10. Means over the seeds; a bar is one standard
 error, of seeds and test set together: sqrt(s^2 / k + p (1 - p) / n). The line is the Pareto front.
+Where images were held out and nothing was chosen on them, the larger one of both sets counts.
 
 A page shows a picture between two comments; without such a file nothing stands between them:
 
@@ -38,6 +39,7 @@ from experiments.reproduce.measured import (  # noqa: E402
     binomial,
     by_network,
     is_of_today,
+    samples_of,
     spread,
 )
 
@@ -53,6 +55,7 @@ METHODS = {
     "spike_thrift": "Spike-Thrift", "joint": "joint", "sweep": "sweep", "fast": "fast recipe",
 }  # fmt: skip
 
+MARKERS = {"baseline": "s", "product": "D"}  # others are dots; triangles lie below the axis
 GREY = "#777777"
 COLOURS = ("#2b83ba", "#d95f02", "#1b9e77", "#c051a0", "#b8860b", "#7570b3", "#c0392b", "#3d8f9f")
 SIZE, FONT = (3.5, 3.0), 8  # inches of a panel; points
@@ -85,8 +88,9 @@ def points(content: dict[str, Any]) -> list[Point]:
     groups = by_network(content["rows"])
     names, found = list(groups), []
     for name, rows in groups.items():
-        shares = [row.get("mean_accuracy") or row.get("accuracy") for row in rows]
-        samples = rows[0].get("samples")
+        number = _best_known(rows[0])
+        shares = [row.get(number) for row in rows]
+        samples = samples_of(rows[0], number)
         if None in shares or not samples or rows[0].get("spikes_per_sample") is None:
             continue
         share = mean(shares)
@@ -101,6 +105,13 @@ def points(content: dict[str, Any]) -> list[Point]:
         series = re.sub(r" \(?[\d.]+ ?%?\)?$", "", name)
         found.append(Point(name, series, share, error, costs, kind))
     return found
+
+
+def _best_known(row: dict[str, Any]) -> str:
+    """Return which accuracy is drawn: that of a second test set if it is the larger one."""
+    if (row.get("held_out_samples") or 0) > (row.get("samples") or 0):
+        return "held_out_accuracy"
+    return "mean_accuracy" if row.get("mean_accuracy") is not None else "accuracy"
 
 
 def front(costs: Sequence[float], accuracies: Sequence[float]) -> list[int]:
@@ -163,7 +174,7 @@ def draw(name: str, title: str, drawn: Sequence[Point]) -> bytes:
         figure.subplots_adjust(0.55 / width, 0.16, 1 - 0.1 / width, 0.9, wspace=0.06)
         for panel, cost in zip(axes, costs, strict=False):
             _panel(panel, cost, [point for point in drawn if cost in point.costs], name in TOGETHER)
-        axes[0].set_ylabel("test accuracy (%)")
+        axes[0].set_ylabel("accuracy (%)")
         axes[0].set_title(title, loc="left", fontsize=FONT + 1)
         content = io.BytesIO()
         about = {"Date": None, "Creator": None, "Identifier": digest(title, drawn)}
@@ -178,6 +189,14 @@ def lowest(accuracies: Sequence[float]) -> float:
     return max(min(accuracies), best - max(3 * middle, 0.01))
 
 
+def short(value: float) -> str:
+    """Return a large number in few signs, such as 10k or 2.5M."""
+    for factor, unit in ((1e6, "M"), (1e3, "k")):
+        if value >= factor:
+            return f"{value / factor:g}{unit}"
+    return f"{value:g}"
+
+
 def _panel(panel: Any, cost: str, drawn: Sequence[Point], together: bool) -> None:
     xs = [point.costs[cost] for point in drawn]
     ys = [100 * point.accuracy for point in drawn]
@@ -188,37 +207,31 @@ def _panel(panel: Any, cost: str, drawn: Sequence[Point], together: bool) -> Non
     if max(xs) > 5 * min(xs):
         panel.set_xscale("log")
         panel.set_xlim(min(xs) / 1.6, max(xs) * 1.6)
+        panel.minorticks_off()
+        panel.xaxis.set_major_formatter(lambda x, _: short(x))
     else:
-        panel.margins(x=0.15)
-    best = front(xs, ys)
-    panel.step(
-        [xs[i] for i in best], [ys[i] for i in best], where="post", color=GREY, lw=1, zorder=1
-    )
-    order = list(dict.fromkeys(p.series for p in drawn if p.kind != "baseline" or together))
-    for number, series in enumerate(order):
-        colour = COLOURS[number % len(COLOURS)]
-        mine = [i for i, p in enumerate(drawn) if p.series == series]
-        if len(mine) > 1 and not together:
-            mine.sort(key=lambda i: xs[i])
-            panel.plot(
-                [xs[i] for i in mine], [ys[i] for i in mine], color=colour, lw=0.8, alpha=0.6
-            )
-        for i in mine:
-            _mark(panel, xs[i], ys[i], drawn[i], colour, low)
-    for i, point in enumerate(drawn):
-        if point.kind == "baseline" and not together:
-            _mark(panel, xs[i], ys[i], point, GREY, low)
+        room = 0.2 * (max(xs) - min(xs)) or 1.0
+        panel.set_xlim(min(xs) - room, max(xs) + room)
     panel.set_xlabel(COSTS[cost])
-    colours = {series: COLOURS[n % len(COLOURS)] for n, series in enumerate(order)}
+    best = front(xs, ys)
+    line = {"where": "post", "color": GREY, "lw": 1, "zorder": 1}
+    panel.step([xs[i] for i in best], [ys[i] for i in best], **line)
+    names = dict.fromkeys(p.series for p in drawn if p.kind != "baseline" or together)
+    colours = {series: COLOURS[n % len(COLOURS)] for n, series in enumerate(names)}
+    for series, colour in colours.items():
+        mine = sorted((i for i, p in enumerate(drawn) if p.series == series), key=lambda i: xs[i])
+        if len(mine) > 1 and not together:
+            line = {"color": colour, "lw": 0.8, "alpha": 0.6}
+            panel.plot([xs[i] for i in mine], [ys[i] for i in mine], **line)
+    marks: dict[tuple[str, str], list[int]] = {}
+    for i, point in enumerate(drawn):
+        marker = MARKERS.get(point.kind, "o") if ys[i] >= low else "v"
+        marks.setdefault((colours.get(point.series, GREY), marker), []).append(i)
+    for (colour, marker), mine in marks.items():
+        bars = None if marker == "v" else [100 * drawn[i].error for i in mine]
+        places = [xs[i] for i in mine], [max(ys[i], low) for i in mine]
+        panel.errorbar(*places, yerr=bars, fmt=marker, color=colour, ms=5, elinewidth=0.8)
     _labels(panel, xs, [max(y, low) for y in ys], drawn, best, colours, together)
-
-
-def _mark(panel: Any, x: float, y: float, point: Point, colour: str, low: float) -> None:
-    """Draw a network; below the axis as a triangle at its edge."""
-    marker = "v" if y < low else {"baseline": "s", "product": "D"}.get(point.kind, "o")
-    style = {"color": colour, "ms": 5, "elinewidth": 0.8, "capsize": 1.5}
-    error = None if y < low else 100 * point.error
-    panel.errorbar([x], [max(y, low)], yerr=error, fmt=marker, **style)
 
 
 def _labels(
@@ -230,16 +243,20 @@ def _labels(
     frame = panel.get_window_extent().extents * 72 / panel.figure.dpi
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places]
 
-    def rank(i: int) -> tuple[bool, bool, int]:
-        return (drawn[i].kind != "product", i not in best, i)
+    def rank(i: int) -> tuple[bool, bool, float]:
+        return (drawn[i].kind != "product", i not in best, -ys[i])
 
     said: set[str] = set()
     for i in sorted(range(len(drawn)), key=rank):
         point = drawn[i]
-        text = point.series if together and point.kind != "baseline" else point.name
-        if text in said or (together and i not in best and point.kind != "product"):
-            continue
-        width, height = 0.52 * (FONT - 1) * len(text), FONT
+        text = point.name
+        if together:
+            text = point.name if point.kind == "baseline" else point.series
+            if text in said or (i not in best and point.kind != "product"):
+                continue
+        elif point.series in said:  # the first one of a series has its name
+            text = point.name.removeprefix(point.series).strip() or point.name
+        width, height = 0.58 * (FONT - 1) * len(text), FONT
         x, y = places[i]
         for dx, dy in _shifts(width, height):
             box = (x + dx, y + dy, x + dx + width, y + dy + height)
@@ -249,7 +266,7 @@ def _labels(
                 style = {"fontsize": FONT - 1, "color": colours.get(point.series, GREY)}
                 panel.annotate(text, (xs[i], ys[i]), (dx, dy), textcoords="offset points", **style)
                 taken.append(box)
-                said.add(text)
+                said.add(text if together else point.series)
                 break
 
 

@@ -166,7 +166,9 @@ def _look_up(row: Any, root: Any, path: str) -> Any:
 
 def _error(row: Any, root: Any, path: str) -> float:
     """Return the binomial error of an accuracy."""
-    return binomial(_look_up(row, root, path), _look_up(row, root, "samples"))
+    held_out = path.rpartition(".")[2].startswith("held_out")
+    samples = _look_up(row, root, "held_out_samples" if held_out else "samples")
+    return binomial(_look_up(row, root, path), samples)
 
 
 def _compute(row: Any, root: Any, paths: str) -> Any:

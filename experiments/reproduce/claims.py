@@ -18,7 +18,14 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from experiments.reproduce.measured import Networks, binomial, by_network, is_of_today, spread
+from experiments.reproduce.measured import (
+    Networks,
+    binomial,
+    by_network,
+    is_of_today,
+    samples_of,
+    spread,
+)
 
 SHOWN, NOT_SHOWN, CONTRADICTED = "shown", "not shown at our size", "contradicted"
 NOT_RUN = "not run yet"
@@ -41,7 +48,7 @@ class Higher:
         error = math.sqrt(
             spread(differences) ** 2 / len(seeds)
             + sum(
-                binomial(mean(each.values()), samples_of(networks[name])) ** 2
+                binomial(mean(each.values()), networks[name][0]["samples"]) ** 2
                 for name, each in ((self.network, own), (self.than, other))
             )
         )
@@ -91,11 +98,15 @@ class AtLeast:
     network: str
     accuracy: float
 
+    number: str = "accuracy"
+
     def judge(self, networks: Networks) -> tuple[str, str]:
         """Return the verdict, and the numbers in words."""
-        found = shares(networks[self.network])
-        share, error = mean(found.values()), binomial(*_share(networks[self.network]))
-        said = f"{100 * share:.2f} ± {100 * error:.2f} %"
+        rows = networks[self.network]
+        share = mean(row[self.number] for row in rows)
+        said = f"{100 * share:.2f} %"
+        if samples := samples_of(rows[0], self.number):
+            said = f"{100 * share:.2f} ± {100 * binomial(share, samples):.2f} %"
         return (SHOWN if share >= self.accuracy else NOT_SHOWN), said
 
 
@@ -116,15 +127,6 @@ class Claim:
 def shares(rows: list[dict[str, Any]]) -> dict[int, float]:
     """Return seed -> accuracy, the mean of several draws where the input is random."""
     return {row["seed"]: row.get("mean_accuracy") or row["accuracy"] for row in rows}
-
-
-def samples_of(rows: list[dict[str, Any]]) -> int:
-    """Return how many samples an accuracy was counted on."""
-    return int(rows[0]["samples"])
-
-
-def _share(rows: list[dict[str, Any]]) -> tuple[float, int]:
-    return mean(shares(rows).values()), samples_of(rows)
 
 
 def judge(claim: Claim, content: Mapping[str, Any] | None) -> tuple[str, str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import Any
 
-from experiments.reproduce.measured import binomial, by_network, spread
+from experiments.reproduce.measured import binomial, by_network, samples_of, spread
 from experiments.reproduce.rows import Row
 
 ERRORS = 3  # of the difference of two means; a row has some twenty numbers
@@ -44,8 +44,9 @@ def compare(row: Row, stored: Mapping[str, Any], fresh: Mapping[str, Any]) -> It
             if not old:
                 continue
             lines = now.get(network, [])
-            counted = [line["samples"] for line in [*before, *lines] if line.get("samples")]
-            yield judge(network, number, old, _values(lines, number), own, counted[:1])
+            counted = [samples_of(line, number) for line in [*before, *lines]]
+            samples = next(filter(None, counted), None)
+            yield judge(network, number, old, _values(lines, number), own, samples)
 
 
 def judge(
@@ -54,7 +55,7 @@ def judge(
     old: Mapping[int, float],
     new: Mapping[int, float],
     own: float | None,
-    samples: Sequence[int],
+    samples: int | None,
 ) -> Verdict:
     """Return what became of one number.
 
@@ -72,7 +73,7 @@ def judge(
         return Verdict(network, number, SAME, _shown(number, mean(new.values())))
     was, is_now = mean(old.values()), mean(new.values())
     seeds = spread(list(old.values())) or spread(list(new.values()))
-    itself = own * abs(was) if own is not None else binomial(was, samples[0]) if samples else 0.0
+    itself = own * abs(was) if own is not None else binomial(was, samples) if samples else 0.0
     error = math.sqrt((seeds**2 + itself**2) * (1 / len(old) + 1 / len(new)))
     near = abs(is_now - was) <= ERRORS * error
     why = (

@@ -37,6 +37,18 @@ def binomial(share: float, samples: int) -> float:
     return math.sqrt(p * (1 - p) / samples)
 
 
+def samples_of(row: Mapping[str, Any], accuracy: str) -> int | None:
+    """Return how many samples an accuracy was counted on, None if the row does not say so.
+
+    >>> row = {"samples": 1000, "held_out_samples": 5000}
+    >>> samples_of(row, "mean_accuracy"), samples_of(row, "held_out_accuracy")
+    (1000, 5000)
+    """
+    if accuracy.startswith("held_out"):
+        return row.get("held_out_samples")
+    return row.get("samples") if accuracy in ("accuracy", "mean_accuracy") else None
+
+
 def spread(values: Sequence[float]) -> float:
     """Return the standard deviation of some values, 0 of a single one."""
     return stdev(values) if len(values) > 1 else 0.0

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 # A number -> what one network's own is uncertain by, as a share of it; None: the binomial error.
 COMPARED: Mapping[str, float | None] = {
     "accuracy": None,
+    "held_out_accuracy": None,  # of a second test set, where a row has one
     "density": 0.03,
     "file_bytes": 0.03,
     "synops": 0.05,

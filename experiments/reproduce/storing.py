@@ -19,7 +19,7 @@ from statistics import mean
 from typing import Any
 
 from experiments.reproduce import runs
-from experiments.reproduce.measured import binomial, by_network, spread
+from experiments.reproduce.measured import binomial, by_network, samples_of, spread
 from experiments.reproduce.rows import Row
 from jaxsnn import report
 from jaxsnn.errors import UserError
@@ -95,7 +95,7 @@ def means(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             numbers[key] = mean(values)
             if len(values) > 1:
                 spreads[key] = spread(values)
-            if key in ("accuracy", "mean_accuracy") and (samples := lines[0].get("samples")):
+            if key.endswith("accuracy") and (samples := samples_of(lines[0], key)):
                 numbers[f"{key}_error"] = binomial(numbers[key], samples)
                 numbers[f"{key}_low"], numbers[f"{key}_high"] = wilson(numbers[key], samples)
         found.append(

@@ -74,6 +74,12 @@ def test_a_point_is_the_mean_over_seeds_with_the_error_of_seeds_and_test_set():
     assert [found[name].kind for name in ("dense", "compressed")] == ["baseline", "product"]
 
 
+def test_the_larger_one_of_two_test_sets_counts():
+    rows = [row("dense", 0, 0.5, 100, samples=1000, held_out_accuracy=0.6, held_out_samples=9000)]
+    (found,) = pictures.points(content(rows=rows))
+    assert found.accuracy == 0.6 and found.error == pytest.approx(math.sqrt(0.24 / 9000), rel=0.01)
+
+
 def test_the_front_has_what_no_other_network_beats_in_both():
     costs, accuracies = [5, 1, 3, 3, 9], [0.9, 0.5, 0.8, 0.7, 0.9]
     assert pictures.front(costs, accuracies) == [1, 2, 0]
@@ -110,7 +116,7 @@ def test_pictures_are_drawn_once_linked_and_found_stale_when_a_number_changes(ho
 
 def test_a_picture_is_small_readable_and_says_what_it_shows(house):
     drawn = pictures.draw("own", *pictures.wanted()["own"])
-    assert len(drawn) < 60_000
+    assert len(drawn) < 40_000
     texts = ["".join(each.itertext()).strip() for each in ElementTree.fromstring(drawn).iter()]
     for text in ("bytes of the whole file", "SynOps a sample", "T", "compressed", "dense"):
         assert text in texts, text
@@ -129,6 +135,11 @@ def contrast(colour, background):
     one = light([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     other = light([background / 255] * 3)
     return max(one, other) / min(one, other)
+
+
+@pytest.mark.parametrize(("value", "text"), [(4, "4"), (1e4, "10k"), (2.5e6, "2.5M")])
+def test_a_large_number_takes_few_signs(value, text):
+    assert pictures.short(value) == text
 
 
 def test_the_axis_leaves_a_failed_network_below_it():
