@@ -141,7 +141,7 @@ def _rivals(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
         yield Phase("dense", o["dense_epochs"], steps, again=again)
         if o["control"]:
             yield Phase("control", pull + retrain, steps, again=again)
-        for rival in o["rivals"]:
+        for rival in len(o["sparsity"]) * o["rivals"]:
             if rival == "ADMM":
                 yield Phase("pull", pull, steps, again=again)
                 yield Phase("retrain", retrain, steps, again=again)
@@ -214,7 +214,8 @@ def _spike_thrift(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
     yield Phase("dense tune", tune if own is None else own, steps)
     for way in o["ways"]:
         yield Phase(f"{way} ann", 4 / 3 * sparse, 1)  # the meta-model looks on
-    yield Phase("tune", tune, steps)
+    for way in o["ways"] if o["tune_each"] else o["ways"][-1:]:
+        yield Phase(f"{way} tune", tune, steps)
     if o["control"]:
         had = ann if o["begin"] == "teacher" else 0
         yield Phase("control ann", max(had + sparse - ann, 0), 1)

@@ -54,9 +54,10 @@ DIGITS = SHORT | {
     "ann_epochs": 40, "sparse_epochs": 60, "tune_epochs": 10, "calibration_images": 256,
     "ways": tuple(spike_thrift.WAYS), "validation": 0.1,
 }  # fmt: skip
+# No dense layer but the read-out: a density is one of the convolutions.
 MNIST = SHORT | {
-    "network": "32C3-AP2-32C3-AP2-128-{classes}", "limit": 10_000, "density": 0.045,
-    "ann_epochs": 10, "sparse_epochs": 20, "tune_epochs": 4,
+    "network": "32C3-AP2-64C3-AP2-64C3-AP7-{classes}", "limit": 10_000, "density": 0.05,
+    "ann_epochs": 10, "sparse_epochs": 20, "tune_epochs": 4, "tune_each": True, "draws": 1,
 }  # fmt: skip
 CIFAR10 = SHORT | {
     "network": "16C3-AP2-32C3-32C3-AP2-64C3-64C3-AP2-128C3-AP4-{classes}", "augment": "crop-flip",

@@ -71,6 +71,8 @@ def print_tables(rows: list[dict[str, Any]], found: Mapping[str, Any]) -> None:
         )
     ways = ", ".join(f"{way} {100 * x:.2f} %" for way, x in found["ann_accuracy"].items())
     print(f"sparse ANNs: {ways}")
+    tuned = ", ".join(f"{way} {100 * x:.2f} %" for way, x in found["tuned_accuracy"].items())
+    print(f"made to spike and tuned: {tuned}")
     lost, recovered = (100 * found[x] for x in ("lost_by_conversion", "recovered_by_tuning"))
     print(f"conversion loses {lost:.2f} points, tuning brings {recovered:.2f} back")
     print(

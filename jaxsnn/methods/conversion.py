@@ -22,7 +22,7 @@ Where the sources differ:
 """
 
 from dataclasses import replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -32,6 +32,7 @@ from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.methods import balancing
 from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
+from jaxsnn.methods.scales import best_scale
 from jaxsnn.models.variants import ann_of, rescale, spiking_of
 from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
@@ -80,6 +81,8 @@ class Options:
     """Quantile of a layer's input current that becomes its threshold; 1 is the maximum."""
     threshold_scale: Annotated[float, Positive] = 1.0
     """Factor on all thresholds, below 1 for more spikes."""
+    threshold_scales: Annotated[tuple[float, ...], Positive] = ()
+    """Further factors to try; the best one on held-out images is taken."""
     scores: Literal["spikes", "ann"] = "spikes"
     """Unit of the converted network's scores before it is tuned: spikes, as published, or ann."""
     calibration_images: Annotated[int, Whole(1)] = 512
@@ -112,6 +115,7 @@ class Hybrid(NamedTuple):
     converted: Network  # the spiking network, not yet tuned
     spiking: Network  # tuned
     thresholds: dict[str, float]  # layer -> threshold, not scaled
+    scales: list[dict[str, Any]]  # factors on them that were tried, `scales.best_scale`
 
 
 def compress(
@@ -136,7 +140,7 @@ def compress(
 
     Returns:
       The rows "ann", "dense control" (the ANN, trained on for as many epochs as the tuning has),
-      "converted" and "spiking", the product; `found` has the thresholds.
+      "converted" and "spiking", the product; `found` has `thresholds` and `scales`.
 
     Raises:
       UserError: for what cannot be converted, before anything is trained.
@@ -164,7 +168,8 @@ def compress(
         "converted": Trained(found.converted, task),
         "spiking": Trained(found.spiking, task),
     }
-    return Result.of(networks, data, {"thresholds": found.thresholds}, seed=options.seed)
+    facts = {"thresholds": found.thresholds, "scales": found.scales}
+    return Result.of(networks, data, facts, seed=options.seed)
 
 
 def hybrid(
@@ -192,10 +197,10 @@ def hybrid(
     """
     if ann is None:
         ann = train_ann(f"{name} ann", net, task, trainer, options, ann_sgd)
-    converted, found = take_over(ann, task, trainer, options)
+    converted, thresholds, scales = take_over(ann, task, trainer, options)
     tuner = tuner or tune_optimizer(trainer, options)
     spiking = trainer(f"{name} tune", task, tuner, converted, options.tune_epochs)
-    return Hybrid(ann, converted, spiking, found)
+    return Hybrid(ann, converted, spiking, thresholds, scales)
 
 
 def train_ann(
@@ -228,7 +233,7 @@ def train_on(
 
 def take_over(
     ann: Network, task: train.Task, trainer: Trainer, options: Options
-) -> tuple[Network, dict[str, float]]:
+) -> tuple[Network, dict[str, float], list[dict[str, Any]]]:
     """Find the thresholds of the spiking network that an ANN becomes, and make it.
 
     Args:
@@ -238,7 +243,7 @@ def take_over(
       options: of the training.
 
     Returns:
-      The spiking network, not yet tuned, and layer -> threshold, not scaled.
+      The spiking network, not yet tuned; layer -> threshold, not scaled; the factors tried.
     """
     spiking = spiking_of(ann, neuron(options))
     batch_size = min(CALIBRATION_BATCH, options.calibration_images)
@@ -247,11 +252,17 @@ def take_over(
         quantile=options.quantile, batches=options.calibration_images // batch_size,
         batch_size=batch_size, seed=trainer.seed,
     )  # fmt: skip
-    net = balancing.convert(ann, spiking, found, scale=options.threshold_scale)
-    if options.scores == "ann":
+
+    def scaled(scale: float) -> Network:
+        net = balancing.convert(ann, spiking, found, scale=scale)
+        if options.scores == "spikes":
+            return net
         unit = balancing.score_unit(net, task.inputs)
-        net = rescale(net, dict.fromkeys(net.flow(task.inputs).readout, unit))
-    return net, found
+        return rescale(net, dict.fromkeys(net.flow(task.inputs).readout, unit))
+
+    offered = (options.threshold_scale, *options.threshold_scales)
+    net, tried = best_scale(scaled, offered, task, trainer.data, seed=trainer.seed)
+    return net, found, tried
 
 
 def neuron(options: Options) -> LIF:

@@ -17,7 +17,15 @@ from jaxsnn.models.variants import rescale
 from jaxsnn.network import Network
 from jaxsnn.train import evaluation
 
-__all__ = ["accuracies", "energy_ratios", "measured", "noise_sweep", "noise_table", "whole_numbers"]
+__all__ = [
+    "accuracies",
+    "energy_ratios",
+    "measured",
+    "noise_sweep",
+    "noise_table",
+    "sparse_ratios",
+    "whole_numbers",
+]
 
 
 def accuracies(trained: Trained, split: Split, draws: int, *, first: int = 0) -> list[float]:
@@ -75,6 +83,22 @@ def energy_ratios(row: metrics.Report, ann: metrics.Report, kind: str) -> metric
         for suffix in ("", "_int32")
     }
     return replace(row, extra={**row.extra, **ratios})
+
+
+def sparse_ratios(rows: Mapping[str, metrics.Report], ann: str) -> dict[str, metrics.Report]:
+    """Add to each row its compression, and its energy against the ANN of the same weights.
+
+    Args:
+      rows: name -> report, from `measured`; the ANN of a row "NAME ..." is "NAME ann".
+      ann: name of that of all other rows.
+    """
+    found = {}
+    for name, row in rows.items():
+        own = f"{name.partition(' ')[0]} ann"
+        row = energy_ratios(row, rows[own if own in rows else ann], "sparse")
+        compression = None if not row.density else 1 / row.density
+        found[name] = replace(row, extra={**row.extra, "compression": compression})
+    return found
 
 
 def whole_numbers(product: Trained, test: Split) -> dict[str, float]:

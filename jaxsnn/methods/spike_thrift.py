@@ -40,7 +40,7 @@ from jaxsnn.data import Dataset
 from jaxsnn.errors import UserError
 from jaxsnn.layers import walk
 from jaxsnn.methods import conversion
-from jaxsnn.methods.measuring import energy_ratios, measured
+from jaxsnn.methods.measuring import measured, sparse_ratios
 from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
 from jaxsnn.models.variants import ann_of, residual_blocks
 from jaxsnn.network import Network
@@ -114,6 +114,8 @@ class Options:
     """Epochs of each sparse ANN."""
     sparse_learning_rate: Annotated[float, Positive] = 0.05
     """First step size of a sparse ANN."""
+    tune_each: bool = False
+    """Make the sparse ANN of each way spike, too, as "WAY converted" and "WAY tuned"."""
     dense_tune_epochs: Annotated[int | None, Whole(0)] = None
     """Epochs of the dense spiking network, if not those of the sparse one."""
     draws: Annotated[int, Whole(1)] = 3
@@ -154,9 +156,9 @@ def compress(
 
     Returns:
       The rows dense, dense control (`control`), dense converted, dense ann, "WAY ann" for each way,
-      converted, compressed.
-      `found`: `ann_accuracy`, `lost_by_conversion`, `recovered_by_tuning`, `compression`,
-      `spikes_of_dense`, `below_dense`, `thresholds`.
+      converted, compressed; with `tune_each` "WAY converted" and "WAY tuned" of the other ways.
+      `found`: `ann_accuracy`, `tuned_accuracy`, `lost_by_conversion`, `recovered_by_tuning`,
+      `compression`, `spikes_of_dense`, `below_dense`, `thresholds`, `scales`.
 
     Raises:
       UserError: for options, networks and data that do not fit, before anything is trained.
@@ -177,15 +179,27 @@ def compress(
     for way in options.ways:
         sparse = sparse_ann(way, dense.ann, still, trainer, options, hybrid)
         networks[f"{way} ann"] = Trained(sparse, still)
-    converted, thresholds = conversion.take_over(sparse, task, trainer, hybrid)
-    masks = masking.of_nonzeros(sparse.params)
-    phase = pruned(conversion.tune_optimizer(trainer, hybrid), masks)
-    product = trainer(f"{way} tune", task, phase, converted, hybrid.tune_epochs)
-    networks |= {"converted": Trained(converted, task), "compressed": Trained(product, task)}
-    rows = _with_ratios(measured(networks, data, options.draws, hybrid.seed), f"{way} ann")
-    found = _compared(rows, options.ways) | {"thresholds": thresholds}
+        is_last = way == options.ways[-1]
+        if is_last or options.tune_each:
+            converted, product, facts = _spiking(way, sparse, task, trainer, hybrid)
+            names = ("converted", "compressed") if is_last else (f"{way} converted", f"{way} tuned")
+            networks |= {names[0]: Trained(converted, task), names[1]: Trained(product, task)}
+    rows = measured(networks, data, options.draws, hybrid.seed)
+    rows = sparse_ratios(rows, f"{options.ways[-1]} ann")
+    found = _compared(rows, options.ways) | facts
     report = metrics.Comparison(tuple(rows.values()))
     return Result(product, task, networks, report, found)
+
+
+def _spiking(
+    way: str, sparse: Network, task: train.Task, trainer: Trainer, hybrid: conversion.Options
+) -> tuple[Network, Network, dict[str, Any]]:
+    """Return a sparse ANN as a spiking network, converted and tuned, and its thresholds."""
+    converted, thresholds, scales = conversion.take_over(sparse, task, trainer, hybrid)
+    masks = masking.of_nonzeros(sparse.params)
+    phase = pruned(conversion.tune_optimizer(trainer, hybrid), masks)
+    tuned = trainer(f"{way} tune", task, phase, converted, hybrid.tune_epochs)
+    return converted, tuned, {"thresholds": thresholds, "scales": scales}
 
 
 def control(
@@ -368,27 +382,14 @@ def stage_ends(net: Network) -> tuple[str, ...]:
     return tuple(ends)
 
 
-# ----------------------------------------------------------------------------------------------
-# what came out
-
-
-def _with_ratios(rows: Mapping[str, metrics.Report], sparse: str) -> dict[str, metrics.Report]:
-    """Add to each row its compression, and its energy against the ANN of the same weights."""
-    found = {}
-    for name, row in rows.items():
-        of = "dense ann" if name.startswith("dense") else sparse
-        row = energy_ratios(row, rows[of], "sparse")
-        compression = None if not row.density else 1 / row.density
-        found[name] = replace(row, extra={**row.extra, "compression": compression})
-    return found
-
-
 def _compared(rows: Mapping[str, metrics.Report], ways: tuple[str, ...]) -> dict[str, Any]:
     """Return what the sparse network gained and lost against the dense one."""
     accuracy = {name: row.extra["mean_accuracy"] for name, row in rows.items()}
     spikes = {name: rows[name].spikes_per_sample or 0.0 for name in ("dense", "compressed")}
+    tuned = {way: f"{way} tuned" for way in ways} | {ways[-1]: "compressed"}
     return {
         "ann_accuracy": {way: accuracy[f"{way} ann"] for way in ways},
+        "tuned_accuracy": {way: accuracy[name] for way, name in tuned.items() if name in accuracy},
         "lost_by_conversion": accuracy[f"{ways[-1]} ann"] - accuracy["converted"],
         "recovered_by_tuning": accuracy["compressed"] - accuracy["converted"],
         "compression": rows["compressed"].extra["compression"],

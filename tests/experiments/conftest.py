@@ -30,7 +30,8 @@ RUNS = {
     "--timesteps 6 --calibration-timesteps 6 --fewer 4 --qat-epochs 1 --ann-epochs 1 "
     "--validation 0",
     "spike_thrift": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --density 0.4 "
-    "--ann-epochs 1 --sparse-epochs 3 --timesteps 6 --calibration-timesteps 6 --validation 0",
+    "--ann-epochs 1 --sparse-epochs 3 --timesteps 6 --calibration-timesteps 6 --validation 0 "
+    "--tune-each",
     "sweep": "--preset smoke --network 8-{classes} --timesteps 2 --limit 120 --dense-epochs 1 "
     "--sparsity 0.5 --bits 2 4 --chunk 1 --no-control",
     "qp_snn": "--preset smoke --network 4C3-6C3-MP2-6C3-AP4-{classes} --threshold 0.4 --limit 100 "

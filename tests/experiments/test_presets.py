@@ -228,5 +228,5 @@ def test_every_layer_fires_and_every_kernel_gets_a_gradient(name, preset, datase
         _, params = spike_thrift.sparse_start(ann, config.method, 0)
         ann = ann.replace(params=params)
         check_alive("sparse ann", ann, still, images, labels)
-    spiking, _ = conversion.take_over(ann, found.task, trainer, hybrid)
+    spiking, *_ = conversion.take_over(ann, found.task, trainer, hybrid)
     check_alive("converted", spiking, found.task, images, labels)

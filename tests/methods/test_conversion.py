@@ -69,6 +69,22 @@ def test_the_scores_come_out_in_the_unit_of_the_ann(digits, net, found):
 
 
 @pytest.mark.long
+def test_the_scale_that_is_right_most_often_on_held_out_images_is_taken(digits, task, net):
+    still = replace(task, inputs=digits.inputs(5))
+    one, thresholds, scales = conversion.take_over(net, still, trainer(digits), SHORT)
+    assert scales == [{"scale": 0.7, "accuracy": None, "taken": True}]
+    images = digits.validation.images
+    labels = np.asarray(train.predict(still, one, images).argmax(-1), np.int32)
+    known = replace(digits, validation=data.Split(images, labels))  # 0.7 is always right
+    chosen = replaced(SHORT, threshold_scale=1e4, threshold_scales=(0.7, 2e4))  # nothing fires
+    best, again, scales = conversion.take_over(net, still, trainer(known), chosen)
+    jax.tree.map(np.testing.assert_array_equal, best, one)
+    assert again == thresholds
+    assert [(x["scale"], x["taken"]) for x in scales] == [(1e4, False), (0.7, True), (2e4, False)]
+    assert scales[1]["accuracy"] == 1 > scales[0]["accuracy"] == scales[2]["accuracy"]
+
+
+@pytest.mark.long
 def test_a_spiking_network_is_taken_as_the_layout_of_its_ann(digits, task, net, found):
     spiking = models.build("AP2-8-10", digits.shape, **CONVERTED).replace(params=net.params)
     again = conversion.hybrid("test", spiking, task, trainer(digits), SHORT)
