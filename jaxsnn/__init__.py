@@ -16,6 +16,7 @@
 | `export`   | smaller networks, and files for other programs; `report`, tables and plots |
 | `compile`  | a network of integers as one C file                                        |
 | `chips`    | whether a network fits a chip                                              |
+| `zoo`      | compressed networks to take as they are                                    |
 """
 
 import importlib
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         surrogate,
         sweep,
         train,
+        zoo,
     )
     from jaxsnn.network import Network
 
@@ -67,6 +69,7 @@ __all__ = [
     "surrogate",
     "sweep",
     "train",
+    "zoo",
 ]
 
 

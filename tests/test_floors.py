@@ -35,7 +35,7 @@ metrics
 export
 sweep
 methods
-compile report
+compile report zoo
 chips
 cli
 __main__

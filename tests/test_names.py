@@ -24,8 +24,9 @@ MOST_PROMISED = 175  # modules aside; a promise is a burden: demote a name befor
 
 # A set is loaded from its name, a network from its file; a network is built from its layout, a
 # library of machine code from its source: `data.load`, `export.load`, `models.build`. A sweep
-# searches points; scales and groups of weights are searched below: `sweep.search`.
-TWICE = {"build", "load", "search"}
+# searches points; scales and groups of weights are searched below: `sweep.search`. There are sets
+# and networks of a name: `data.names`, `zoo.names`.
+TWICE = {"build", "load", "names", "search"}
 
 
 def is_from(module, member):

@@ -9,6 +9,8 @@
     jaxsnn compare A B
     jaxsnn --version
 
+`zoo:NAME` in the place of a FILE is a network that comes with the package (docs/zoo.md).
+
 Tables for people, `--json` for programs. A mistake is one line on stderr and exit code 2.
 """
 
@@ -20,8 +22,11 @@ from jaxsnn.cli.arguments import parse
 from jaxsnn.cli.commands import Command
 from jaxsnn.cli.ending import exit_code
 from jaxsnn.train import host
+from jaxsnn.zoo import cards
 
 __all__ = ["main"]
+
+ZOO = "zoo:"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,9 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     def program() -> None:
-        command = parse(Command, "jaxsnn", __doc__, argv)
+        command = parse(Command, "jaxsnn", __doc__, [_located(each) for each in arguments])
         if argv is None:  # a process of our own
             host.tune()
         command.run()
 
     return exit_code(program)
+
+
+def _located(argument: str) -> str:
+    """Return an argument, the file of a network of the zoo in the place of its name."""
+    if not argument.startswith(ZOO):
+        return argument
+    return str(cards.checked_file(argument.removeprefix(ZOO)))

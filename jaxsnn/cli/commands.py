@@ -18,7 +18,7 @@ from jaxsnn.data.loading import event_options
 from jaxsnn.errors import UserError
 from jaxsnn.export import Model, fold_norms, load, save_npz, save_stablehlo, to_lava, to_nir
 
-__all__ = ["Command", "Compare", "Evaluate", "Export", "Inspect"]
+__all__ = ["Command", "Compare", "Evaluate", "Export", "Inspect", "data_for"]
 
 SAMPLES = 32  # examples for a translation
 Flag = conf.FlagCreatePairsOff[bool]
@@ -80,7 +80,7 @@ class Evaluate:
     def run(self) -> None:
         """Print accuracy and spikes."""
         model = load(self.file)
-        found = _data_for(model, self.file, self.dataset, self.data_dir)
+        found = data_for(model, self.file, self.dataset, self.data_dir)
         if self.engine == "c":
             accuracy = accuracy_in_c(self.file, model, found.test)
             lines = {"dataset": found.name, "samples": len(found.test.labels), "engine": "c"}
@@ -183,7 +183,7 @@ class Export:
         inputs, net = model.known_inputs(), model.network
         example = None
         if self.dataset is not None:
-            samples = _data_for(model, self.file, self.dataset, self.data_dir).test.images
+            samples = data_for(model, self.file, self.dataset, self.data_dir).test.images
             example = inputs.prepare(jax.random.key(0), jnp.asarray(samples[:SAMPLES]))
         note = ""
         if net.has_norms:
@@ -266,7 +266,7 @@ def _with_inputs(file: Path) -> Model:
     return model
 
 
-def _data_for(model: Model, file: Path, dataset: str, data_dir: str | None) -> data.Dataset:
+def data_for(model: Model, file: Path, dataset: str, data_dir: str | None) -> data.Dataset:
     """Load a data set and refuse it if it is not one for the network."""
     inputs = _with_inputs(file).known_inputs()
     options = event_options(
@@ -320,7 +320,7 @@ def _difference(
     for file, model in models:
         if model is None:
             model = load(file)  # says why it cannot run
-        found = _data_for(model, file, dataset, data_dir)
+        found = data_for(model, file, dataset, data_dir)
         scores.append(np.asarray(model.scores(found.test.images, batch_size=batch_size)))
     decisions = [each.argmax(-1) for each in scores]
     labels = np.asarray(found.test.labels)

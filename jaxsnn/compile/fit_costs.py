@@ -20,7 +20,7 @@ from jaxsnn.compile.source import one_sample, sample_size
 from jaxsnn.files import write_atomic
 from jaxsnn.native.builder import build, find_compiler
 
-__all__ = ["fit_prices", "layer"]
+__all__ = ["fit_prices", "layer", "processor"]
 
 FLAGS = ("-std=c99", "-O3", "-march=native")
 SECONDS = 0.05  # of the shortest measurement
@@ -94,7 +94,7 @@ def fit_prices() -> dict[str, Any]:
     family([_dense(*each, "rows", rate) for each in DENSE[1:] for rate in RATES])
     family([_events(*each, rate) for each in MAPS[:4] for rate in RATES])
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "nanoseconds": {kind: round(value, 4) for kind, value in sorted(found.items())},
         "median_error": round(float(np.median(off)), 3),
     }
@@ -153,7 +153,8 @@ def _not_negative(amounts: np.ndarray) -> np.ndarray:
         left.remove(int(prices.argmin()))
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Return the name of the processor, where it can be read."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
