@@ -64,7 +64,7 @@ def run(config: Config) -> None:
         admm.compress(dense, problem.task, problem.data, method, fit=run.fit),
         title=f"A spiking network for {config.run.dataset}, compressed",
         summary=common.summary_of(problem, config.network),
-        samples=problem.data.test.images,
+        samples=problem.data.test,
     )
 
 

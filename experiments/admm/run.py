@@ -31,7 +31,7 @@ def run(config: Config) -> None:
         title=f"ADMM compression on {config.run.dataset}",
         summary=common.summary_of(problem, config.network)
         + " Every compressed network starts from the dense one.",
-        samples=problem.data.test.images,
+        samples=problem.data.test,
     )
 
 

@@ -54,10 +54,10 @@ check what can be checked before.
   with several results.
 - `run.finish(*results, title=, summary=, samples=None, compared=None, more=(), **extra)` packs all
   networks of the results (models/NAME.safetensors), writes results.json (the rows, then `extra`),
-  prints the table, draws the pictures (`samples[0]` as a raster, `compared` beside the baseline,
-  `more` of your own as `(name, draw)` with `draw(path)`) and writes report.html. With several
-  results, such as one for each seed, the rows follow each other. What a method knows of a row is
-  `Result.of(..., extra=)`.
+  prints the table and writes report.html with its pictures (the spikes on the first of `samples`,
+  `data.test`; `compared` beside the baseline; `more` of your own as `(name, draw)`, where `draw()`
+  returns HTML, such as that of `report.plots`). With several results, such as one for each seed,
+  the rows follow each other. What a method knows of a row is `Result.of(..., extra=)`.
 - `timed(before, after, samples)` measures inference in turns, milliseconds a sample.
 """
 

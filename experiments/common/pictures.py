@@ -1,38 +1,25 @@
-"""The pictures of a run; one that cannot be drawn costs a line, never the report."""
+"""The pictures of a run that its results.json is not enough for."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxsnn import layers
+from jaxsnn.data import Split
 from jaxsnn.methods import Result, Trained
 from jaxsnn.network import Network
 from jaxsnn.report import plots
-
-Picture = tuple[str, Callable[[Path], None]]  # name of the file without ending, what draws it
-
-
-def draw(folder: Path, wanted: Iterable[Picture]) -> list[str]:
-    """Draw pictures to PNG files, and return a line for each that could not be drawn."""
-    failed = []
-    for name, picture in wanted:
-        try:
-            picture(folder / f"{name}.png")
-        except Exception as error:  # whatever it is: the results matter more than a picture
-            reason = " ".join(str(error).split())[:200]
-            failed.append(f"picture {name} was not drawn: {type(error).__name__}: {reason}")
-    return failed
+from jaxsnn.report.comparisons import Picture
+from jaxsnn.train import Task
 
 
 def of_result(
     log: Sequence[Mapping[str, Any]],
     result: Result,
-    rows: Sequence[Mapping[str, Any]],
-    samples: np.ndarray | None = None,
+    samples: Split | None = None,
     compared: str | None = None,
 ) -> list[Picture]:
     """Return the pictures of a method's result.
@@ -40,47 +27,57 @@ def of_result(
     Args:
       log: records of all epochs.
       result: networks, the baseline first.
-      rows: of results.json; those of the result are its last.
-      samples: test samples; the spikes on the first are drawn.
+      samples: the test set; the spikes on its first sample are drawn.
       compared: which network is drawn beside the baseline; the last if left out.
     """
     names = list(result.networks)
-    first, last = names[0], compared or names[-1]
-    rows = rows[-len(names) :]
-    over_time = {row["name"]: row["accuracy_over_time"] for row in rows}
-    before, after = result.networks[first], result.networks[last]
-    pair = [row for row in rows if row["name"] in (first, last)]
+    pair = {name: result.networks[name] for name in (names[0], compared or names[-1])}
+    params = [each.network.params for each in pair.values()]
     found: list[Picture] = []
     if log:
         found.append(("curves", partial(plots.plot_curves, log)))
     if any(key.startswith("primal/") for record in log for key in record):
         found.append(("residuals", partial(plots.plot_residuals, log)))
-    found += [
-        ("layers", partial(plots.plot_layers, pair)),
-        ("histograms", partial(plots.plot_histograms, before.network.params, after.network.params)),
-        ("accuracy_over_time", partial(plots.plot_accuracy_over_time, over_time)),
-    ]
+    found.append(("histograms", partial(plots.plot_histograms, params[0], params[-1])))
     if samples is not None:
-        found.append(("raster", partial(_raster, after, samples[0], last)))
+        found.append(("raster", partial(_raster, pair, samples)))
     return found
 
 
-def _raster(trained: Trained, sample: np.ndarray, name: str, path: Path) -> None:
-    kind = "events" if trained.task.inputs.encoding == "events" else "image"
-    title = f"spikes of {name} on one test sample"
-    plots.plot_raster(spikes(trained, sample), path, title=title, **{kind: sample})
+def _raster(networks: Mapping[str, Trained], samples: Split) -> str:
+    """Draw the spikes of networks on the first sample, whatever it looks like."""
+    sample, label = samples.images[0], int(samples.labels[0])
+    seen = {name: watched(each, sample) for name, each in networks.items()}
+    decided = ", ".join(f"{name} decides for {each.decided}" for name, each in seen.items())
+    about = (
+        "The sample is the first of the test set; nobody chose it. "
+        f"Its class is {label}; {decided}."
+    )
+    is_events = list(networks.values())[0].task.inputs.encoding == "events"
+    kind = "events" if is_events else "image"
+    trains = {name: each.spikes for name, each in seen.items()}
+    return plots.plot_raster(trains, about=about, **{kind: sample})
 
 
-def spikes(trained: Trained, sample: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the spikes `[T, *neurons]` of each layer on one sample, first layer first."""
-    net, task = trained.network, trained.task
-    watched = Network.of(layers.watch(net.module))
+class Watched(NamedTuple):
+    """What a network does with one sample."""
 
-    @jax.jit
-    def trains(net: Network, sample: jax.Array) -> dict[str, jax.Array]:
-        x = task.prepare(jax.random.key(0), sample[None], False)
-        return net(x).activity.trains
+    spikes: dict[str, np.ndarray]  # layer -> [T, *neurons], the first layer first
+    decided: int  # the class
 
-    found = trains(watched, sample)  # sorted by name, as jit's dicts are
+
+def watched(trained: Trained, sample: np.ndarray) -> Watched:
+    """Return the spikes of each layer on one sample, and the class that is decided for."""
+    net = trained.network
+    found, readout = _trains(trained.task, Network.of(layers.watch(net.module)), sample[None])
+    # Sorted by name, as jit's dicts are.
     order = [*(name for name in net.order if name in found), *found]
-    return {name: np.asarray(found[name])[:, 0] for name in dict.fromkeys(order)}
+    spikes = {name: np.asarray(found[name])[:, 0] for name in dict.fromkeys(order)}
+    return Watched(spikes, int(np.asarray(readout).mean(0)[0].argmax()))
+
+
+@jax.jit
+def _trains(task: Task, net: Network, samples: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Return spikes and read-out; networks of the same shapes share the program."""
+    output = net(task.prepare(jax.random.key(0), samples, False))
+    return output.activity.trains, output.readout

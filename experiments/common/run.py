@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from experiments.common import folder, logs, pictures
 from experiments.common.options import flat
 from jaxsnn import archive, export, native, report, timing, train
 from jaxsnn.compress import masks
+from jaxsnn.data import Split
 from jaxsnn.files import Lock, write_atomic
 from jaxsnn.methods import Result, Trained
 from jaxsnn.metrics import Report
 from jaxsnn.network import Network
+from jaxsnn.report.comparisons import Picture
+from jaxsnn.report.page import drawn
 from jaxsnn.train import distributed
 
 Row = dict[str, Any]  # one network in results.json
@@ -137,9 +139,9 @@ class Run:
         *results: Result,
         title: str,
         summary: str,
-        samples: np.ndarray | None = None,
+        samples: Split | None = None,
         compared: str | None = None,
-        more: Sequence[pictures.Picture] = (),
+        more: Sequence[Picture] = (),
         **extra: Any,
     ) -> list[Row]:
         """Write what the run leaves behind, and return the rows of results.json.
@@ -150,9 +152,9 @@ class Run:
             files end in the seed.
           title: of the page.
           summary: a paragraph below the title.
-          samples: test samples; the spikes on the first are drawn.
+          samples: the test set; the spikes on its first sample are drawn.
           compared: the network that is drawn beside the baseline; the product if left out.
-          more: further pictures, (name, function of the file to draw to).
+          more: further pictures, (name, function that returns HTML; see `report.plots`).
           **extra: further fields of results.json.
         """
         several = len(results) > 1
@@ -165,9 +167,9 @@ class Run:
         _count_removed_channels(rows)
         if not distributed.is_first():
             return rows
-        drawn = [*pictures.of_result(self.log, results[-1], rows, samples, compared), *more]
+        wanted = [*pictures.of_result(self.log, results[-1], samples, compared), *more]
         with timing.activity("draw"):
-            failed = pictures.draw(self.directory / "plots", drawn)
+            figures, failed = drawn(wanted)
         for line in failed:
             self.say(line)
         with timing.activity("waiting"):
@@ -190,8 +192,9 @@ class Run:
         )
         report.print_table(rows)
         page = report.write_html(
-            self.directory, title, config=self.options, summary=summary, notes=failed
-        )
+            self.directory, title, config=self.options, summary=summary, figures=figures,
+            compared=compared, notes=failed,
+        )  # fmt: skip
         print(f"\nreport   {page}")
         print(f"results  {self.directory / 'results.json'}")
         print(f"models   {self.directory / 'models'}")

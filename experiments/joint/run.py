@@ -38,7 +38,7 @@ def run(config: Config) -> None:
         title=f"A spiking network for {found.name}, compressed in every way",
         summary=f"{common.summary_of(problem, config.network)} Stages in order: {names}; the last "
         f"one's network is the row compressed.{of_budget(result.found)}",
-        samples=found.test.images,
+        samples=found.test,
         more=[("stages", partial(plots.plot_stages, stages))],
         **facts,
     )

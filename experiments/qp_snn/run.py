@@ -76,7 +76,7 @@ def run(config: Config) -> None:
         title=f"QP-SNN on {config.run.dataset}",
         summary=f"{common.summary_of(parts[0][0], config.network)} Mean accuracy over {len(parts)} "
         f"seed{'s' * several}: {means}.",
-        samples=parts[0][0].data.test.images,
+        samples=parts[0][0].data.test,
         mean_accuracy=found,
     )
 

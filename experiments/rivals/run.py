@@ -35,7 +35,7 @@ def run(config: Config) -> None:
         *results,
         title=f"ADMM against magnitude pruning on {config.run.dataset}",
         summary=f"{common.summary_of(problems[0], config.network)} {summary}",
-        samples=problems[0].data.test.images,
+        samples=problems[0].data.test,
         compared=row_of(rivals.rivals[0], method.sparsity[-1]),
         mean_accuracy=means,
         spread_of_accuracy=spread,

@@ -27,7 +27,7 @@ def run(config: Config) -> None:
         result,
         title=f"Spatio-temporal pruning on {config.run.dataset}",
         summary=f"{common.summary_of(problem, config.network)} {summary(result, method)}",
-        samples=problem.data.test.images,
+        samples=problem.data.test,
         more=(
             ("dimensions", partial(plots.plot_dimensions, found["explained"], taken)),
             ("noise", partial(plots.plot_noise, noise["sigmas"], noise["accuracy"])),

@@ -37,7 +37,7 @@ def run(config: Config) -> None:
         result,
         title=f"Spike-Thrift on {config.run.dataset}",
         summary=f"{common.summary_of(problem, config.network)} {summary(result)}",
-        samples=problem.data.test.images,
+        samples=problem.data.test,
         found=result.found,
     )
     print_tables(rows, result.found)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.common import Problem, summary_of
@@ -13,7 +12,8 @@ from jaxsnn.compress import schedules
 from jaxsnn.methods import Result, Trained
 from jaxsnn.methods.result import CONTROL
 from jaxsnn.metrics import Comparison, Report
-from jaxsnn.report.sweep_plots import plot_front, plot_heat
+from jaxsnn.report.comparisons import Picture, plot_front
+from jaxsnn.report.plots import plot_heat
 from jaxsnn.sweep.grid import point_name
 
 BASELINES = ("dense", CONTROL)
@@ -29,15 +29,12 @@ class Chosen(NamedTuple):
     fronts: dict[str, Any]  # cost -> names on the Pareto front, and its hypervolume
 
 
-Pictures = list[tuple[str, Callable[[Path], None]]]  # name, and what draws it
-
-
 class Tried(NamedTuple):
     """What a sweep or a search hands over."""
 
     networks: dict[str, Trained]  # name of a row -> a network that may be chosen
     accuracies: dict[str, float]  # name of a row -> its accuracy on held-out images
-    pictures: Callable[[Result, Chosen], Pictures]
+    pictures: Callable[[Result, Chosen], list[Picture]]
     extra: dict[str, Any]  # further fields of results.json
 
 
@@ -115,17 +112,19 @@ def with_product(whole: Result, chosen: Chosen) -> Result:
     )
 
 
-def pictures(swept: sweep.Swept) -> Callable[[Result, Chosen], Pictures]:
+def pictures(swept: sweep.Swept) -> Callable[[Result, Chosen], list[Picture]]:
     """Return what draws the fronts of a grid, and the maps over sparsity and bits."""
     points = {point_name(p): p for p in ({a: row[a] for a in swept.points} for row in swept.rows)}
 
-    def of(whole: Result, chosen: Chosen) -> Pictures:
+    def of(whole: Result, chosen: Chosen) -> list[Picture]:
         dense, rows = whole.report.rows[0], lanes(whole)
         names = [row.name for row in rows]
         front = partial(
             plot_front,
             {title: [getattr(row, cost) for row in rows] for cost, title in COSTS.items()},
             [row.accuracy or 0.0 for row in rows],
+            names=names,
+            samples=[row.samples for row in rows],
             groups=[f"{points[name]['bits']} bits" for name in names],
             dense=([getattr(dense, cost) for cost in COSTS], dense.accuracy or 0.0),
             chosen=names.index(chosen.name),
@@ -133,7 +132,7 @@ def pictures(swept: sweep.Swept) -> Callable[[Result, Chosen], Pictures]:
         flat = [row.to_row() | points[row.name] for row in rows]
         maps = {"accuracy": "test accuracy, %", "weight_bytes": "bytes of weights"}
         heat = partial(plot_heat, flat, "sparsity", "bits", maps)
-        return [("front", lambda path: front(path=path)), ("heat", lambda path: heat(path=path))]
+        return [("front", front), ("heat", heat)]
 
     return of
 

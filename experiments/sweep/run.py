@@ -124,7 +124,7 @@ def run(config: Config) -> None:
         choice.with_product(whole, chosen),
         title=f"A sweep on {problem.data.name}",
         summary=choice.summary(config, problem, chosen),
-        samples=problem.data.test.images,
+        samples=problem.data.test,
         more=tried.pictures(whole, chosen),
         fronts=chosen.fronts,
         **tried.extra,

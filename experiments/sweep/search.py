@@ -13,14 +13,14 @@ import jax
 import numpy as np
 
 from experiments import common
-from experiments.sweep.choice import COSTS, Chosen, Pictures, Tried
+from experiments.sweep.choice import COSTS, Chosen, Tried
 from experiments.sweep.config import Config
 from jaxsnn import metrics, sweep, tree
 from jaxsnn.errors import UserError
 from jaxsnn.files import make_folder
 from jaxsnn.methods import Result, Trained
 from jaxsnn.network import Network
-from jaxsnn.report.sweep_plots import plot_front
+from jaxsnn.report.comparisons import Picture, plot_front
 from jaxsnn.sweep.searching import Searched
 from jaxsnn.sweep.space import need_optuna
 from jaxsnn.sweep.trials import open_storage
@@ -194,20 +194,21 @@ def hypervolumes(
     return trace
 
 
-def pictures(found: Searched) -> Callable[[Result, Chosen], Pictures]:
+def pictures(found: Searched) -> Callable[[Result, Chosen], list[Picture]]:
     """Return what draws all networks that were trained to the end, with the fronts."""
     rows = [row for row in found.rows if row["ended"] == "whole"]
 
-    def of(whole: Result, chosen: Chosen) -> Pictures:
+    def of(whole: Result, chosen: Chosen) -> list[Picture]:
         dense, names = whole.report.rows[0], [f"trial {row['trial']}" for row in rows]
         front = partial(
             plot_front,
             {title: [row[cost] for row in rows] for cost, title in COSTS.items()},
             [row["accuracy"] for row in rows],
+            names=names,
             groups=[f"{row['bits']} bits" for row in rows],
             dense=([getattr(dense, cost) for cost in COSTS], chosen.validation["dense"]),
             chosen=names.index(chosen.name),
         )
-        return [("front", lambda path: front(path=path))]
+        return [("front", front)]
 
     return of

@@ -1,79 +1,73 @@
-"""The spikes of one sample, and the sample beside or above them."""
+"""The spikes of one sample in one or two networks, and the sample above them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from jaxsnn.report.figures import COLOURS, lend_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from jaxsnn.report import svg
+from jaxsnn.report.svg import Panel, Ruler, tag
 
 __all__ = ["as_image", "plot_raster"]
 
 MAX_RASTER = 120  # neurons drawn of one layer
 MAX_FRAMES = 10  # frames drawn of a recording
+# Pixels have one colour in light and in dark: these are seen on both.
+SPIKES = ((128, 128, 128), (52, 138, 209))  # of the baseline, of the compressed network
+EVENTS = ((0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00))  # darker, brighter
 
 
 def plot_raster(
-    spikes: Mapping[str, Any],
-    path: str | Path,
+    spikes: Mapping[str, Mapping[str, Any]],
     *,
     image: Any = None,
     events: Any = None,
-    title: str = "",
-) -> None:
-    """Draw when each neuron fired for one sample, a panel for each layer.
+    about: str = "",
+) -> str:
+    """Draw when each neuron fired for one sample, a panel for each layer and network.
 
     Args:
-      spikes: layer -> `[T, *neurons]`, non-zero where a neuron fired; of a large layer 120 evenly
-        spaced neurons are drawn, of those that fired as many as there are.
-      path: the PNG to write.
-      image: the sample, drawn beside, as `as_image` takes it; or None.
+      spikes: network -> layer -> `[T, *neurons]`, non-zero where a neuron fired. Of a large layer
+        120 evenly spaced neurons are drawn, the same of all networks that have as many; of those
+        that fired in one of them as many as there are.
+      image: the sample, drawn above, as `as_image` takes it; or None.
       events: the sample, a recording, drawn above: of frames `[T, H, W, C]` up to 10 of them, side
         by side; of units `[T, U]`, or anything else with time first, the same panel as of a layer.
-      title: written above.
+      about: which sample it is, and how it was chosen.
     """
     given = None if events is None else np.asarray(events)
-    frames = given if given is not None and given.ndim == 4 else None
-    panels = {name: (np.asarray(each), "neurons") for name, each in spikes.items()}
-    if given is not None and frames is None:
-        panels = {"input": (given.reshape(len(given), -1), "units"), **panels}
-    drawn = [_choose(each) for each, _ in panels.values()]
-    heights = [max(0.5, math.sqrt(each.shape[1]) / 8) for each in drawn]
-    if frames is not None:
-        heights = [0.3 + 7.0 / min(len(frames), MAX_FRAMES), *heights]
-    with lend_figure(path, 7.6, 0.9 + sum(heights)) as figure:
-        widths = [1.0] if image is None else [1.0, 3.2]
-        parts = figure.add_gridspec(
-            len(heights), len(widths), width_ratios=widths, height_ratios=heights
-        )
-        if frames is not None:
-            _draw_strip(parts[0, :], frames)
-        top, first = len(heights) - len(panels), None
-        for i, (name, (each, kind)) in enumerate(panels.items()):
-            first = panel = figure.add_subplot(parts[top + i, -1], sharex=first)
-            _draw_layer(panel, name, kind, each, drawn[i])
-            panel.tick_params(labelbottom=i == len(panels) - 1)
-        panel.set_xlabel("time step")
-        if image is not None:
-            view = figure.add_subplot(parts[top:, 0])
-            view.imshow(as_image(image), cmap="gray")
-            view.set_axis_off()
-            view.set_anchor("N")
-        figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    parts = [f"<p>{svg.escape(about)}</p>"] if about else []
+    panels = []
+    if image is not None:
+        parts.append(f"<div class=strip>{_image(_pixels(as_image(image)), 'the sample')}</div>")
+    if given is not None and given.ndim == 4:
+        parts.append(_strip(given))
+    elif given is not None:
+        units = given.reshape(len(given), -1)
+        panels.append(_layer("input", "units", units, units[:, _chosen([units])], 0))
+    found = {name: {k: np.asarray(v) for k, v in each.items()} for name, each in spikes.items()}
+    for layer in dict.fromkeys(layer for each in found.values() for layer in each):
+        trains = {name: each[layer] for name, each in found.items() if layer in each}
+        flat = {name: each.reshape(len(each), -1) for name, each in trains.items()}
+        for i, name in enumerate(found):
+            if name not in flat:
+                panels.append("<div></div>")  # so that columns stay those of the networks
+                continue
+            alike = [each for each in flat.values() if each.shape[1] == flat[name].shape[1]]
+            chosen = flat[name][:, _chosen(alike)]
+            title = f"{name}, {layer}" if len(found) > 1 else layer
+            panels.append(_layer(title, "neurons", flat[name], chosen, i))
+    return "".join(parts) + svg.figure(panels, columns=2)
 
 
 def as_image(sample: Any) -> np.ndarray:
     """Return a sample as a picture, `[H, W]` in grey or `[H, W, 3]` in colour.
 
-    Frames of events are added up. Two channels, the events that became brighter and those that
-    became darker, are blue and red on white; of other channels, one is grey, three are colours, and
+    Frames of events are added up. Two channels, the events that became darker and those that became
+    brighter, are blue and red on white; of other channels, one is grey, three are colours, and
     of any other number the mean is grey.
 
     >>> as_image(np.ones((5, 8, 8, 2), np.uint8)).shape
@@ -107,57 +101,66 @@ def _two_channels(values: np.ndarray, top: float) -> np.ndarray:
       top: the value that has its colour in full.
     """
     share = values / max(top, 1e-12)
-    colours = np.asarray([[int(c[i : i + 2], 16) / 255 for i in (1, 3, 5)] for c in COLOURS[:2]])
-    return np.clip(1.0 - share @ (1.0 - colours), 0.0, 1.0)
+    return np.clip(1.0 - share @ (1.0 - np.asarray(EVENTS) / 255), 0.0, 1.0)
 
 
-def _draw_strip(place: Any, frames: np.ndarray) -> None:
+def _pixels(image: np.ndarray) -> np.ndarray:
+    """Return a picture as uint8 `[H, W, 4]`; grey goes from its least to its largest value."""
+    if image.ndim == 2:
+        low, high = float(image.min(initial=0)), float(image.max(initial=0))
+        image = np.repeat((image[..., None] - low) / max(high - low, 1e-12), 3, -1)
+    if image.dtype != np.uint8:
+        image = np.rint(255 * image).astype(np.uint8)
+    return np.concatenate([image, np.full((*image.shape[:2], 1), 255, np.uint8)], -1)
+
+
+def _image(pixels: np.ndarray, what: str, below: str = "") -> str:
+    alt = svg.escape(what)
+    return f'<figure><img alt="{alt}" src="{svg.png(pixels)}">{tag("figcaption", below)}</figure>'
+
+
+def _strip(frames: np.ndarray) -> str:
     """Draw up to `MAX_FRAMES` evenly spaced frames `[T, H, W, C]` side by side, in one scale."""
     count = min(len(frames), MAX_FRAMES)
     chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
-    top = float(frames[chosen].max(initial=0)) if frames.shape[-1] == 2 else None
-    views = place.subgridspec(1, count).subplots(squeeze=False)[0]
-    for view, step in zip(views, chosen, strict=True):
-        if top is None:
-            view.imshow(as_image(frames[step]), cmap="gray")
-        else:
-            view.imshow(_two_channels(frames[step], top))
-        view.set_title(f"step {step + 1}", color="#444444", fontsize=8)
-        view.set_xticks([])
-        view.set_yticks([])
-        view.grid(visible=False)
-        view.spines[:].set_visible(True)
-    views[0].set_ylabel("input" if top is None else "OFF blue\nON red", fontsize=7)
+    top = float(frames[chosen].max(initial=0))
+    shown = []
+    for step in chosen:
+        two = frames.shape[-1] == 2
+        image = _two_channels(frames[step], top) if two else as_image(frames[step])
+        shown.append(_image(_pixels(image), f"step {step + 1}", f"step {step + 1}"))
+    key = "<p class=meta>Events of both polarities: OFF blue, ON red, all steps in one scale.</p>"
+    polarity = key if frames.shape[-1] == 2 else ""
+    return f"<div class=strip>{''.join(shown)}</div>{polarity}"
 
 
-def _draw_layer(panel: Axes, name: str, kind: str, spikes: np.ndarray, chosen: np.ndarray) -> None:
-    """Draw the spikes of chosen neurons, `[T, n]`, nearly black on white."""
-    extent = (0.5, len(chosen) + 0.5, chosen.shape[1], 0)
-    fired = np.where(chosen.T != 0, 0.87, 0.0)
-    panel.imshow(fired, "Greys", aspect="auto", vmin=0, vmax=1, extent=extent)
-    panel.grid(visible=False)
-    fired_at_all, total = int(np.any(spikes != 0, axis=0).sum()), spikes[0].size
-    shown = "" if total == chosen.shape[1] else f"; {chosen.shape[1]} shown"
-    text = f"{name}: {fired_at_all:,} of {total:,} {kind} fired{shown}"
-    panel.set_title(text, color="#444444", fontsize=8)
-    panel.set_yticks([])
-    panel.locator_params(axis="x", integer=True)
+def _layer(title: str, kind: str, spikes: np.ndarray, chosen: np.ndarray, index: int) -> str:
+    """Draw the spikes of chosen neurons, `[T, n]`, of all that are `[T, neurons]`."""
+    steps, shown = chosen.shape
+    fired, total = int(np.any(spikes != 0, axis=0).sum()), spikes.shape[1]
+    more = "" if total == shown else f"; {shown} shown"
+    heading = f"{title}: {fired:,} of {total:,} {kind} fired{more}"
+    pixels = np.zeros((shown, steps, 4), np.uint8)
+    pixels[chosen.T != 0] = (*SPIKES[min(index, 1)], 255)
+    across = Ruler.counted(steps, "time step")
+    height = 58 + max(24.0, 9 * math.sqrt(shown))
+    panel = Panel(heading, across, Ruler(0.0, 1.0, names={}), 420.0, height)
+    return panel.svg(panel.shade(across.low, across.high), panel.image(pixels), grid="")
 
 
-def _choose(spikes: np.ndarray) -> np.ndarray:
-    """Return `[T, neurons]` with at most `MAX_RASTER` neurons in their order.
+def _chosen(trains: Sequence[np.ndarray]) -> np.ndarray:
+    """Return at most `MAX_RASTER` neurons, in their order, of networks `[T, neurons]` each.
 
     Of a layer with more, evenly spaced ones of those that fired are taken, and where they are too
     few, evenly spaced silent ones with all of them.
     """
-    flat = spikes.reshape(len(spikes), -1)
-    if flat.shape[1] <= MAX_RASTER:
-        return flat
-    fired = np.any(flat != 0, axis=0)
+    neurons = trains[0].shape[1]
+    if neurons <= MAX_RASTER:
+        return np.arange(neurons)
+    fired = np.any([np.any(each != 0, axis=0) for each in trains], axis=0)
     firing, silent = np.flatnonzero(fired), np.flatnonzero(~fired)
     firing = _spaced(firing, MAX_RASTER)
-    chosen = np.sort(np.concatenate([firing, _spaced(silent, MAX_RASTER - len(firing))]))
-    return flat[:, chosen]
+    return np.sort(np.concatenate([firing, _spaced(silent, MAX_RASTER - len(firing))]))
 
 
 def _spaced(indices: np.ndarray, most: int) -> np.ndarray:

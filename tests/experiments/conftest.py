@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from experiments.common import command
-from jaxsnn.report import figures
 
 HERE = Path(__file__).parent
 
@@ -80,8 +79,6 @@ def run_in_process():
             experiment = experiment_of(experiment)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", [experiment.name, *map(str, argv)])
-            # The layout that makes room for texts costs a tenth of a small run.
-            patch.setitem(figures.STYLE, "figure.constrained_layout.use", False)
             command.main(experiment)
 
     return run

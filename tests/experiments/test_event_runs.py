@@ -12,7 +12,6 @@ from jaxsnn.cli.commands import _data_for
 
 pytestmark = pytest.mark.run
 
-PNG = b"\x89PNG\r\n\x1a\n"
 FEW = ["--dense-epochs", "1", "--batch-size", "20", "--limit", "40", "--ways", "one-shot"]
 FEW += ["--pull-epochs", "1", "--retrain-epochs", "0", "--no-control"]
 
@@ -65,7 +64,6 @@ def test_a_run_on_recordings_ends_with_report_and_raster(name, tmp_path, run_in_
     run_in_process("admm", [*argv, *FEW, *options])
     page = (out / "report.html").read_text()
     assert "was not drawn" not in page and "Spikes of one sample." in page
-    assert (out / "plots" / "raster.png").read_bytes().startswith(PNG)
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert [row["name"] for row in rows] == ["dense", "pruned one-shot"]
     for row in rows:

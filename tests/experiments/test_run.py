@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from experiments.common import Run, RunOptions, pictures
+from experiments.common import Run, RunOptions
 from jaxsnn import metrics, models, native, train
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
@@ -270,7 +270,7 @@ def test_without_the_package_tensorboard_is_one_line_and_nothing_is_written(tmp_
     assert not list(tmp_path.iterdir())
 
 
-# --- Stages, pictures -----------------------------------------------------------------------------
+# --- Stages ---------------------------------------------------------------------------------------
 
 
 def test_arrays_of_a_stage_are_computed_once(tmp_path):
@@ -308,15 +308,3 @@ def test_what_fails_in_the_background_is_one_line_at_the_end(tmp_path):
     with pytest.raises(UserError, match=r"models"):
         run.finish(result, title="toy", summary="")
     assert not (run.directory / "results.json").exists()
-
-
-def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_more(tmp_path):
-    def fails(path):
-        raise TypeError("Invalid shape\n(2, 34, 34, 2) for image data")
-
-    drawn = []
-    failed = pictures.draw(tmp_path, [("raster", fails), ("curves", drawn.append)])
-    assert failed == [
-        "picture raster was not drawn: TypeError: Invalid shape (2, 34, 34, 2) for image data"
-    ]
-    assert drawn == [tmp_path / "curves.png"]

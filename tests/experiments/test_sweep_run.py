@@ -73,8 +73,8 @@ def test_fronts_lanes_and_pictures_are_there(folder, results, rows):
         order = [rows[name][cost] for name in found["front"]]
         assert order == sorted(order) and 0 <= found["hypervolume"] < 1
     assert [row["diverged"] for row in results["lanes"]] == [False, False]
-    drawn = {path.stem for path in (folder / "plots").glob("*.png")}
-    assert {"front", "heat"} <= drawn
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert 'id="plot-front"' in page and 'id="plot-heat"' in page
     lines = (folder / "sweep" / "rows.jsonl").read_text().splitlines()
     assert [json.loads(line)["bits"] for line in lines] == [2, 4]
 
@@ -150,7 +150,7 @@ def test_a_search_of_two_workers_ends_with_its_front(tmp_path, run_in_process, c
     assert names == ["dense", *(f"trial {number}" for number in search["front"]), "compressed"]
     for entry in search["hypervolumes"]:
         assert 0 <= entry["weight_bytes"] <= 1 and 0 <= entry["synops"] <= 1
-    assert (tmp_path / "plots" / "front.png").exists()
+    assert 'id="plot-front"' in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from jaxsnn import report
 from jaxsnn.errors import UserError
 from jaxsnn.report import plots
-
-PNG = b"\x89PNG\r\n\x1a\n"
+from jaxsnn.report.page import drawn
 
 
 def row(name, **changes):
@@ -18,6 +18,7 @@ def row(name, **changes):
         {"name": "out", "shape": [8, 10], "density": 0.1, "bits": 32, "bytes": 320, "rate": None},
     ]
     fields = {"name": name, "accuracy": 0.99, "density": 1.0, "bits": 32, "weight_bytes": 84_000}
+    fields |= {"samples": 200, "confusion": [[99, 1], [1, 99]]}
     return fields | {"layers": layers} | changes
 
 
@@ -46,19 +47,35 @@ class References(HTMLParser):
 
 def test_the_page_needs_no_other_file(tmp_path):
     write(tmp_path)
-    plots.plot_curves(LOG, tmp_path / "plots" / "curves.png")
-    (tmp_path / "plots" / "of_my_own.png").write_bytes(PNG)
+    figures = {"of_my_own": "<svg></svg>", "curves": plots.plot_curves(LOG)}
+    spikes = {"dense": {"conv1": np.eye(4)}}
+    figures["raster"] = plots.plot_raster(spikes, image=np.ones((3, 3)))
     config = {"train": {"epochs": 12}, "note": "<script>"}
-    path = report.write_html(tmp_path, "ADMM & digits", config=config, summary="Two networks.")
+    path = report.write_html(
+        tmp_path, "ADMM & digits", config=config, summary="Two networks.", figures=figures
+    )
     page = path.read_text(encoding="utf-8")
     references = References()
     references.feed(page)
-    assert len(references.links) == 2
+    assert len(references.links) == 2  # the sample and its spikes
     assert all(link.startswith("data:image/png;base64,iVBOR") for link in references.links)
     assert not re.search(r"url\(|@import|<script", page)
     for expected in ("ADMM & digits", "Two networks.", "train.epochs", "x <y>", "3×3×1×8", "of my"):
         assert expected in references.text
     assert "÷20" in references.text and "-0.50" in references.text
+    order = re.findall('id="plot-([a-z_]+)"', page)
+    assert order == ["accuracies", "confusion", "curves", "layers", "raster", "of_my_own"]
+
+
+def test_an_accuracy_has_its_interval_and_its_samples(tmp_path):
+    write(tmp_path)
+    page = report.write_html(tmp_path, "t", config={}).read_text(encoding="utf-8")
+    assert "<small class=range>96.43–99.73</small>" in page  # 198 of 200
+    assert "counted on 200 test samples" in page
+    older = [row("dense", samples=None), row("compressed", samples=None)]
+    report.write_results(tmp_path, **FIXED, seconds=2.5, rows=older)
+    page = report.write_html(tmp_path, "t", config={}).read_text(encoding="utf-8")
+    assert "<small class=range>" not in page and "counted on" not in page
 
 
 def test_the_page_fits_a_phone_and_dark_rooms(tmp_path):
@@ -72,17 +89,24 @@ def test_the_page_fits_a_phone_and_dark_rooms(tmp_path):
     assert set(re.findall(r"var\((--\w+)\)", rules)) == set(re.findall(r"(--\w+):", style))
 
 
-def test_a_page_without_results_or_with_a_missing_figure_is_refused(tmp_path):
+def test_a_page_without_results_is_refused(tmp_path):
     with pytest.raises(UserError, match="results.json"):
         report.write_html(tmp_path, "t", config={})
-    write(tmp_path)
-    with pytest.raises(UserError, match="none.png"):
-        report.write_html(tmp_path, "t", config={}, figures={"a": tmp_path / "none.png"})
-    assert "<figure" not in report.write_html(tmp_path, "t", config={}).read_text(encoding="utf-8")
+
+
+def test_a_picture_that_cannot_be_drawn_costs_a_line_and_no_more():
+    def fails():
+        raise TypeError("Invalid shape\n(2, 34, 34, 2) for image data")
+
+    found, failed = drawn([("raster", fails), ("curves", lambda: "<svg></svg>")])
+    assert found == {"curves": "<svg></svg>"}
+    assert failed == [
+        "picture raster was not drawn: TypeError: Invalid shape (2, 34, 34, 2) for image data"
+    ]
 
 
 def test_why_a_picture_is_missing_stands_on_the_page(tmp_path):
-    write(tmp_path)
+    report.write_results(tmp_path, **FIXED, seconds=2.5, rows=[{"name": "dense"}])
     notes = ["picture raster was not drawn: ValueError: <shape>"]
     path = report.write_html(tmp_path, "t", config={}, notes=notes)
     page = path.read_text(encoding="utf-8")
