@@ -168,16 +168,9 @@ class Neuron:
         rank = start.potential.ndim
         # [1, ..., C], so that a step may multiply them with its state as they are.
         neuron = jax.tree.map(lambda x: x.reshape((1,) * (rank - x.ndim) + x.shape), self)
-        states = states_over_time(timesteps, neuron, start, current, feedback)
-
-        def fire(neuron: Self, states: Any) -> Array:
-            spikes = jax.vmap(neuron.spikes)(states)
-            return spikes.astype(jnp.bfloat16) if short else spikes
-
-        # Else the reverse pass would keep the surrogate's values, too.
-        fire = jax.checkpoint(fire, prevent_cse=False)
+        spikes, states = states_over_time(timesteps, short, neuron, start, current, feedback)
         last = jax.tree.map(lambda x: x[-1], states)
-        return fire(neuron, states), states.potential, last
+        return spikes, states.potential, last
 
     def as_lif(self) -> "Neuron | None":
         """Return the LIF neuron of the same spikes, but for rounding; None if there is none."""

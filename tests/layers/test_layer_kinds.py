@@ -152,7 +152,7 @@ REFUSED = {
     "sequences": {},
     "joined": OWN,
     "normed": {
-        **dict.fromkeys(("fold", "integers", "C", "lava"), "'norm' has a LayerNorm, whose factor"),
+        **dict.fromkeys(("fold", "integers", "C", "lava"), "'norm' has a LayerNorm.*StableHLO"),
         "nir": "norm: a LayerNorm: NIR for target 'nir' cannot express it, StableHLO can",
     },
     "attended": {
