@@ -23,6 +23,7 @@ from experiments.bench.studies.convolutions import convolutions
 from experiments.bench.studies.gpu_program import gpu_program
 from experiments.bench.studies.lanes import lanes
 from experiments.bench.studies.mixed import mixed
+from experiments.bench.studies.neurons import neurons
 from experiments.bench.studies.precision import precision
 from experiments.bench.studies.residuals import residuals
 from experiments.bench.studies.thrift import thrift
@@ -193,4 +194,5 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "mixed": mixed,
     "residuals": residuals,
     "gpu-program": gpu_program,
+    "neurons": neurons,
 }

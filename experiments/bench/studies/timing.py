@@ -15,7 +15,11 @@ from jaxsnn.network import Network
 from jaxsnn.train import loop
 
 
-def in_turns(calls: dict[str, Callable[[], Any]], effort: Effort) -> dict[str, float]:
+def in_turns(
+    calls: dict[str, Callable[[], Any]],
+    effort: Effort,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, float]:
     """Return the median seconds of each call, taken in turns after two calls to warm up."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():
@@ -24,9 +28,9 @@ def in_turns(calls: dict[str, Callable[[], Any]], effort: Effort) -> dict[str, f
     start = time.perf_counter()
     while time.perf_counter() - start < effort.seconds * effort.rounds * len(calls):
         for name, call in calls.items():
-            before = time.perf_counter()
+            before = clock()
             call()
-            times[name].append(time.perf_counter() - before)
+            times[name].append(clock() - before)
     return {name: statistics.median(found) for name, found in times.items()}
 
 
