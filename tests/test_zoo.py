@@ -10,7 +10,7 @@ import pytest
 from jaxsnn import compile as compiling
 from jaxsnn import data, export, models, report, zoo
 from jaxsnn.cli import main
-from jaxsnn.data.loading import event_options
+from jaxsnn.cli.commands import data_for
 from jaxsnn.errors import UserError
 from jaxsnn.metrics import Report
 from jaxsnn.neurons import LIF
@@ -103,8 +103,7 @@ CASES = [
 def test_the_c_of_a_network_decides_as_the_network_does(name):
     card, model = zoo.Card.of(name), zoo.load(name)
     inputs = model.known_inputs()
-    options = event_options(card.dataset, timesteps=inputs.timesteps, size=inputs.shape[:2])
-    test = data.load(card.dataset, **options).test
+    test = data_for(model, cards.checked_file(name), card.dataset, None).test
     decisions = np.asarray(model.scores(test.images)).argmax(-1)
     assert int((decisions == test.labels).sum()) == card.correct
     assert len(test.labels) == card.samples
