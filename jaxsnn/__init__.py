@@ -23,6 +23,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from jaxsnn.errors import UserError
+from jaxsnn.release import RELEASE
 
 if TYPE_CHECKING:
     from jaxsnn import (
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
     )
     from jaxsnn.network import Network
 
-__version__ = "0.2.0"
+__version__ = RELEASE
 
 __all__ = [
     "Network",

@@ -18,7 +18,6 @@ the version first; reading executes nothing, and allocates no more than the file
 what a header of at most 4 MiB takes.
 """
 
-import importlib.metadata
 import json
 import zlib
 from collections.abc import Mapping
@@ -33,6 +32,7 @@ from safetensors.numpy import save as to_bytes
 from jaxsnn import fields, foreign
 from jaxsnn.errors import UserError
 from jaxsnn.files import write_atomic
+from jaxsnn.release import RELEASE
 
 __all__ = ["HEADER_LIMIT", "Contents", "checked", "read", "releases", "size_of", "write"]
 
@@ -157,7 +157,7 @@ def checked(metadata: Mapping[str, str] | None) -> dict[str, str]:
 
 def releases() -> dict[str, str]:
     """Return by what a file is written."""
-    return {"jaxsnn": _release(), "jax": jax.__version__}
+    return {"jaxsnn": RELEASE, "jax": jax.__version__}
 
 
 def _sorted(content: bytes) -> bytes:
@@ -219,10 +219,3 @@ def _checksum(array: np.ndarray) -> int:
 
 def _metadata_checksum(metadata: Mapping[str, str]) -> int:
     return zlib.crc32(json.dumps(metadata, sort_keys=True).encode())
-
-
-def _release() -> str:
-    try:
-        return importlib.metadata.version("jaxsnn-compress")
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"

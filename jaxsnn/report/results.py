@@ -24,6 +24,7 @@ from jaxsnn.files import write_atomic
 from jaxsnn.metrics import warnings
 from jaxsnn.metrics.columns import LAYER_COLUMNS, network_table
 from jaxsnn.metrics.report import Report, Row
+from jaxsnn.release import RELEASE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -70,11 +71,12 @@ LAYER = dict.fromkeys(LAYER_COLUMNS.values(), _MEASURE) | {"shape": fields.maybe
 def versions() -> dict[str, str]:
     """Return the releases of what a result depends on, and the machine: names -> text."""
     packages = {name: name for name in ("jax", "jaxlib", "flax", "optax", "numpy")}
-    packages |= {"orbax": "orbax-checkpoint", "jaxsnn": "jaxsnn-compress"}
+    packages["orbax"] = "orbax-checkpoint"
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
         **{name: _release(package) for name, package in packages.items()},
+        "jaxsnn": RELEASE,  # the code that runs, whatever is installed
         "platform": platform.platform(),
         "device": f"{jax.device_count()} x {device.device_kind} ({device.platform})",
     }

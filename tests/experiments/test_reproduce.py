@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import jaxsnn
 from experiments.common import command, flat
 from experiments.reproduce import comparing, run, runs, storing
 from experiments.reproduce.comparing import LOST, SAME, WITHIN
@@ -90,7 +91,7 @@ def test_a_stored_file_has_all_seeds_their_means_and_where_they_come_from(stored
         "python -m experiments.own --preset cpu --dataset digits --rate 0.5 --seed 1"
     )
     assert content["seeds"] == [0, 1, 2] and content["seconds"] == 6.0
-    assert content["machine"]["cores"] and content["versions"]["jaxsnn"]
+    assert content["machine"]["cores"] and content["versions"]["jaxsnn"] == jaxsnn.__version__
     assert content["widths"] == [4, 0]
     assert content["further"][0] == {"seed": 1, "part": "", "widths": [4, 1]}
     small = content["means"][1]
