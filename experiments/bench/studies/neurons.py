@@ -98,7 +98,8 @@ def network(
     split = events.astype(np.uint8), random.integers(0, 10, size).astype(np.int32)
     x = task.prepare(jax.random.key(0), jnp.asarray(split[0][: case.batch]), False)
     forward = jax.jit(lambda net, x: net(x).readout)
-    epoch = Epoch(task, optax.adam(1e-3), net, tuple(map(jnp.asarray, split)), STEPS)
+    data = jnp.asarray(split[0]), jnp.asarray(split[1])
+    epoch = Epoch(task, optax.adam(1e-3), net, data, STEPS)
     return {
         "inference": lambda: jax.block_until_ready(forward(net, x)),
         "training": epoch,
