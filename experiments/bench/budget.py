@@ -192,13 +192,16 @@ def _joint(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
 def _spatiotemporal(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
     del config
     steps, tune, each = o["timesteps"], o["tune_epochs"], o["fewer_epochs"]
-    for name in ("dense", "narrow"):
+    for name in ("dense", "narrow", "uniform")[: 3 if o["uniform"] else 2]:
         yield Phase(f"{name} ann", o["ann_epochs"], 1)
         yield Phase(f"{name} tune", tune, steps)
-    for fewer in o["fewer"]:
+    for stage, fewer in enumerate(o["fewer"], 1):
         yield Phase(f"T {fewer}", each, fewer)
+        if o["control_every"]:
+            yield Phase(f"direct {fewer}", tune + stage * each, fewer)
     more, last = len(o["fewer"]) * each, o["fewer"][0] if o["fewer"] else steps  # at most
-    yield Phase("direct", tune + more, last)
+    if not o["control_every"]:
+        yield Phase("direct", tune + more, last)
     yield Phase("quantized", o["qat_epochs"], last)
     if o["control"]:
         yield Phase("control", more + o["qat_epochs"], steps)

@@ -57,9 +57,12 @@ def print_tables(rows: list[dict[str, Any]], found: Mapping[str, Any]) -> None:
             f"{row['name']:>12}: {accuracies} %; E(ann) / E = {row['energy_ratio']:.2f} "
             f"(32-bit integers {row['energy_ratio_int32']:.2f})"
         )
-    control = found["control"]
-    ways = (f"{way} {100 * control[way]:.2f} %" for way in ("gradual", "direct", "not trained"))
-    print(f"T = {control['timesteps']}: {', '.join(ways)}")
+    for name, scales in found["scales"].items():
+        taken = next(each["scale"] for each in scales if each["taken"])
+        print(f"thresholds of the {name} network times {taken:g}")
+    for control in found["controls"]:
+        ways = (f"{way} {100 * control[way]:.2f} %" for way in ("gradual", "direct", "not trained"))
+        print(f"T = {control['timesteps']}: {', '.join(ways)}")
     bits = (f"{each['bits']}: {100 * each['accuracy']:.2f} %" for each in found["quantization"])
     print(f"bits {', '.join(bits)}")
     noise = found["noise"]

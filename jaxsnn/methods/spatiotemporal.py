@@ -11,8 +11,9 @@ Neural Networks", https://arxiv.org/abs/2104.12528 (IJCNN).
     4. precision   W -> s round(W / s), s = max |W| / (2^(b-1) - 1)                  `quantize`
 
 Of the variances offered, the one whose network comes nearest to the share `size` of the weights is
-taken. Step 3 has two controls: the same network trained directly at the final T for as many epochs,
-and the narrow one run there untrained. Energies are compared with the ANN that was not pruned, by
+taken. Step 3 has two controls: the same network trained directly at the final T (or at each) for as
+many epochs, and the narrow one run there untrained; step 2 has a network of equal size whose layers
+are narrower by one factor (`uniform`). Energies are compared with the ANN that was not pruned, by
 the published counts (`metrics.published`).
 
 Where the sources differ:
@@ -24,11 +25,9 @@ Where the sources differ:
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import optax
 
 from jaxsnn import layers, metrics, train, tree
 from jaxsnn.compress import principal, schedules
@@ -40,10 +39,10 @@ from jaxsnn.compress.schedules import Stage
 from jaxsnn.data import Dataset, Split
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
-from jaxsnn.methods import balancing, conversion
+from jaxsnn.methods import balancing, conversion, hybrids, scales
 from jaxsnn.methods.measuring import accuracies, energy_ratios, measured, noise_table, whole_numbers
 from jaxsnn.methods.result import CONTROL, Result, Trained, Trainer
-from jaxsnn.models.variants import resized, spiking_of
+from jaxsnn.models.variants import resized, spiking_of, uniform_widths
 from jaxsnn.network import Network, Output
 from jaxsnn.options import Range, Whole, checked, replaced
 
@@ -96,6 +95,10 @@ class Options:
     """Epochs of each of them."""
     tolerance: Annotated[float, Range(0.0, 1.0)] = schedules.TOLERANCE
     """Accuracy on held-out images that fewer time steps may cost, a fraction."""
+    control_every: bool = False
+    """Train the direct control at each number of time steps that was tried, not the last alone."""
+    uniform: bool = False
+    """Train a network of the narrow one's size, too, whose layers are narrower by one factor."""
     bits: Annotated[int, Bits] = 5
     """Bits of the weights of the product."""
     bit_widths: Annotated[tuple[int, ...], Bits] = (8, 7, 6, 5, 4, 3, 2)
@@ -145,8 +148,10 @@ def compress(
 
     Returns:
       The rows dense, dense control (trained on at T0 until it had as many epochs as the product),
-      ann, narrow, narrow ann, short, direct, compressed, each network with its own task. `found`:
-      `widths`, `explained`, `stages`, `control`, `quantization`, `whole_number_weights`, `noise`.
+      ann, narrow, narrow ann, short, direct, compressed, each network with its own task; with
+      `uniform` also uniform, uniform ann, with `control_every` "T 8", "direct T 8" of each other T.
+      `found`: `widths`, `explained`, `scales`, `stages`, `controls` (of each T with a direct one),
+      `control` (at the product's T), `quantization`, `whole_number_weights`, `noise`.
 
     Raises:
       UserError: for options, networks and data that do not fit, before anything is trained; for a
@@ -154,40 +159,45 @@ def compress(
     """
     check(net, task, data, options, hybrid)
     trainer, seed = Trainer(fit, data, hybrid.batch_size, hybrid.seed), hybrid.seed
-    wide = _hybrid("unpruned", net, task, trainer, hybrid)
+    wide = hybrids.trained("unpruned", net, task, trainer, hybrid)
     found = moments(wide.spiking, task, data.train.images, options, seed=seed)
     chosen, facts = narrow(net, task.inputs, found, options, seed=seed)
-    thin = _hybrid("narrow", chosen, task, trainer, _narrow_options(options, hybrid))
+    few, still = _narrow_options(options, hybrid), conversion.ann_task(task)
+    thin = hybrids.trained("narrow", chosen, task, trainer, few)
     start = Trained(thin.spiking, task)
-    short, stages = shorten(start, trainer, options, hybrid)
-    accepted = sum(stage.accepted for stage in stages) - 1
-    epochs = hybrid.tune_epochs + accepted * options.fewer_epochs
-    direct = _tune("direct", Trained(thin.converted, short.task), trainer, hybrid, epochs)
+    short, stages, at = shorten(start, trainer, options, hybrid)
     product = quantize(short, trainer, options, hybrid)
     networks = {"dense": Trained(wide.spiking, task)}
     if hybrid.control:
-        more = accepted * options.fewer_epochs + options.qat_epochs
-        more += max((options.narrow_ann_epochs or hybrid.ann_epochs) - hybrid.ann_epochs, 0)
-        networks[CONTROL] = _tune(CONTROL, networks["dense"], trainer, hybrid, more)
-    networks |= {
-        "ann": Trained(wide.ann, conversion.ann_task(task)),
-        "narrow": start, "narrow ann": Trained(thin.ann, conversion.ann_task(task)),
-        "short": short, "direct": direct, "compressed": product,
-    }  # fmt: skip
+        more = (sum(each.accepted for each in stages) - 1) * options.fewer_epochs
+        more += options.qat_epochs + max(few.ann_epochs - hybrid.ann_epochs, 0)
+        networks[CONTROL] = hybrids.tuned(CONTROL, networks["dense"], trainer, hybrid, more)
+    networks |= {"ann": Trained(wide.ann, still), "narrow": start}
+    networks["narrow ann"] = Trained(thin.ann, still)
+    facts["scales"] = {"dense": wide.scales, "narrow": thin.scales}
+    if options.uniform:
+        even = _uniform(net, chosen, task.inputs, options, seed)
+        twin = hybrids.trained("uniform", even, task, trainer, few)
+        facts["scales"]["uniform"] = twin.scales
+        networks["uniform"] = Trained(twin.spiking, task)
+        networks["uniform ann"] = Trained(twin.ann, still)
+    steps = short.task.inputs.timesteps
+    controls = hybrids.controls(
+        thin.converted, at, steps, trainer, hybrid,
+        epochs=options.fewer_epochs, every=options.control_every,
+    )  # fmt: skip
+    for each in controls:
+        networks |= zip(each.names, (at[each.timesteps], each.direct), strict=True)
+    networks["compressed"] = product
     rows = measured(networks, data, options.draws, seed)
     facts["stages"] = [stage._asdict() for stage in stages]
-    facts["control"] = {
-        "timesteps": short.task.inputs.timesteps,
-        "gradual": rows["short"].extra["mean_accuracy"],
-        "direct": rows["direct"].extra["mean_accuracy"],
-        "not trained": _mean_accuracy(replace(short, network=start.network), data.test, options),
-        "epochs": epochs,
-    }
+    facts["controls"] = [each.facts(start, rows, data.test, options.draws) for each in controls]
+    facts["control"] = facts["controls"][-1]
     facts["quantization"] = _at_all_widths(short, data.test, options)
     facts["whole_number_weights"] = whole_numbers(product, data.test)
-    few = Split(*(part[: options.noise_images] for part in data.test))
+    tested = Split(*(part[: options.noise_images] for part in data.test))
     noisy = {name: networks[name] for name in ("ann", "dense", "narrow", "short")}
-    facts["noise"] = noise_table(noisy, few, options.sigmas, seeds=options.noise_seeds)
+    facts["noise"] = noise_table(noisy, tested, options.sigmas, seeds=options.noise_seeds)
     ratios = [energy_ratios(row, rows["ann"], "published") for row in rows.values()]
     report = metrics.Comparison(tuple(ratios))
     return Result(product.network, product.task, networks, report, facts)
@@ -293,6 +303,16 @@ def _size(net: Network) -> int:
     return sum(leaf.size for leaf in tree.named_leaves(net.params).values())
 
 
+def _uniform(net: Network, thin: Network, inputs: Inputs, options: Options, seed: int) -> Network:
+    """Return a network of a narrow one's layers and size, all narrower by one factor."""
+    names, there = convolutions(net, inputs), layers.synapses(thin.module)
+    gone = [name for name in names if name not in there]
+    kept = [name for name in names if name in there]
+    widths = uniform_widths(net, kept, inputs, _size(thin), left_out=gone)
+    dropout = options.narrow_dropout
+    return resized(net, widths, inputs, left_out=gone, dropout=dropout, seed=seed)
+
+
 def _narrow_options(options: Options, hybrid: conversion.Options) -> conversion.Options:
     own = {name: getattr(options, f"narrow_{name}") for name in ("ann_epochs", "ann_weight_decay")}
     return replaced(hybrid, **{name: value for name, value in own.items() if value is not None})
@@ -300,7 +320,7 @@ def _narrow_options(options: Options, hybrid: conversion.Options) -> conversion.
 
 def shorten(
     start: Trained, trainer: Trainer, options: Options, hybrid: conversion.Options
-) -> tuple[Trained, list[Stage]]:
+) -> tuple[Trained, list[Stage], dict[int, Trained]]:
     """Train over fewer and fewer time steps while the held-out accuracy holds.
 
     Args:
@@ -310,21 +330,23 @@ def shorten(
       hybrid: of the tunings.
 
     Returns:
-      The network of the last accepted stage, and all stages, that of T0 first.
+      The network of the last accepted stage, all stages, that of T0 first, and T -> network of
+      each stage.
     """
-    data = trainer.data
-    held_out = data.validation if len(data.validation.labels) else data.train
+    held_out, initial = scales.held_out(trainer.data), start.task.inputs.timesteps
+    first = _mean_accuracy(start, held_out, options)
+    at = {initial: start}
 
     def stage(before: Trained, timesteps: int) -> tuple[Trained, float]:
         begin = Trained(before.network, start.task.at(timesteps))
-        tuned = _tune(f"T {timesteps}", begin, trainer, hybrid, options.fewer_epochs)
-        return tuned, _mean_accuracy(tuned, held_out, options)
+        found = hybrids.tuned(f"T {timesteps}", begin, trainer, hybrid, options.fewer_epochs)
+        at[timesteps] = found
+        return found, _mean_accuracy(found, held_out, options)
 
-    first, initial = _mean_accuracy(start, held_out, options), start.task.inputs.timesteps
     short, _, stages = schedules.shorten(
         stage, start, first, initial, options.fewer, tolerance=options.tolerance
     )
-    return short, [Stage(initial, first, True), *stages]
+    return short, [Stage(initial, first, True), *stages], at
 
 
 def _mean_accuracy(trained: Trained, split: Split, options: Options) -> float:
@@ -336,7 +358,7 @@ def quantize(
     short: Trained, trainer: Trainer, options: Options, hybrid: conversion.Options
 ) -> Trained:
     """Return the network at the chosen number of bits, trained on if `qat_epochs` says so."""
-    optimizer = _adam(trainer, hybrid, options.qat_epochs)
+    optimizer = hybrids.adam(trainer, hybrid, options.qat_epochs)
     phase = quantized(optimizer, _recipe(short.network, options.bits, options.clip))
     net = trainer("quantized", short.task, phase, short.network, options.qat_epochs)
     return Trained(net, short.task)
@@ -354,36 +376,3 @@ def _at_all_widths(short: Trained, test: Split, options: Options) -> list[dict[s
         rounded = Trained(short.network.replace(params=params), short.task)
         found.append({"bits": bits, "accuracy": _mean_accuracy(rounded, test, options)})
     return found
-
-
-def _hybrid(
-    name: str, net: Network, task: train.Task, trainer: Trainer, hybrid: conversion.Options
-) -> conversion.Hybrid:
-    """Train a layout as an ANN and as a spiking network, with the group's optimizers."""
-    rate, epochs = hybrid.ann_learning_rate, hybrid.ann_epochs
-    thirds = _each(max(epochs // 3, 1), epochs)
-    sgd = conversion.ann_optimizer(trainer, hybrid, rate, epochs, shares=thirds, nesterov=False)
-    tuner = _adam(trainer, hybrid, hybrid.tune_epochs)
-    return conversion.hybrid(name, net, task, trainer, hybrid, ann_sgd=sgd, tuner=tuner)
-
-
-def _tune(
-    name: str, start: Trained, trainer: Trainer, hybrid: conversion.Options, epochs: int
-) -> Trained:
-    """Train a spiking network on, its thresholds and leaks constant."""
-    optimizer = _adam(trainer, hybrid, epochs)
-    return replace(start, network=trainer(name, start.task, optimizer, start.network, epochs))
-
-
-def _adam(
-    trainer: Trainer, hybrid: conversion.Options, epochs: int
-) -> optax.GradientTransformation:
-    """Return Adam with weight decay in the gradient; the step is halved every 5 epochs."""
-    shares = _each(5, epochs)
-    rate = conversion.falling(trainer, hybrid, hybrid.learning_rate, epochs, shares, 0.5)
-    return optax.chain(optax.add_decayed_weights(hybrid.weight_decay), optax.adam(rate))
-
-
-def _each(every: int, epochs: int) -> tuple[float, ...]:
-    """Return the shares of the epochs at which a step falls that falls every so many epochs."""
-    return tuple(epoch / epochs for epoch in range(every, epochs, every))

@@ -3,6 +3,8 @@
 What is needed of a network is read off its tree of layers, never off names or a layout string.
 """
 
+import functools
+import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -10,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxsnn import layers
+from jaxsnn import layers, tree
 from jaxsnn.arrays import Number, check_range, check_whole
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
@@ -20,7 +22,7 @@ from jaxsnn.layers.norms import kind_of
 from jaxsnn.network import Network
 from jaxsnn.neurons import Neuron
 
-__all__ = ["ann_of", "rescale", "residual_blocks", "resized", "spiking_of"]
+__all__ = ["ann_of", "rescale", "residual_blocks", "resized", "spiking_of", "uniform_widths"]
 
 
 def ann_of(net: Network) -> Network:
@@ -128,6 +130,45 @@ def resized(
         found[name] = layer
         signal = _output(layer, signal)
     return Network.of(layers.Chain(found), inputs.shape)
+
+
+def uniform_widths(
+    net: Network, names: Collection[str], inputs: Inputs, weights: int, **options: Any
+) -> dict[str, int]:
+    """Return widths, all smaller by one factor, that come nearest to a number of parameters.
+
+    >>> from jaxsnn import models
+    >>> net = models.build("8C3-AP2-16C3-AP4-10", (8, 8, 1), use_bias=False)
+    >>> uniform_widths(net, ("conv1", "conv2"), Inputs((8, 8, 1), 4), 400)
+    {'conv1': 4, 'conv2': 8}
+
+    Args:
+      net: a chain of layers.
+      names: of the layers whose widths fall.
+      inputs: of the task.
+      weights: parameters that the smaller network should have.
+      **options: further ones of `resized`.
+
+    Raises:
+      UserError: as `resized`.
+    """
+    leaves = tree.named_leaves(net.params)
+    whole = {name: int(leaves[f"{name}/kernel"].shape[-1]) for name in names}
+    most = max(whole.values())
+
+    def at(part: int) -> dict[str, int]:
+        return {name: max(width * part // most, 1) for name, width in whole.items()}
+
+    @functools.cache
+    def size(part: int) -> int:
+        small = jax.eval_shape(lambda: resized(net, at(part), inputs, **options))
+        return sum(math.prod(leaf.shape) for leaf in tree.named_leaves(small.params).values())
+
+    low, high = 1, most
+    while high - low > 1:  # sizes rise with the part
+        middle = (low + high) // 2
+        low, high = (middle, high) if size(middle) <= weights else (low, middle)
+    return at(min((low, high), key=lambda part: abs(size(part) - weights)))
 
 
 def _output(layer: nnx.Module, signal: Signal) -> Signal:

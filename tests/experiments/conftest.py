@@ -26,8 +26,8 @@ RUNS = {
     "joint": "--preset smoke --network 4C3-AP4-8-{classes} --timesteps 2 --limit 120 "
     "--batch-size 30 --stages connections bits --pruning magnitude --sparsity 0.5",
     "spatiotemporal": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --learning-rate 0.01 "
-    "--timesteps 6 --calibration-timesteps 6 --fewer 4 --qat-epochs 1 --ann-epochs 1 "
-    "--validation 0",
+    "--timesteps 6 --calibration-timesteps 6 --fewer 4 2 --qat-epochs 1 --ann-epochs 1 "
+    "--validation 0 --control-every --uniform --threshold-scales 0.7",
     "spike_thrift": "--preset smoke --network 4C3-AP2-6C3-AP4-{classes} --density 0.4 "
     "--ann-epochs 1 --sparse-epochs 3 --timesteps 6 --calibration-timesteps 6 --validation 0 "
     "--tune-each",

@@ -10,7 +10,8 @@ from experiments.spatiotemporal.run import EXPERIMENT, load_layout
 from jaxsnn import cli, export, tree
 from jaxsnn.compress import symmetric_uniform
 
-NAMES = ("dense", "dense control", "ann", "narrow", "narrow ann", "short", "direct", "compressed")
+NAMES = ("dense", "dense control", "ann", "narrow", "narrow ann", "uniform", "uniform ann", "T 4",
+         "direct T 4", "short", "direct", "compressed")  # fmt: skip
 pytestmark = pytest.mark.run
 
 
@@ -26,8 +27,9 @@ def kernels(folder, name):
 
 def test_all_stages_have_a_row_with_their_own_time(results):
     assert [row["name"] for row in results["rows"]] == list(NAMES)
-    assert [row["timesteps"] for row in results["rows"]] == [6, 6, 1, 6, 1, 4, 4, 4]
-    assert [len(row["accuracy_over_time"]) for row in results["rows"]] == [6, 6, 1, 6, 1, 4, 4, 4]
+    steps = [6, 6, 1, 6, 1, 6, 1, 4, 4, 2, 2, 2]
+    assert [row["timesteps"] for row in results["rows"]] == steps
+    assert [len(row["accuracy_over_time"]) for row in results["rows"]] == steps
 
 
 def test_the_narrow_networks_have_the_widths_that_were_found(folder, results, rows):
@@ -78,11 +80,29 @@ def test_accuracies_are_means_over_draws_of_the_input(rows):
 
 
 def test_fewer_timesteps_are_compared_with_both_controls(results, rows):
-    control = results["control"]
-    assert control["timesteps"] == 4 and control["epochs"] == 1 + 1
-    assert control["gradual"] == rows["short"]["mean_accuracy"]
-    assert control["direct"] == rows["direct"]["mean_accuracy"]
-    assert [stage["timesteps"] for stage in results["stages"]] == [6, 4]
+    controls = results["controls"]
+    assert [(each["timesteps"], each["epochs"]) for each in controls] == [(4, 1 + 1), (2, 1 + 2)]
+    for control, names in zip(controls, [("T 4", "direct T 4"), ("short", "direct")], strict=True):
+        accuracies = [rows[name]["mean_accuracy"] for name in names]
+        assert [control["gradual"], control["direct"]] == accuracies
+    assert results["control"] == controls[-1]
+    assert [stage["timesteps"] for stage in results["stages"]] == [6, 4, 2]
+
+
+def test_the_uniform_network_has_the_size_of_the_narrow_one_and_equal_shares(folder):
+    uniform, narrow = (kernels(folder, name) for name in ("uniform", "narrow"))
+    sizes = [sum(leaf.size for leaf in found.values()) for found in (uniform, narrow)]
+    c1, c2 = (uniform[f"conv{i}/kernel"].shape[-1] for i in (1, 2))
+    assert (c1, c2) in [(4 * part // 6 or 1, part) for part in range(1, 7)]
+    assert abs(sizes[0] - sizes[1]) <= 60
+
+
+def test_the_scale_of_the_thresholds_is_the_best_on_held_out_images(results):
+    assert set(results["scales"]) == {"dense", "narrow", "uniform"}
+    for tried in results["scales"].values():
+        assert [each["scale"] for each in tried] == [1.0, 0.7]
+        best = max(each["accuracy"] for each in tried)
+        assert [each["accuracy"] for each in tried if each["taken"]] == [best]
 
 
 def test_a_file_gives_the_accuracy_that_its_row_states(folder, rows, capsys):

@@ -11,7 +11,7 @@ from jaxsnn import data, models, train
 from jaxsnn.compress import symmetric_uniform
 from jaxsnn.compress.principal import Moments
 from jaxsnn.errors import UserError
-from jaxsnn.methods import conversion, measuring, spatiotemporal
+from jaxsnn.methods import conversion, hybrids, measuring, spatiotemporal
 from jaxsnn.methods.result import Trained, Trainer
 from jaxsnn.models.variants import spiking_of
 from jaxsnn.options import replaced
@@ -77,10 +77,29 @@ def test_the_moments_are_those_of_the_drive_of_each_convolution(digits, start):
 
 
 def test_no_epochs_leave_the_weights_alone_at_every_number_of_steps(digits, start):
-    short, stages = spatiotemporal.shorten(start, trainer(digits), OPTIONS, HYBRID)
-    assert short.task.inputs.timesteps == 2
+    short, stages, at = spatiotemporal.shorten(start, trainer(digits), OPTIONS, HYBRID)
+    assert short.task.inputs.timesteps == 2 and list(at) == [4, 3, 2] and at[2] is short
     assert [stage.timesteps for stage in stages] == [4, 3, 2]
     jax.tree.map(np.testing.assert_array_equal, short.network.params, start.network.params)
+
+
+@pytest.mark.parametrize("every", [True, False])
+def test_each_number_of_steps_has_a_control_of_as_many_epochs(digits, start, every):
+    trained = []
+
+    def fit(task, phase, net, split, *, name, epochs, **options):
+        trained.append((name, task.inputs.timesteps, epochs))
+        return net
+
+    at = {steps: Trained(start.network, start.task.at(steps)) for steps in (4, 3, 2, 1)}
+    options = replaced(HYBRID, tune_epochs=5)
+    found = hybrids.controls(
+        start.network, at, 2, Trainer(fit, digits, 50, 0), options, epochs=3, every=every
+    )
+    expected = [("direct 3", 3, 5 + 3), ("direct 2", 2, 5 + 6), ("direct 1", 1, 5 + 9)]
+    assert trained == (expected if every else expected[1:2])
+    assert [each.timesteps for each in found] == ([3, 1, 2] if every else [2])
+    assert found[-1].names == ("short", "direct") and found[-1].direct.task == at[2].task
 
 
 def test_without_epochs_the_product_is_the_rounded_network(digits, start):

@@ -15,7 +15,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import walk
 from jaxsnn.methods import balancing
-from jaxsnn.models.variants import ann_of, rescale, resized, spiking_of
+from jaxsnn.models.variants import ann_of, rescale, resized, spiking_of, uniform_widths
 
 CONVERTED = dict(models.CONVERTED)
 SHAPE = (8, 8, 1)
@@ -57,6 +57,16 @@ def test_a_module_of_ones_own_becomes_an_ann_too():
 
 
 # --- Other widths ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weights", [1, 130, 250, 900, 10**6])
+def test_widths_that_fall_by_one_factor_come_nearest_to_a_size(weights):
+    net = models.build("6C3-AP2-9C3-AP4-10", SHAPE, **CONVERTED)
+    pairs = [(max(6 * part // 9, 1), part) for part in range(1, 10)]
+    sizes = [9 * a + 9 * a * b + 10 * b for a, b in pairs]
+    best = min(range(9), key=lambda i: abs(sizes[i] - weights))
+    found = uniform_widths(net, ("conv1", "conv2"), Inputs(SHAPE, 2), weights)
+    assert tuple(found.values()) == pairs[best]
 
 
 @pytest.mark.long
