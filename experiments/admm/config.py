@@ -11,6 +11,7 @@ from experiments.common import (
     ProcessOptions,
     RunOptions,
     TaskOptions,
+    check_each_once,
 )
 from jaxsnn import data
 from jaxsnn.methods import admm
@@ -33,6 +34,12 @@ class Ways:
     """Bits of its levels uniform and pow2, for all layers or each."""
     activity_epochs: Annotated[int, Whole(0)] = 4
     """Epochs of the activity regularization alone."""
+    activity_weights: Annotated[tuple[float, ...], Range(0, float("inf"), open_high=True)] = (0.03,)
+    """Its weights of the mean firing rate, a network for each."""
+
+    def check(self) -> None:
+        """Refuse to quieten without a weight, or twice with one."""
+        check_each_once(activity_weights=self.activity_weights)
 
 
 @dataclass(frozen=True)
@@ -67,7 +74,8 @@ DIGITS = COMMON | {
 }  # fmt: skip
 MNIST = COMMON | {
     "dense_epochs": 6, "pull_epochs": 3, "retrain_epochs": 2, "activity_epochs": 3,
-    "validation": 0.0, "spike_weight": 0.06,
+    "limit": 25_000, "validation": 0.0, "spike_weight": 0.06,
+    "activity_weights": (0.0, 0.01, 0.03, 0.1, 0.3),
 }  # fmt: skip
 CIFAR = COMMON | {
     "network": "32C3-AP2-64C3-AP2-128-{classes}", "augment": "crop-flip", "limit": 10_000,
@@ -132,7 +140,7 @@ GPU_CIFAR = CIFAR | {
     "dense_epochs": 36, "pull_epochs": 8, "retrain_epochs": 12,
 }  # fmt: skip
 GPU_MNIST = MNIST | {
-    "batch_size": 256, "dense_epochs": 30, "pull_epochs": 10, "retrain_epochs": 10,
+    "limit": None, "batch_size": 256, "dense_epochs": 30, "pull_epochs": 10, "retrain_epochs": 10,
     "activity_epochs": 10,
 }  # fmt: skip
 GPU_SSC = SPOKEN | {

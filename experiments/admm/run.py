@@ -24,10 +24,10 @@ def run(config: Config) -> None:
         longer = admm.control(*start, method, epochs=epochs, fit=run.fit)
         networks[CONTROL] = Trained(longer, problem.task)
     for way in (way for way in Config().ways.ways if way in ways):
-        name, network = go(way, config, run, problem, dense)
-        networks[name] = Trained(network, problem.task)
+        for name, network in go(way, config, run, problem, dense).items():
+            networks[name] = Trained(network, problem.task)
     run.finish(
-        Result.of(networks, problem.data, seed=method.seed),
+        Result.of(networks, problem.data, seed=method.seed, held_out=True),
         title=f"ADMM compression on {config.run.dataset}",
         summary=common.summary_of(problem, config.network)
         + " Every compressed network starts from the dense one.",
@@ -45,26 +45,31 @@ def epochs_of(way: str, config: Config) -> int:
 
 def go(
     way: str, config: Config, run: common.Run, problem: common.Problem, dense: Network
-) -> tuple[str, Network]:
-    """Return the name of a way's row, and its network; the joint way's is the final product."""
+) -> dict[str, Network]:
+    """Return the rows of a way, name -> network; the joint way's is the final product."""
     method, single = config.method, config.ways
     problem_of = (dense, problem.task, problem.data)
     if way == "joint":
         alone = replaced(method, control=False)  # there is one for all ways
         result = admm.compress(*problem_of, alone, fit=run.within("joint"))
-        return "compressed", result.network
+        return {"compressed": result.network}
     if way == "activity":
         chosen = replaced(method, retrain_epochs=single.activity_epochs)
-        return "quiet", admm.quieten(*problem_of, chosen, fit=run.fit)
+        return {
+            f"quiet {weight:g}": admm.quieten(
+                *problem_of, replaced(chosen, spike_weight=weight), fit=run.within(f"{weight:g}")
+            )
+            for weight in single.activity_weights
+        }
     chosen = replaced(
         method, spike_weight=0.0, sparsity=single.prune_sparsity, levels=single.quantize_levels,
         bits=single.quantize_bits,
     )  # fmt: skip
     if way == "prune":
-        return "pruned", admm.prune(*problem_of, chosen, fit=run.fit)[0]
+        return {"pruned": admm.prune(*problem_of, chosen, fit=run.fit)[0]}
     if way == "one-shot":
-        return "pruned one-shot", admm.one_shot(*problem_of, chosen, fit=run.fit)[0]
-    return single.quantize_levels, admm.quantize(*problem_of, chosen, fit=run.fit)
+        return {"pruned one-shot": admm.one_shot(*problem_of, chosen, fit=run.fit)[0]}
+    return {single.quantize_levels: admm.quantize(*problem_of, chosen, fit=run.fit)}
 
 
 EXPERIMENT = common.Experiment("admm", experiments.admm.__doc__, Config, PRESETS, run)

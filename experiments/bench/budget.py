@@ -127,7 +127,8 @@ def _admm(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
             parts = [Phase(f"{way} pull", rounds * pull, steps)]
             parts += [Phase(f"{way} retrain", rounds * retrain, steps)]
         longest.append(sum(part.epochs for part in parts))
-        yield from parts
+        times = len(o["activity_weights"]) if way == "activity" else 1
+        yield from times * parts
     if o["control"] and longest:
         yield Phase("control", max(longest), steps)
 

@@ -10,9 +10,9 @@ from experiments.common import (
     ProcessOptions,
     RunOptions,
     TaskOptions,
+    check_each_once,
 )
 from jaxsnn import data
-from jaxsnn.errors import UserError
 from jaxsnn.methods import qp_snn
 from jaxsnn.options import Whole, checked
 
@@ -39,9 +39,8 @@ class Ablation:
     """The paper's shares of channels to remove, for its networks by name, in place of --ratios."""
 
     def check(self) -> None:
-        """Refuse a comparison of nothing."""
-        if not self.ways or not self.seeds:
-            raise UserError("ways and seeds need at least one value each")
+        """Refuse a comparison of nothing, and of the same twice."""
+        check_each_once(ways=self.ways, seeds=self.seeds)
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,11 @@ DIGITS: dict[str, Any] = {
 }  # fmt: skip
 MNIST: dict[str, Any] = {
     "network": "16C3-32C3-MP2-32C3-64C3-MP2-64C3-AP7-{classes}", "limit": 20_000,
-    "validation": 0.05, "train_epochs": 5, "tune_epochs": 3,
+    "validation": 0.05, "train_epochs": 5, "tune_epochs": 3, "ways": tuple(WAYS),
 }  # fmt: skip
 NMNIST = MNIST | {
     "network": "16C3-32C3-MP2-32C3-64C3-MP2-64C3-AP8-{classes}", "timesteps": 10, "limit": None,
-    "batch_size": 50,
+    "batch_size": 50, "ways": ("baseline", "full"),
 }  # fmt: skip
 CIFAR10 = {
     "network": "vgg16", "width": 0.25, "ratios": qp_snn.ratios("vgg16", "A", 10),

@@ -143,8 +143,8 @@ def compress(
 
     Rows of the report: "dense", "dense control" (trained on until it had as many epochs as the
     product), "quantized QUANTIZER" (in the order qp), "compressed". Their
-    `extra`: `quantizer`, `size_mb` (Eq. 16), `levels_used` (Eq. 8), and of the product `score`,
-    `accuracy_before_tuning`, `score_stability` (Eq. 15, the least of all layers).
+    `extra`: `held_out_accuracy`, `quantizer`, `size_mb` (Eq. 16), `levels_used` (Eq. 8), and of the
+    product `score`, `accuracy_before_tuning`, `score_stability` (Eq. 15, the least of all layers).
 
     Args:
       net: with its start values, from which the dense and the quantized network are trained, as
@@ -199,7 +199,7 @@ def compress(
     }
     rows = {name: Trained(each, task) for name, each in networks.items()}
     seen = {"widths": {layer: len(left) for layer, left in keep.items()}, "stability": stability}
-    return Result.of(rows, data, seen, seed=options.seed, extra=facts)
+    return Result.of(rows, data, seen, seed=options.seed, extra=facts, held_out=True)
 
 
 def cut(

@@ -20,7 +20,7 @@ RUNS = {
     "--order together --no-control --seed 3 --checkpoint-every 0",
     "admm": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 300 --batch-size 30 "
     "--learning-rate 0.02 --penalty 0.01 --dense-epochs 8 --pull-epochs 2 --prune-sparsity 0.75 "
-    "--sparsity 0.5",
+    "--sparsity 0.5 --activity-weights 0 0.03",
     "rivals": "--preset smoke --network 4C3-AP2-{classes} --timesteps 2 --limit 60 --batch-size 20 "
     "--dense-epochs 1 --no-control --seeds 0 1 --sparsity 0.5 0.8",
     "joint": "--preset smoke --network 4C3-AP4-8-{classes} --timesteps 2 --limit 120 "

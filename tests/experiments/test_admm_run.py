@@ -39,8 +39,8 @@ def folder(run_of):
 
 
 def test_the_dense_network_comes_first_and_the_product_last(rows):
-    assert list(rows) == ["dense", "dense control", "pruned", "pruned one-shot", "ternary", "quiet",
-                          "compressed"]  # fmt: skip
+    assert list(rows) == ["dense", "dense control", "pruned", "pruned one-shot", "ternary",
+                          "quiet 0", "quiet 0.03", "compressed"]  # fmt: skip
 
 
 def test_the_networks_have_learnt(rows):
@@ -68,13 +68,19 @@ def test_both_ways_of_pruning_keep_as_many_in_each_layer(rows):
 
 
 def test_bits_are_as_ordered(rows):
-    assert [rows[name]["bits"] for name in ("dense", "pruned", "quiet")] == [32, 32, 32]
+    assert [rows[name]["bits"] for name in ("dense", "pruned", "quiet 0")] == [32, 32, 32]
     assert rows["ternary"]["bits"] == 2
     assert 2 <= rows["compressed"]["bits"] <= 3
 
 
 def test_what_was_not_pruned_is_dense(rows):
-    assert [rows[name]["density"] for name in ("dense", "quiet")] == [1, 1]
+    assert [rows[name]["density"] for name in ("dense", "quiet 0")] == [1, 1]
+
+
+def test_the_density_of_the_convolutions_stands_beside_that_of_all(rows):
+    conv1 = next(layer for layer in rows["pruned"]["layers"] if layer["name"] == "conv1")
+    assert rows["pruned"]["convolution_density"] == pytest.approx(conv1["density"])
+    assert rows["dense"]["convolution_density"] == 1
 
 
 @pytest.mark.parametrize("name", ["dense", "pruned", "ternary", "compressed"])
@@ -106,6 +112,12 @@ def test_packed_networks_score_what_the_results_say(folder, rows, options_of):
         assert found.accuracy == rows[name]["accuracy"]
 
 
+def test_held_out_images_are_a_second_test_set(rows):
+    for row in rows.values():
+        assert row["held_out_samples"] == 30 and 0 <= row["held_out_accuracy"] <= 1
+        assert row["held_out_accuracy"] * 30 == pytest.approx(round(row["held_out_accuracy"] * 30))
+
+
 def test_compression_makes_the_file_smaller(rows):
     assert rows["compressed"]["weight_bytes"] < rows["dense"]["weight_bytes"] / 8
     assert rows["compressed"]["file_bytes"] < rows["dense"]["file_bytes"]
@@ -115,7 +127,7 @@ def test_the_log_has_the_residuals_of_each_pull(folder):
     log = log_of(folder)
     phases = [(record["phase"], record["epoch"]) for record in log]
     pulls = ["prune pull", "quantize pull", "joint prune pull", "joint quantize pull"]
-    retrains = [*(pull.replace("pull", "retrain") for pull in pulls), "activity"]
+    retrains = [*(pull.replace("pull", "retrain") for pull in pulls), "0 activity", "0.03 activity"]
     epochs = (
         {"dense": 8, "dense control": 6, "one-shot retrain": 3}
         | dict.fromkeys(pulls, 2)

@@ -42,6 +42,9 @@ def test_half_of_the_channels_are_cut_out_for_good(folder, rows):
     assert shapes == [(3, 3, 1, 2), (3, 3, 2, 3), (3, 3, 3, 6), (6, 10)]
     kept, all_there = 18 + 54 + 162 + 60, 36 + 216 + 324 + 60
     assert rows["compressed"]["density"] == pytest.approx(kept / all_there)
+    assert rows["compressed"]["convolution_density"] == pytest.approx(
+        (kept - 60) / (36 + 216 + 324)
+    )
     assert rows["quantized rescaled"]["density"] == 1
     assert list(net.quantized) == ["conv2/kernel", "conv3/kernel"]
 
@@ -74,6 +77,7 @@ MISTAKES = {
     "ratio that empties": (["--ratios", "0.95"], "'conv1'"),
     "way": (["--ways", "fulll"], "fulll"),
     "no way": (["--ways"], "ways"),
+    "a seed twice": (["--seeds", "0", "0"], "seeds needs at least one value, none of them twice"),
     "setting": (["--network=resnet20", "--width=0.0625", "--setting=C"], "'resnet20'"),
     "calibration": (["--calibration-batches=100"], "calibration_batches 100"),
     "gamma": (["--gamma=median"], "--gamma"),
