@@ -18,7 +18,7 @@ from jaxsnn.metrics.intervals import wilson
 from jaxsnn.metrics.report import Report
 from jaxsnn.report import svg
 from jaxsnn.report.results import as_rows
-from jaxsnn.report.svg import Panel, Ruler, colour_of, short
+from jaxsnn.report.svg import Panel, Ruler, colour_of, colours_of, short
 from jaxsnn.sweep.fronts import pareto
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
 ]
 
 Rows = Sequence[Mapping[str, Any]]  # of results.json
+Colours = Mapping[str, str]  # name of a network -> class of its colour
 Picture = tuple[str, Callable[[], str]]  # its name, what draws it
 
 COSTS = {"synops": "SynOps of a sample", "file_bytes": "bytes of the file"}
@@ -64,10 +65,11 @@ def of_rows(
         raise UserError(f"compared: no row is called {compared!r}; rows: {', '.join(last)}")
     both: list[str] = [rows[0]["name"], compared or rows[-1]["name"]]
     pair = [last[name] for name in dict.fromkeys(both)]
+    colours = colours_of(last)
     found: list[Picture] = []
     known = [row for row in rows if row.get("accuracy") is not None]
     if 1 < len(known) <= MOST_NUMBERED:
-        found.append(("accuracies", partial(plot_accuracies, known)))
+        found.append(("accuracies", partial(plot_accuracies, known, colours)))
     placed = [row for row in known if all((row.get(cost) or 0) > 0 for cost in COSTS)]
     if len(placed) > 2:
         costs = {title: [row[cost] for row in placed] for cost, title in COSTS.items()}
@@ -76,7 +78,9 @@ def of_rows(
             costs,
             [row["accuracy"] for row in placed],
             names=[_full_name(row, rows) for row in placed],
+            groups=[row["name"] for row in placed] if len(last) < len(rows) else None,
             samples=[row.get("samples") for row in placed],
+            colours=colours,
         )
         found.append(("pareto", front))
     if any(row.get("confusion") for row in pair):
@@ -86,16 +90,18 @@ def of_rows(
     several = list(last.values()) if len(last) < svg.COLOURS else pair
     over_time = [row for row in several if row.get("accuracy_over_time")]
     if over_time:
-        found.append(("accuracy_over_time", partial(plot_accuracy_over_time, over_time)))
+        found.append(("accuracy_over_time", partial(plot_accuracy_over_time, over_time, colours)))
     return found
 
 
-def plot_accuracies(rows: Rows) -> str:
+def plot_accuracies(rows: Rows, colours: Colours | None = None) -> str:
     """Draw the accuracy of each network with its interval, from low to high.
 
     Args:
       rows: the networks, the baseline first; each has an accuracy.
+      colours: name -> class of its colour, where it is known from other pictures.
     """
+    colours = colours or colours_of(row["name"] for row in rows)
     shown, spans = [100 * row["accuracy"] for row in rows], [_span(row) for row in rows]
     x = percent([*shown, *(end for span in spans for end in span)])
     names = {float(i): shortened(_full_name(row, rows), 26) for i, row in enumerate(rows)}
@@ -103,7 +109,7 @@ def plot_accuracies(rows: Rows) -> str:
     panel = Panel(said("accuracy, %", x), x, y, width=420.0, height=46.0 + 20 * len(rows))
     marks = []
     for i, (value, span) in enumerate(zip(shown, spans, strict=True)):
-        colour = colour_of(i)
+        colour = colours[rows[i]["name"]]
         if span[0] < span[1]:
             marks.append(panel.stroke((span[0], i), (span[1], i), colour))
         marks.append(panel.dot(value, i, colour, _told(rows[i])))
@@ -119,6 +125,7 @@ def plot_front(
     samples: Sequence[int | None] | None = None,
     dense: tuple[Sequence[float], float] | None = None,
     chosen: int | None = None,
+    colours: Colours | None = None,
 ) -> str:
     """Draw the accuracy of networks against what they cost, with the Pareto front.
 
@@ -130,14 +137,16 @@ def plot_front(
       samples: how many each accuracy was counted on, `[N]`, for the interval.
       dense: a baseline's cost in each panel, and its accuracy.
       chosen: number of the network to mark.
+      colours: name, or that of a group -> class of its colour; the baseline's is "dense".
     """
     few = len(names) <= MOST_NUMBERED
     kinds = list(dict.fromkeys(groups or names))
+    colours = colours or colours_of(["dense"] * bool(dense) + kinds)
     points = []
     for i, name in enumerate(names):
         counted = samples[i] if samples and few else None
         span = _span({"accuracy": accuracies[i], "samples": counted})
-        colour = colour_of(kinds.index(groups[i]) + 1 if groups else i)
+        colour = colours[groups[i] if groups else name]
         points.append(_Point(name, 100 * float(accuracies[i]), span, colour))
     ends = [end for point in points for end in point.span]
     y = percent([*ends, 100 * dense[1]] if dense else ends)
@@ -147,12 +156,12 @@ def plot_front(
         numbered = few and not groups
         panels.append(_front(title, cost, points, y, base, chosen, numbered=numbered))
     if groups:
-        below = svg.legend(["dense"] * bool(dense) + kinds, first=0 if dense else 1)
+        named = {name: colours[name] for name in ["dense"] * bool(dense) + kinds}
     else:
-        below = svg.legend(f"{i} {name}" for i, name in enumerate(names, 1)) if few else ""
+        named = {f"{i} {name}": colours[name] for i, name in enumerate(names, 1) if few}
     note = "The large point is the chosen network. " if chosen is not None else ""
     line = f"<p class=meta>{note}Line: Pareto front, the networks that no other beats in both.</p>"
-    return svg.figure(panels, below + line, columns=2)
+    return svg.figure(panels, svg.legend(named) + line, columns=2)
 
 
 class _Point(NamedTuple):
@@ -227,25 +236,27 @@ def plot_layers(rows: Sequence[Report | Mapping[str, Any]]) -> str:
         }
         if values:
             panels.append(bars(title, values))
-    return svg.figure(panels, svg.legend(row["name"] for row in rows))
+    return svg.figure(panels, svg.legend(colours_of(row["name"] for row in rows)))
 
 
-def plot_accuracy_over_time(rows: Rows) -> str:
+def plot_accuracy_over_time(rows: Rows, colours: Colours | None = None) -> str:
     """Draw the accuracy of a decision after 1, 2, ..., T time steps.
 
     A network of one step beside longer ones, such as an ANN, is a line across.
 
     Args:
       rows: the networks, the baseline first; each has `accuracy_over_time`, in [0, 1].
+      colours: name -> class of its colour, where it is known from other pictures.
     """
+    colours = colours or colours_of(row["name"] for row in rows)
     series = [[100 * float(x) for x in row["accuracy_over_time"]] for row in rows]
     longest = max(map(len, series))
     x = Ruler.counted(longest, "time steps")
     y = percent([value for values in series for value in values])
     panel = Panel(said("accuracy, %", y), x, y, width=420.0, height=230.0)
     marks = []
-    for i, (row, values) in enumerate(zip(rows, series, strict=True)):
-        colour = colour_of(i)
+    for row, values in zip(rows, series, strict=True):
+        colour = colours[row["name"]]
         if len(values) == 1 < longest:
             across = [(1.0, values[0]), (float(longest), values[0])]
             marks.append(panel.line(across, colour, stroke_dasharray="5 3"))
@@ -257,7 +268,8 @@ def plot_accuracy_over_time(rows: Rows) -> str:
         marks.append(panel.line(list(enumerate(values, 1)), colour))
         for t, value in enumerate(values, 1) if longest <= 40 else ():
             marks.append(panel.dot(t, value, colour, f"{row['name']}, {t} steps: {value:.2f} %"))
-    return svg.figure([panel.svg(*marks)], svg.legend(row["name"] for row in rows), columns=1)
+    named = {row["name"]: colours[row["name"]] for row in rows}
+    return svg.figure([panel.svg(*marks)], svg.legend(named), columns=1)
 
 
 def bars(

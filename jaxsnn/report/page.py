@@ -35,6 +35,7 @@ CAPTIONS = {
     "raster": "Spikes of one sample.",
     "histograms": "Weights before and after compression, zeros left out.",
 }
+MOST_OPEN = 3  # networks whose tables of layers are all unfolded
 SHOWN = ("accuracy", "file_bytes", "density", "bits", "synops")  # at the top, of the product
 
 
@@ -139,7 +140,11 @@ def _body(
         *(f"<p>Warning: {escape(line)}.</p>" for line in warnings.of_rows(rows)),
         *pictures,
         "<h2>Layers</h2>",
-        *(_layer_table(row) for row in rows if row.get("layers")),
+        *(
+            _layer_table(row, is_open=len(rows) <= MOST_OPEN or i in (0, len(rows) - 1))
+            for i, row in enumerate(rows)
+            if row.get("layers")
+        ),
         "<h2>Command</h2>",
         f"<pre>{escape(results['command'])}</pre>",
         f"<details><summary>Configuration</summary>{_pairs(_flatten(to_json(config)))}</details>",
@@ -206,13 +211,13 @@ def _range(field: str, row: Row) -> str:
     return f"<small class=range>{100 * low:.2f}–{100 * high:.2f}</small>"
 
 
-def _layer_table(row: Row) -> str:
+def _layer_table(row: Row, *, is_open: bool) -> str:
     lines = [
         [escape(layer["name"]), *(number(f, layer.get(f)) for f in LAYER_COLUMNS.values())]
         for layer in row["layers"]
     ]
     table = _table(["layer", *LAYER_COLUMNS], lines)
-    return f"<details open><summary>{escape(row['name'])}</summary>{table}</details>"
+    return f"<details{' open' * is_open}><summary>{escape(row['name'])}</summary>{table}</details>"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

@@ -19,7 +19,7 @@ from jaxsnn.metrics.columns import factor
 from jaxsnn.report import svg
 from jaxsnn.report.comparisons import bars, percent, said, shortened
 from jaxsnn.report.raster import plot_raster
-from jaxsnn.report.svg import Panel, Ruler, colour_of, short
+from jaxsnn.report.svg import Panel, Ruler, colour_of, colours_of, short
 
 __all__ = [
     "Log",
@@ -51,7 +51,7 @@ def plot_curves(log: Log) -> str:
     names = ["training"]
     if any(row.get(f"validation_{x}") is not None for row in log for x in ("accuracy", "loss")):
         names.append("held-out images")
-    below = svg.legend(names, first=1) + _phase_line(log)
+    below = svg.legend(colours_of(names, first=1)) + _phase_line(log)
     return svg.figure([panel for panel in panels if panel], below)
 
 
@@ -78,7 +78,9 @@ def plot_residuals(log: Log) -> str:
         )
         for kind in ("primal", "dual")
     ]
-    return svg.figure(panels, svg.legend(leaves, first=1) + _phase_line(rows), columns=2)
+    return svg.figure(
+        panels, svg.legend(colours_of(leaves, first=1)) + _phase_line(rows), columns=2
+    )
 
 
 def plot_histograms(before: Any, after: Any, *, where: str = "*/kernel") -> str:
@@ -140,7 +142,7 @@ def plot_dimensions(explained: Mapping[str, Any], widths: Mapping[str, int]) -> 
         marks.append(panel.line(list(enumerate(rest, 1)), colour_of(i)))
         if kept:
             marks.append(panel.dot(kept, rest[kept - 1], colour_of(i), names[-1], 4.0))
-    return svg.figure([panel.svg(*marks)], svg.legend(names, first=1), columns=1)
+    return svg.figure([panel.svg(*marks)], svg.legend(colours_of(names, first=1)), columns=1)
 
 
 def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any]) -> str:
@@ -158,7 +160,7 @@ def plot_noise(sigmas: Sequence[float], series: Mapping[str, Any]) -> str:
         points = [(float(s), 100 * float(v)) for s, v in zip(sigmas, values, strict=True)]
         marks.append(panel.line(points, colour_of(i)))
         marks += [panel.dot(*each, colour_of(i), f"{name}: {each[1]:.2f} %") for each in points]
-    return svg.figure([panel.svg(*marks)], svg.legend(series), columns=1)
+    return svg.figure([panel.svg(*marks)], svg.legend(colours_of(series)), columns=1)
 
 
 def plot_heat(

@@ -31,6 +31,7 @@ __all__ = [
     "Panel",
     "cells",
     "colour_of",
+    "colours_of",
     "escape",
     "figure",
     "legend",
@@ -58,6 +59,15 @@ def short(value: float) -> str:
 def colour_of(index: int) -> str:
     """Return the class of the i-th series: the baseline is grey, all others have a colour."""
     return f"c{index if index < COLOURS else 1 + (index - 1) % (COLOURS - 1)}"
+
+
+def colours_of(names: Iterable[str], *, first: int = 0) -> dict[str, str]:
+    """Return name -> class of its colour, from the one of the first index on.
+
+    >>> colours_of(["dense", "small", "dense"])
+    {'dense': 'c0', 'small': 'c1'}
+    """
+    return {name: colour_of(i) for i, name in enumerate(dict.fromkeys(names), first)}
 
 
 def tag(name: str, content: str = "", **attributes: Any) -> str:
@@ -184,7 +194,7 @@ class Panel:
         """Left, top, right and bottom of the area of the marks, pixels."""
         letters = max(map(len, self.y.ticks.values()), default=0)
         low = 34.0 if self.x.label else 20.0
-        return 8 + LETTER * letters, 27.0, self.width - 10, self.height - low
+        return 8 + LETTER * letters, 30.0, self.width - 10, self.height - low
 
     def at(self, x: float, y: float) -> tuple[float, float]:
         """Return the pixel of a pair of values."""
@@ -321,11 +331,11 @@ def figure(panels: Sequence[str], below: str = "", *, columns: int = 3) -> str:
     return f'<div class="panels of{columns}">{"".join(panels)}</div>{below}'
 
 
-def legend(names: Iterable[str], *, first: int = 0) -> str:
-    """Name the series, whose colours begin with the one of the first index."""
+def legend(colours: Mapping[str, str]) -> str:
+    """Name the series, name -> class of its colour."""
     keys = [
-        f"<span class=key><i class={colour_of(i)}></i>{escape(name)}</span>"
-        for i, name in enumerate(names, first)
+        f"<span class=key><i class={colour}></i>{escape(name)}</span>"
+        for name, colour in colours.items()
     ]
     return f"<p class=legend>{' '.join(keys)}</p>"
 

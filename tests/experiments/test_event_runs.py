@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jaxsnn import export
-from jaxsnn.cli.commands import _data_for
+from jaxsnn.cli.commands import data_for
 
 pytestmark = pytest.mark.run
 
@@ -69,7 +69,7 @@ def test_a_run_on_recordings_ends_with_report_and_raster(name, tmp_path, run_in_
     for row in rows:
         assert row["macs"] == 0 and row["synops"] > 0
     path = out / "models" / "pruned-one-shot.safetensors"
-    found = _data_for(export.load(path), path, name, str(tmp_path))  # of `jaxsnn eval`
+    found = data_for(export.load(path), path, name, str(tmp_path))  # of `jaxsnn eval`
     alike = {"nmnist": "2 frames of equal length, 34x34", "shd": "6 frames of 233.333 ms, 70 units"}
     assert alike[name] in found.notes
     names = [layer["name"] for layer in rows[1]["layers"]]

@@ -92,6 +92,15 @@ def test_a_sweep_has_its_front(groups):
     assert front.count("<circle") == 4 and 'r="7"' in front
 
 
+def test_a_network_has_one_colour_on_the_page():
+    ann = report("ann", 0.99, synops=0.0).to_row()  # has no place among SynOps
+    found = pictures([ROWS[0], ann, ROWS[1], ROWS[2]])
+    for name in ("accuracies", "pareto", "accuracy_over_time"):
+        dots = dict(re.findall(r'class="dot (c\d)"[^>]*><title>([^:,]+)', found[name]))
+        assert dots["c0"] == "dense" and dots["c2"] == "small"
+        assert dots.get("c3", "bad") == "bad"  # of one step it is a line without dots
+
+
 def test_a_name_that_no_row_has_is_refused():
     with pytest.raises(UserError, match="compared: no row is called 'c'; rows: dense, small, bad"):
         comparisons.of_rows(ROWS, "c")
