@@ -25,7 +25,7 @@ CHUNK = 25
 INPUTS = Inputs((6, 6, 1), timesteps=3)
 
 
-@pytest.mark.parametrize("seed", [0, 2, 7, 8, 10, 11, 13, 31])
+@pytest.mark.parametrize("seed", [2, 7, 10, 11, 13, 24, 31, 36])
 def test_random_networks_are_equal_bit_for_bit(seed):
     case = draw(seed)
     assert_equal(case, compiled(case))

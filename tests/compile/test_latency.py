@@ -26,7 +26,7 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("seed", [1, 3, 13])
+@pytest.mark.parametrize("seed", [33, 35, 13])
 @pytest.mark.parametrize("way", WAYS)
 def test_every_way_gives_the_same_bits(way, seed):
     case = draw(seed)
