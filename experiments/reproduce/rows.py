@@ -60,27 +60,27 @@ ROWS: dict[str, Row] = {
         preset="smoke", seeds=(0, 1),
     ),
     "admm-mnist": Row(
-        "admm", "mnist", "Connections, bits and spikes reduced alone and together.", 12
+        "admm", "mnist", "Connections, bits and spikes reduced alone and together; five rates.", 25
     ),
     "admm-nmnist": Row(
         "admm", "nmnist", "The same on 1,000 recordings of an event camera.", 13,
         more="--start uniform",
     ),
     "rivals-mnist": Row(
-        "rivals", "mnist", "ADMM, one-shot and gradual pruning at 10, 5, 2 and 1 %.", 20,
+        "rivals", "mnist", "ADMM, one-shot and gradual pruning at 10, 5, 2 and 1 %.", 25,
         more="--seeds 0",
     ),
     "qp_snn-digits": Row(
         "qp_snn", "digits", "QP-SNN's four ways on the embedded digits.", 3.5, more="--seeds 0"
     ),
     "qp_snn-mnist": Row(
-        "qp_snn", "mnist", "QP-SNN's four ways.", 10, more="--seeds 0"
+        "qp_snn", "mnist", "QP-SNN's four ways.", 15, more="--seeds 0"
     ),
     "qp_snn-cifar10": Row(
         "qp_snn", "cifar10", "QP-SNN on a quarter-width VGG-16.", 58, more="--seeds 0", seeds=(0,)
     ),
     "spatiotemporal-mnist": Row(
-        "spatiotemporal", "mnist", "Widths by principal components, then fewer time steps.", 27,
+        "spatiotemporal", "mnist", "Widths by principal components, then fewer time steps.", 25,
         compared=OF_DRAWS,
     ),
     "spatiotemporal-cifar10": Row(
@@ -88,7 +88,7 @@ ROWS: dict[str, Row] = {
         compared=OF_DRAWS,
     ),
     "spike_thrift-mnist": Row(
-        "spike_thrift", "mnist", "A sparse network guided by a dense one, or by labels alone.", 6,
+        "spike_thrift", "mnist", "A sparse network guided by a dense one, or by labels alone.", 21,
         compared=OF_DRAWS,
     ),
     "spike_thrift-cifar10": Row(
@@ -96,7 +96,7 @@ ROWS: dict[str, Row] = {
     ),
     "joint-digits": Row("joint", "digits", "The whole pipeline on the embedded digits.", 2),
     "joint-mnist": Row(
-        "joint", "mnist", "The whole pipeline: a 250th of the bytes within half a point.", 45
+        "joint", "mnist", "The whole pipeline: a 250th of the bytes within half a point.", 70
     ),
     "joint-nmnist": Row(
         "joint", "nmnist", "The whole pipeline on recordings of an event camera.", 15
