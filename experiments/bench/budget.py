@@ -235,6 +235,12 @@ def _sweep(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
         yield Phase("control", epochs, steps)
 
 
+def _fast(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
+    del config
+    yield Phase("short", o["short_epochs"], 1)
+    yield Phase("long", o["epochs"], o["timesteps"])
+
+
 PHASES: dict[str, Callable[[Any, dict[str, Any]], Iterator[Phase]]] = {
     "admm": _admm,
     "rivals": _rivals,
@@ -243,4 +249,5 @@ PHASES: dict[str, Callable[[Any, dict[str, Any]], Iterator[Phase]]] = {
     "spatiotemporal": _spatiotemporal,
     "spike_thrift": _spike_thrift,
     "sweep": _sweep,
+    "fast": _fast,
 }

@@ -80,12 +80,15 @@ class NetworkOptions:
     network: str = "32C3-AP2-32C3-AP2-128-{classes}"
     """Layout: 32C3 convolution, AP2 average pooling, 128 dense, V10 voting; {classes} is the number
     of classes of the data, {10*classes} ten times as many. Or a name: admm_cifar, stbp_cifar,
-    vgg16, resnet20, vggsnn, shd_recurrent."""
+    vgg16, resnet20, vggsnn, shd_recurrent, fast_cifar."""
     width: Annotated[float, Range(0, open_low=True, open_high=True)] = 1.0
     """Factor on the channels and hidden neurons."""
     start: Literal["uniform", "fan_out", "firing"] = "uniform"
     """Start values: uniform (up to 1 / sqrt(inputs)), fan_out (normal, by the outputs), or firing
     (uniform, without norms scaled on training images until every layer fires)."""
+    weights: str | None = None
+    """Packed network of the same layers to start from, such as models/dense.safetensors of a run of
+    experiments.fast; its first training is then one that goes on."""
     decay: Annotated[float, Range(0, 1)] = 0.2
     """Share of the membrane potential left after a step."""
     threshold: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 0.5
@@ -101,8 +104,8 @@ class NetworkOptions:
 class DenseOptions:
     """The dense network, which everything is compared with."""
 
-    dense_epochs: Annotated[int, Whole(1)] = 10
-    """Epochs of the dense network."""
+    dense_epochs: Annotated[int, Whole(0)] = 10
+    """Epochs of the dense network; 0 takes it as --weights has it."""
     dense_optimizer: Literal["adam", "sgd"] = "adam"
     """Its optimizer: adam, or sgd with momentum 0.9."""
     dense_learning_rate: Annotated[float | None, Range(0, open_low=True, open_high=True)] = None

@@ -16,7 +16,7 @@ from experiments.common.options import (
     RunOptions,
     TaskOptions,
 )
-from jaxsnn import data, models, native
+from jaxsnn import data, export, models, native, tree
 from jaxsnn.arrays import check_whole
 from jaxsnn.data.loading import event_options
 from jaxsnn.errors import UserError
@@ -32,6 +32,7 @@ STARTING_BATCH = 16  # samples on which start values are scaled
 
 NAMED: dict[str, Callable[..., Network]] = {
     "admm_cifar": models.admm_cifar,
+    "fast_cifar": models.fast_cifar,
     "stbp_cifar": models.stbp_cifar,
     "vgg16": models.vgg16,
     "resnet20": models.resnet20,
@@ -71,7 +72,10 @@ def load(
     task = task_of(config.task, config.engine, found, batch_size)
     net = network_of(config.network, found, seed, **options)
     check_fit(net, task, found)
-    return Problem(found, started(net, config.network.start, task, found, seed), task)
+    net = started(net, config.network.start, task, found, seed)
+    if config.network.weights is not None:
+        net = with_weights(net, config.network.weights)
+    return Problem(found, net, task)
 
 
 def read(run: RunOptions, part: DataOptions, *, timesteps: int) -> data.Dataset:
@@ -161,6 +165,30 @@ def started(net: Network, start: str, task: Task, dataset: data.Dataset, seed: i
         samples = jnp.asarray(dataset.train.images[:STARTING_BATCH])
         return models.firing_start(net, task.prepare(key, samples, False))
     return net
+
+
+def with_weights(net: Network, path: str) -> Network:
+    """Return a network with the weights and statistics of a packed one of the same layers.
+
+    Raises:
+      UserError: naming the file and the leaf that only one of them has, or has in another shape.
+    """
+    packed = export.load(path).network
+    own, others = (
+        {
+            name: jnp.shape(leaf)
+            for part in (each.params, each.stats)
+            for name, leaf in tree.named_leaves(part).items()
+        }
+        for each in (net, packed)
+    )
+    for name in sorted(own.keys() | others.keys()):
+        if own.get(name) != others.get(name):
+            raise UserError(
+                f"--weights {path}: {name!r} has the shape {others.get(name, 'of none')}, in "
+                f"--network {own.get(name, 'of none')}; take the network that was packed"
+            )
+    return net.replace(params=packed.params, stats=packed.stats)
 
 
 def check_fit(net: Network, task: Task, dataset: data.Dataset) -> None:

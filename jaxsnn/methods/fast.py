@@ -57,7 +57,7 @@ class Options:
     optimizer: Literal["muon", "sgd", "adam"] = "muon"
     """How the kernels descend: muon (orthogonalised momentum, kernels of constant length), sgd
     (Nesterov's momentum 0.9), or adam."""
-    learning_rate: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 0.05
+    learning_rate: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 0.15
     """Largest step size of the kernels, or of all weights with sgd and adam."""
     other_rate: Annotated[float, Range(0, float("inf"), open_low=True, open_high=True)] = 5e-3
     """With muon: largest step size of norms, biases and read-out, by Adam."""
@@ -108,16 +108,6 @@ def train_fast(
 
     Raises:
       UserError: as `check`, and if network, data and task do not fit each other.
-
-    Example:
-      >>> from jaxsnn import data, models
-      >>> digits = data.load("digits", limit=100)
-      >>> net = models.build("8C2V-8C3-AP2-10", digits.shape, norm=True, readout="current")
-      >>> task = Task(digits.inputs(timesteps=2), loss="ce")
-      >>> options = Options(short_epochs=1, epochs=1, batch_size=30)
-      >>> after = train_fast(net, task, digits, options)
-      >>> bool((after.params["conv2"]["kernel"] == net.params["conv2"]["kernel"]).any())
-      False
     """
     check(net, task, data, options)
     trainer = Trainer(fit, data, options.batch_size, options.seed)

@@ -12,7 +12,7 @@ from types import FunctionType, ModuleType
 import pytest
 
 PROGRAMS = ("quickstart", "admm", "rivals", "qp_snn", "joint", "spatiotemporal", "spike_thrift",
-            "sweep")  # fmt: skip
+            "sweep", "fast")  # fmt: skip
 CHECKS = ("check", "post_init")  # of a class of options: they read what nobody may use
 WHERE = ("experiments.", "jaxsnn.methods.")  # options go no further down
 

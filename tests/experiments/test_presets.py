@@ -29,7 +29,7 @@ SETS = imitations.SETS
 PROGRAMS = {
     name: importlib.import_module(f"experiments.{name}{'' if name == 'quickstart' else '.run'}")
     for name in ("quickstart", "admm", "rivals", "qp_snn", "joint", "spatiotemporal",
-                 "spike_thrift", "sweep")
+                 "spike_thrift", "sweep", "fast")
 }  # fmt: skip
 
 LEAST_RATE = 0.002  # spikes per neuron and step: below it a layer counts as silent
@@ -193,7 +193,7 @@ def key_of(name, preset, dataset):
     values = flat(command.preset_of(PROGRAMS[name].EXPERIMENT, preset, dataset))
     is_converted = "quantile" in values
     names = STARTS + CONVERTS * is_converted
-    kind = "converted" if is_converted else name in ("qp_snn", "joint")
+    kind = "converted" if is_converted else name in ("qp_snn", "joint", "fast")
     return kind, SETS[dataset][:2], tuple(repr(values.get(each)) for each in names)
 
 

@@ -19,7 +19,7 @@ from experiments.common import (
     task_of,
     train_dense,
 )
-from jaxsnn import data
+from jaxsnn import data, export
 from jaxsnn.errors import UserError
 
 
@@ -169,3 +169,20 @@ def test_numbers_of_the_products_and_norms_are_options():
 def test_what_does_not_fit_the_data_is_refused(changes, batch, message):
     with pytest.raises(UserError, match=message):
         load(dataclasses.replace(Config(), **changes), seed=0, batch_size=batch)
+
+
+# --- A network to start from ----------------------------------------------------------------------
+
+
+def test_a_packed_network_is_started_from(tmp_path):
+    path = tmp_path / "dense.safetensors"
+    first = load(Config(), seed=1, batch_size=10)
+    export.save(path, first.net, first.task.inputs)
+    chosen = dataclasses.replace(Config().network, weights=str(path))
+    found = load(dataclasses.replace(Config(), network=chosen), seed=2, batch_size=10)
+    np.testing.assert_array_equal(
+        found.net.params["dense1"]["kernel"], first.net.params["dense1"]["kernel"]
+    )
+    others = dataclasses.replace(chosen, network="7-{classes}")
+    with pytest.raises(UserError, match=r"dense1/bias' has the shape \(6,\), in --network \(7,\)"):
+        load(dataclasses.replace(Config(), network=others), seed=2, batch_size=10)

@@ -50,7 +50,7 @@ def estimate_of(name, dataset):
     elif name == "spike_thrift":
         found, _ = module.load(config)
     else:
-        extra = problem.QP_SNN if name in ("qp_snn", "joint") else {}
+        extra = problem.QP_SNN if name in ("qp_snn", "joint", "fast") else {}
         found = problem.load(config, seed=0, batch_size=options["batch_size"], **extra)
     splits = found.data.train, found.data.validation, found.data.test
     samples = tuple(len(split.labels) for split in splits)
@@ -61,6 +61,7 @@ def estimate_of(name, dataset):
 def test_every_experiment_has_presets_for_a_gpu():
     assert set(PROGRAMS) == {
         "admm", "rivals", "qp_snn", "joint", "spatiotemporal", "spike_thrift", "sweep",
+        "fast",
     }  # fmt: skip
     assert all(program.presets["gpu"] for program in PROGRAMS.values())
 

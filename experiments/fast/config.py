@@ -1,0 +1,81 @@
+"""Options of `experiments.fast`, and their presets."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.common import (
+    DataOptions,
+    EngineOptions,
+    NetworkOptions,
+    ProcessOptions,
+    RunOptions,
+    TaskOptions,
+    check_each_once,
+)
+from jaxsnn.methods import fast
+from jaxsnn.options import checked
+
+# What each way changes in the options; "one step" and "all steps" change the epochs (`run.py`).
+WAYS: dict[str, dict[str, Any]] = {
+    "dense": {},
+    "no whitening": {"whiten": False},
+    "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
+    "adam": {"optimizer": "adam", "learning_rate": 5e-3},
+    "random flips": {"augment": "crop-flip"},  # and shifts over a black border
+    "sharp labels": {"smoothing": 0.0},
+    "average": {"average": 0.98},
+    "one step": {},
+    "all steps": {},
+}
+Way = Literal[
+    "dense", "no whitening", "sgd", "adam", "random flips", "sharp labels", "average", "one step",
+    "all steps",
+]  # fmt: skip
+
+
+@checked
+class Ablation:
+    """Which networks are trained: the whole recipe, and others in which a part is another one."""
+
+    ways: tuple[Way, ...] = ("dense",)
+    """What to train: dense, the recipe as its options say; or with one change: no whitening, sgd,
+    adam, random flips, sharp labels, average (of the weights), one step (of time in all epochs), or
+    all steps (in all epochs, which are fewer)."""
+
+    def check(self) -> None:
+        """Refuse a run of nothing, or of a way twice."""
+        check_each_once(ways=self.ways)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Options of `experiments.fast`."""
+
+    run: RunOptions = RunOptions()
+    data: DataOptions = DataOptions()
+    task: TaskOptions = TaskOptions(timesteps=2, loss="ce", augment="alternate")
+    network: NetworkOptions = NetworkOptions(network="fast_cifar", decay=0.5, norm=True)
+    engine: EngineOptions = EngineOptions()
+    processes: ProcessOptions = ProcessOptions()
+    ablation: Ablation = Ablation()
+    method: fast.Options = fast.Options()
+
+
+SMOKE: dict[str, Any] = {
+    "network": "8C2V-8C3-MP2-8C3-AP2-{classes}", "limit": 300, "batch_size": 50, "short_epochs": 1,
+    "epochs": 1,
+}  # fmt: skip
+DIGITS: dict[str, Any] = {
+    "network": "8C2V-32C3-32C3-AP2-64C3-AP3-{classes}", "augment": "none", "batch_size": 50,
+    "validation": 0.2, "short_epochs": 20, "epochs": 5,
+}  # fmt: skip
+
+# 10,000 of the training images are held out: a second test set. An hour of two cores; not run yet.
+CIFAR: dict[str, Any] = {"validation": 0.2, "short_epochs": 30, "epochs": 4}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "smoke": dict.fromkeys(("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"),
+                           SMOKE),
+    "cpu": {"digits": DIGITS, "cifar10": CIFAR},
+    "gpu": {"cifar10": CIFAR | {"dtype": "bfloat16"}},
+}  # fmt: skip
