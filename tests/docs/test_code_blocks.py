@@ -31,7 +31,7 @@ def has_code(path: Path) -> bool:
 
 # Pages that train for long.
 LONG = {
-    "spikformer.md", "quantize.md", "first-network.md", "sweep.md", "events.md", "channels.md",
+    "fast.md", "spikformer.md", "quantize.md", "first-network.md", "sweep.md", "events.md", "channels.md",
 }  # fmt: skip
 
 
