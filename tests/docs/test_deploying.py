@@ -17,7 +17,8 @@ PAGE = ROOT / "docs" / "deploying.md"
 
 def commands():
     """Return the commands of the page that end on the emulator, a line each."""
-    (found,) = (text for kind, text, _ in blocks(PAGE) if kind == "sh" and "cortex_m4.py" in text)
+    shell = [block.content for block in blocks(PAGE) if block.kind == "sh"]
+    (found,) = (content for content in shell if "cortex_m4.py" in content)
     return found.splitlines()
 
 
