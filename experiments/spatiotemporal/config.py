@@ -46,11 +46,11 @@ DIGITS = SHORT | {
 }  # fmt: skip
 # Every T is trained, whatever it costs, beside its controls: which way wins is the question.
 MNIST = SHORT | {
-    "network": "32C3-AP2-64C3-AP2-64C3-128C3-AP7-{classes}", "limit": 6_000, "ann_epochs": 20,
+    "network": "32C3-AP2-64C3-AP2-64C3-128C3-AP7-{classes}", "limit": 5_000, "ann_epochs": 20,
     "pca_images": 1500, "scores": "ann", "threshold_scales": (0.85, 0.7, 0.6, 0.5), "size": 0.14,
     "timesteps": 16, "calibration_timesteps": 16, "fewer": (8, 4, 2), "fewer_epochs": 3,
     "tune_epochs": 3, "tolerance": 1.0, "qat_epochs": 1, "control_every": True, "uniform": True,
-    "draws": 1,
+    "draws": 1, "noise_images": 500,
 }  # fmt: skip
 # At scale 1 the narrow network is at chance until T = 12, at 0.7 it is within two points of T = 32
 # at T = 8; without dropout it has 1.6 points more.
