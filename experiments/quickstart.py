@@ -40,7 +40,7 @@ class Config:
 DIGITS: dict[str, Any] = {
     "start": "firing",
     "batch_size": 32, "learning_rate": 2e-3, "dense_epochs": 60, "pull_epochs": 40,
-    "retrain_epochs": 60, "sparsity": 0.9, "spike_weight": 0.01,
+    "retrain_epochs": 60, "sparsity": 0.9, "spike_weight": 0.01, "constant_bits": 8,
 }  # fmt: skip
 SMOKE = DIGITS | {
     "network": "8C3-AP2-16-{classes}", "timesteps": 2, "limit": 300, "dense_epochs": 2,

@@ -2,8 +2,17 @@
 
 import json
 import shutil
+from unittest.mock import ANY
 
 import pytest
+
+from experiments.joint.run import compiled
+from jaxsnn import compress, data, models, train
+from jaxsnn.export.whole import to_whole_numbers
+from jaxsnn.methods import Result, joint
+from jaxsnn.methods.pipeline import level_recipe
+from jaxsnn.metrics import Comparison
+from jaxsnn.neurons import LIF
 
 MISTAKES = {
     "stage": (["--stages", "bits", "chanels"], "chanels"),
@@ -33,10 +42,30 @@ def test_the_page_has_a_chart_of_the_stages(run_of):
     assert "What each stage cost in accuracy" in (folder / "report.html").read_text("utf-8")
 
 
+NO_COMPILER = {"reason": ANY}
+
+
+@pytest.mark.thorough
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+def test_the_c_file_of_a_product_decides_as_the_product_does():
+    digits, neuron = data.load("digits", limit=60), LIF(0.5, 0.5)
+    inputs = digits.inputs(timesteps=2)
+    net = models.build("4C3-AP4-8-10", digits.shape, neuron, readout="current", seed=0)
+    task = train.Task(inputs, loss="ce")
+    levels = level_recipe(joint.Options(), 2, net, task)
+    found = {}
+    for name, each in {"whole": compress.project(net, levels), "floats": net}.items():
+        product = to_whole_numbers(each, 8)
+        found[name] = compiled(Result(product, task, {}, Comparison(())), digits)
+    assert found["whole"] == {"images": 359, "equal": 359}
+    assert "quantize these, or allow rounding" in found["floats"]["reason"]
+
+
 BUDGET = ["--preset", "smoke", "--network", "4C3-AP4-16-{classes}", "--timesteps", "2", "--limit",
           "120", "--batch-size", "30", "--stages", "channels", "connections", "bits", "exit",
           "--pruning", "magnitude", "--calibration-batches", "1", "--distill", "0.5", "--tidy",
-          "--same-bytes", "--bytes", "1100", "--channels-epochs", "0"]  # fmt: skip
+          "--constant-bits", "8", "--same-bytes", "--bytes", "900",
+          "--channels-epochs", "0"]  # fmt: skip
 
 
 @pytest.mark.slow  # `pytest -m slow tests/experiments/test_joint_run.py`
@@ -47,10 +76,11 @@ def test_a_run_with_a_budget_that_was_killed_resumes_to_the_same_files(tmp_path,
     names = [row["name"] for row in results["rows"]]
     assert names[:3] == ["dense", "dense control", "int8"] and names[-1] == "compressed"
     product = results["rows"][-1]
-    assert results["budget"]["met"] and product["file_bytes"] <= 1100
+    assert results["budget"]["met"] and product["file_bytes"] <= 900
     assert abs(product["file_bytes"] - results["budget"]["file_bytes"]) <= 8  # of its metadata
     assert 1 <= product["timesteps"] <= 2 and product["exit"]["most_timesteps"] == 2
-    assert "For 1,100 bytes" in (whole / "report.html").read_text("utf-8")
+    assert "For 900 bytes" in (whole / "report.html").read_text("utf-8")
+    assert results["compiled"] in ({"images": 359, "equal": 359}, NO_COMPILER)
 
     shutil.copytree(whole, killed)
     log = (killed / "metrics.jsonl").read_text().splitlines(keepends=True)

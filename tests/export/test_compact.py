@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from jaxsnn import models, tree
-from jaxsnn.cli import facts, tables
+from jaxsnn.cli import facts
 from jaxsnn.errors import UserError
 from jaxsnn.export import architecture, load, pack, save
 from jaxsnn.inputs import Inputs
@@ -19,6 +19,7 @@ from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from tests.export import older_file
 from tests.export.forging import packed_text, put_together, taken_apart
+from tools import forms
 
 NAME = "net.safetensors"
 INPUTS = Inputs((8, 8, 2), 4, mean=(0.5, 0.4), std=(0.2, 0.3))
@@ -71,21 +72,12 @@ QUICKSTART = Path(__file__).with_name("quickstart.safetensors")
 
 @pytest.mark.long
 def test_a_product_takes_the_bytes_that_the_page_of_the_format_says(tmp_path):
-    text = (Path(__file__).parents[2] / "docs/packing.md").read_text(encoding="utf-8")
-    table = text.partition("<!-- forms: quickstart -->")[2].partition("<!-- /forms -->")[0]
-    lines = [line.split("|")[1:-1] for line in table.strip().splitlines()[2:]]
-    rows = {name.strip(" `"): [cell.strip() for cell in cells] for name, *cells in lines}
-    found = facts.forms_of(QUICKSTART)
-    assert rows.keys() == {row["name"] for row in found}
-    for row in found:
-        shape, density, *sizes, now, least = rows[row["name"]]
-        assert shape == "×".join(map(str, row["shape"])) and float(density) < 100.1
-        assert now == f"{row['bytes']:,}" and least == f"{row['least']:,.0f}"
-        for start, cell in zip(tables.FORMS.values(), sizes, strict=True):
-            each = [size for form, size in row["forms"].items() if form.startswith(start)]
-            assert cell == (f"{min(each):,}" if each else "–")
+    told = json.loads(forms.OUT.read_text(encoding="utf-8"))["rows"]
+    assert forms.rows_of("quickstart", QUICKSTART) == [
+        row for row in told if row["product"] == "quickstart"
+    ]
+    for row in facts.forms_of(QUICKSTART):
         assert row["forms"][row["form"]] == row["bytes"]
-    assert f"{QUICKSTART.stat().st_size:,} bytes where version 2" in text
     model = load(QUICKSTART)
     save(tmp_path / NAME, model.network, model.inputs, model.metadata)
     old, new = pack.read(QUICKSTART), pack.read(tmp_path / NAME)
