@@ -101,6 +101,10 @@ ROWS: dict[str, Row] = {
     "joint-nmnist": Row(
         "joint", "nmnist", "The whole pipeline on recordings of an event camera.", 15
     ),
+    "fast-cifar10": Row(
+        "fast", "cifar10", "The fast recipe: a dense network, 10,000 images held out.", 60,
+        seeds=(0,),
+    ),
     "joint-cifar10": Row("joint", "cifar10", "The whole pipeline on colours.", 12, seeds=(0,)),
     "sweep-mnist": Row("sweep", "mnist", "Twenty networks as one program, and their fronts.", 7),
 }  # fmt: skip

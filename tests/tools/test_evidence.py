@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from experiments.reproduce import claims
-from experiments.reproduce.claims import AtLeast, Claim, Fewer, Higher, Within
+from experiments.reproduce.claims import AtLeast, AtMost, Claim, Fewer, Higher, Within
 from experiments.reproduce.measured import binomial
 from experiments.reproduce.rows import ROWS
 
@@ -50,6 +50,8 @@ def test_amounts_hold_or_not_by_their_means():
     assert verdict(Within("b", 6.4, of="a"))[0] == claims.NOT_SHOWN
     assert verdict(AtLeast("b", 0.905))[0] == claims.SHOWN
     assert verdict(AtLeast("b", 0.92))[0] == claims.NOT_SHOWN
+    assert verdict(AtMost("b", 1000, "file_bytes")) == (claims.SHOWN, "1,000 file bytes")
+    assert verdict(AtMost("b", 999, "file_bytes"))[0] == claims.NOT_SHOWN
 
 
 def test_a_claim_needs_all_of_its_tests_and_a_file_of_today():
