@@ -16,7 +16,7 @@ from jaxsnn.export import stablehlo
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import Integrator
 from jaxsnn.network import Network
-from jaxsnn.neurons import LIF
+from jaxsnn.neurons import LIF, AdaptiveLIF, SynapticLIF
 from tests.compile import random_networks
 from tests.export.integer.integer_cases import reference
 
@@ -69,7 +69,22 @@ def attended():
     return chain(IMAGE, 16, first=first, look=layers.Attention(4, heads=2, **options()))
 
 
+def projected():
+    shortcut = layers.Conv(2, 4, 1, stride=2, **options(neurons=Integrator()))
+    first, second = (layers.Conv(c, 4, stride=s, **options()) for c, s in ((2, 2), (4, 1)))
+    return chain(IMAGE, 16, block=layers.Residual(first, second, projection=shortcut))
+
+
+def carrying():
+    """Return a network whose neurons carry more than a potential."""
+    first, second = SynapticLIF(0.5, 0.125, 0.5), AdaptiveLIF(0.5, 0.125, 0.25, 0.5)
+    slow = layers.Dense(4, 8, **options(neurons=first))
+    return chain((4,), 8, slow=slow, tired=layers.Dense(8, 8, **options(neurons=second)))
+
+
 NETWORKS = {
+    "projected": projected,
+    "carrying": carrying,
     "normed": normed,
     "attended": attended,
     "grouped": grouped,
@@ -148,6 +163,13 @@ OWN = {
 }
 # network -> floor -> what refuses it; where there is nothing, it works.
 REFUSED = {
+    "projected": dict.fromkeys(
+        ("integers", "C", "lava"), "'block' has a projected shortcut, which"
+    ),
+    "carrying": {
+        "lava": "'slow' has no exact form in lava: its neurons carry a synaptic current",
+        "nir": "tired: neurons AdaptiveLIF, its threshold adapts: NIR for target 'nir' cannot",
+    },
     "grouped": {},
     "sequences": {},
     "joined": OWN,
@@ -189,7 +211,7 @@ def on_a_grid(net):
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
-@pytest.mark.parametrize("kind", ["grouped", "sequences"])
+@pytest.mark.parametrize("kind", ["grouped", "sequences", "carrying"])
 def test_integers_and_their_c_are_the_network(networks, kind):
     net = networks[kind]
     integers = export.to_integer(net, inputs(net))

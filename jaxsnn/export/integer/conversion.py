@@ -180,7 +180,10 @@ def _convert(
         layer = getattr(module, name)
         if isinstance(layer, layers.Residual):
             if layer.projection is not None:
-                raise UserError(f"{name!r} has a projected shortcut, which has no integers yet")
+                raise UserError(
+                    f"{name!r} has a projected shortcut, which has no integers: leave the "
+                    "projection out, or export the network as StableHLO"
+                )
             block, found = _join(name, layer, grid, options)
             stages.append(block)
             reports += found
