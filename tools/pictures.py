@@ -86,7 +86,7 @@ class Point:
 def points(content: dict[str, Any]) -> list[Point]:
     """Return the spiking networks of a file, in its order."""
     groups = by_network(content["rows"])
-    names, found = list(groups), []
+    found = []
     for name, rows in groups.items():
         number = _best_known(rows[0])
         shares = [row.get(number) for row in rows]
@@ -100,7 +100,7 @@ def points(content: dict[str, Any]) -> list[Point]:
             for cost in COSTS
             if all(row.get(cost) for row in rows)
         }
-        kind = "product" if name in ("compressed", names[-1]) else ""
+        kind = "product" if name == "compressed" else ""
         kind = "baseline" if name.startswith("dense") else kind
         series = re.sub(r" \(?[\d.]+ ?%?\)?$", "", name)
         found.append(Point(name, series, share, error, costs, kind))
@@ -246,13 +246,18 @@ def _labels(
     def rank(i: int) -> tuple[bool, bool, float]:
         return (drawn[i].kind != "product", i not in best, -ys[i])
 
+    # With all methods together: the front, the products, and the best network of other methods.
+    named = {i for i, point in enumerate(drawn) if i in best or point.kind == "product"}
+    small = [i for i, point in enumerate(drawn) if point.kind != "baseline"]
+    for series in {drawn[i].series for i in small} - {drawn[i].series for i in named & {*small}}:
+        named.add(max((i for i in small if drawn[i].series == series), key=ys.__getitem__))
     said: set[str] = set()
     for i in sorted(range(len(drawn)), key=rank):
         point = drawn[i]
         text = point.name
         if together:
             text = point.name if point.kind == "baseline" else point.series
-            if text in said or (i not in best and point.kind != "product"):
+            if text in said or i not in named:
                 continue
         elif point.series in said:  # the first one of a series has its name
             text = point.name.removeprefix(point.series).strip() or point.name

@@ -8,6 +8,7 @@ import experiments.reproduce
 from experiments.reproduce import runs, storing
 from experiments.reproduce.comparing import compare
 from experiments.reproduce.config import Config
+from experiments.reproduce.measured import is_of_today
 from experiments.reproduce.rows import ROWS, Row
 from jaxsnn.cli import arguments
 from jaxsnn.cli.ending import exit_code
@@ -22,7 +23,8 @@ def listing(results: Path, rows: dict[str, Row] = ROWS) -> str:
         minutes, when, engine = f"{row.minutes * len(row.seeds):g}", "no", ""
         if (path := results / f"{name}.json").exists():
             stored = storing.read(path)
-            minutes = f"{stored['seconds'] / 60:.0f}"
+            if is_of_today(stored):
+                minutes = f"{stored['seconds'] / 60:.0f}"
             when, engine = stored.get("stored", "before"), stored["versions"].get("jaxsnn", "")
         seeds = f"{len(row.seeds)} seed{'s' * (len(row.seeds) > 1)}"
         about = f"{row.dataset}, {seeds}. {row.shows}"
