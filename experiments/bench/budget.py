@@ -237,6 +237,7 @@ def _sweep(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
 
 def _fast(config: Any, o: dict[str, Any]) -> Iterator[Phase]:
     del config
+    yield Phase("ann", o["ann_epochs"], 1)
     yield Phase("short", o["short_epochs"], 1)
     yield Phase("long", o["epochs"], o["timesteps"])
 

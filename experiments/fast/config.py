@@ -15,9 +15,10 @@ from experiments.common import (
 from jaxsnn.methods import fast
 from jaxsnn.options import checked
 
-# What each way changes in the options; "one step" and "all steps" change the epochs (`run.py`).
+# What each way changes in the options; those without an entry change the epochs (`run.py`).
 WAYS: dict[str, dict[str, Any]] = {
     "dense": {},
+    "spikes only": {},
     "no whitening": {"whiten": False},
     "sgd": {"optimizer": "sgd", "learning_rate": 0.1},
     "adam": {"optimizer": "adam", "learning_rate": 5e-3},
@@ -28,8 +29,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "all steps": {},
 }
 Way = Literal[
-    "dense", "no whitening", "sgd", "adam", "random flips", "sharp labels", "average", "one step",
-    "all steps",
+    "dense", "spikes only", "no whitening", "sgd", "adam", "random flips", "sharp labels",
+    "average", "one step", "all steps",
 ]  # fmt: skip
 
 
@@ -38,9 +39,9 @@ class Ablation:
     """Which networks are trained: the whole recipe, and others in which a part is another one."""
 
     ways: tuple[Way, ...] = ("dense",)
-    """What to train: dense, the recipe as its options say; or with one change: no whitening, sgd,
-    adam, random flips, sharp labels, average (of the weights), one step (of time in all epochs), or
-    all steps (in all epochs, which are fewer)."""
+    """What to train: dense, the recipe as its options say; or with one change: spikes only (no ANN
+    first), no whitening, sgd, adam, random flips, sharp labels, average (of the weights), one step
+    (of time to the end), or all steps (as soon as there are spikes, in fewer epochs)."""
 
     def check(self) -> None:
         """Refuse a run of nothing, or of a way twice."""
@@ -62,16 +63,16 @@ class Config:
 
 
 SMOKE: dict[str, Any] = {
-    "network": "8C2V-8C3-MP2-8C3-AP2-{classes}", "limit": 300, "batch_size": 50, "short_epochs": 1,
-    "epochs": 1,
+    "network": "8C2V-8C3-MP2-8C3-AP2-{classes}", "limit": 300, "batch_size": 50, "ann_epochs": 1,
+    "short_epochs": 1, "epochs": 1,
 }  # fmt: skip
 DIGITS: dict[str, Any] = {
     "network": "8C2V-32C3-32C3-AP2-64C3-AP3-{classes}", "augment": "none", "batch_size": 50,
-    "validation": 0.2, "short_epochs": 20, "epochs": 5,
+    "validation": 0.2, "ann_epochs": 10, "short_epochs": 10, "epochs": 5,
 }  # fmt: skip
 
 # 10,000 of the training images are held out: a second test set. An hour of two cores; not run yet.
-CIFAR: dict[str, Any] = {"validation": 0.2, "short_epochs": 30, "epochs": 4}
+CIFAR: dict[str, Any] = {"validation": 0.2, "ann_epochs": 15, "short_epochs": 15, "epochs": 4}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "smoke": dict.fromkeys(("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"),

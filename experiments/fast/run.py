@@ -51,13 +51,12 @@ def load(config: Config) -> common.Problem:
 def changes_of(way: str, config: Config) -> dict[str, Any]:
     """Return the options that a way changes: another part, or all epochs of one length."""
     o = flat(config)
+    short, steps = o["short_epochs"], o["timesteps"]
     more = {
-        "one step": {"timesteps": 1, "short_epochs": o["short_epochs"] + o["epochs"], "epochs": 0},
+        "spikes only": {"ann_epochs": 0, "short_epochs": o["ann_epochs"] + short},
         # As many steps of time: as long a training.
-        "all steps": {
-            "short_epochs": 0,
-            "epochs": max(1, round(o["short_epochs"] / o["timesteps"] + o["epochs"])),
-        },
+        "one step": {"timesteps": 1, "short_epochs": short + steps * o["epochs"], "epochs": 0},
+        "all steps": {"short_epochs": 0, "epochs": max(1, round(short / steps + o["epochs"]))},
     }
     return WAYS[way] | more.get(way, {})
 

@@ -1,14 +1,16 @@
-"""A dense spiking network in little time: one time step first, several at the end.
+"""A dense spiking network in little time: an ANN first, one time step then, several at the end.
 
 What others found for ANNs (Jordan 2024, https://arxiv.org/abs/2404.00498), with what is particular
 to spikes:
 
-- **Steps by and by**: with one time step a network costs a T-th, and a neuron is a threshold. Most
-  epochs are of that, `short_epochs`; in the last ones, `epochs`, it learns what the membrane adds.
+- **Spikes by and by**: an ANN of the same layers costs as much as one time step, and its gradient
+  is no stand-in; so the first epochs, `ann_epochs`, are of rectified units, whose weights and norms
+  the spiking network takes over. With one time step a neuron is a threshold, and a network costs a
+  T-th, `short_epochs`; in the last ones, `epochs`, it learns what the membrane adds.
 - **A whitened first layer** that nobody trains (`models.whitening`).
 - **Muon** for the kernels behind which a norm stands (`optimizers.muon`), Adam for the rest; or SGD
   with Nesterov's momentum, or Adam, for all.
-- **One cycle** of the rate over both phases: it rises to its peak along a line, and falls to 0
+- **One cycle** of the rate over all phases: it rises to its peak along a line, and falls to 0
   along another one,
 
       rate_t = peak min((t + 1) / (warmup n), (n - t) / ((1 - warmup) n))
@@ -26,7 +28,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxsnn import layers, losses, train
+from jaxsnn import layers, losses, train, tree
 from jaxsnn.arrays import Array
 from jaxsnn.compress.averaging import averaged
 from jaxsnn.compress.phase import Phase, as_phase
@@ -35,6 +37,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.methods.optimizers import frozen, muon
 from jaxsnn.methods.result import Trainer
+from jaxsnn.models.variants import ann_of
 from jaxsnn.models.whitening import whitened_start
 from jaxsnn.network import Network
 from jaxsnn.options import Range, Whole, checked
@@ -50,8 +53,10 @@ STARTING_IMAGES = 1_000  # whose patches are whitened
 class Options:
     """Options of a fast training."""
 
-    short_epochs: Annotated[int, Whole(0)] = 20
-    """Epochs with one time step, at the beginning."""
+    ann_epochs: Annotated[int, Whole(0)] = 10
+    """Epochs of the ANN of the same layers, at the beginning."""
+    short_epochs: Annotated[int, Whole(0)] = 10
+    """Epochs with one time step, behind them."""
     epochs: Annotated[int, Whole(0)] = 4
     """Epochs with all time steps, at the end."""
     optimizer: Literal["muon", "sgd", "adam"] = "muon"
@@ -81,7 +86,7 @@ class Options:
     def check(self) -> None:
         """Refuse a training without epochs."""
         if not self.short_epochs + self.epochs:
-            raise UserError("short_epochs and epochs are both 0: nothing would be trained")
+            raise UserError("short_epochs and epochs are both 0: no spikes would be trained")
 
 
 DEFAULTS = Options()
@@ -95,7 +100,7 @@ def train_fast(
     *,
     fit: Fit = train.fit,
 ) -> Network:
-    """Train a network from its start values, with few time steps first.
+    """Train a network from its start values: as an ANN, with one time step, with all.
 
     Held-out images are not looked at.
 
@@ -104,7 +109,7 @@ def train_fast(
       task: with the time steps of the end, and the loss "ce" if labels are smoothed.
       data: trained on.
       options: epochs, rates and parts.
-      fit: trains; phases "short" and "long".
+      fit: trains; phases "ann", "short" and "long".
 
     Raises:
       UserError: as `check`, and if network, data and task do not fit each other.
@@ -115,15 +120,21 @@ def train_fast(
         task = replace(task, loss=losses.Smoothed(options.smoothing))
     net = started(net, task, data, options)
     each = trainer.steps(1)
-    steps = each * (options.short_epochs + options.epochs)
-    phases = [("short", task.at(1), options.short_epochs), ("long", task, options.epochs)]
+    phases = [
+        ("ann", task.at(1), options.ann_epochs),
+        ("short", task.at(1), options.short_epochs),
+        ("long", task, options.epochs),
+    ]
     phases = [phase for phase in phases if phase[2]]
+    steps = each * sum(epochs for *_, epochs in phases)
     done = 0
     for name, at, epochs in phases:
-        phase = as_phase(optimizer(net, at, options, steps, done))
+        own = ann_of(net) if name == "ann" else net
+        phase = as_phase(optimizer(own, at, options, steps, done))
         if options.average and name == phases[-1][0]:
             phase = averaged(phase.optimizer, options.average)
-        net = _fit(trainer, name, at, phase, net, epochs)
+        own = _fit(trainer, name, at, phase, own, epochs)
+        net = _taken_over(net, own)
         done += each * epochs
     if options.average:
         batches = min(50, each)
@@ -142,6 +153,13 @@ def _fit(
         task, phase, net, trainer.data.train, epochs=epochs, batch_size=trainer.batch_size,
         seed=trainer.seed, name=name,
     )  # fmt: skip
+
+
+def _taken_over(net: Network, trained: Network) -> Network:
+    """Return a network with the weights and norms of another one, and neurons of its own."""
+    params = tree.substitute(net.params, tree.named_leaves(trained.params))
+    stats = tree.substitute(net.stats, tree.named_leaves(trained.stats))
+    return net.replace(params=params, stats=stats)
 
 
 def check(net: Network, task: Task, data: Dataset, options: Options = DEFAULTS) -> None:

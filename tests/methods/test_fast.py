@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from jaxsnn import data, losses, models
+from jaxsnn import data, losses, models, tree
 from jaxsnn.errors import UserError
 from jaxsnn.methods import fast, optimizers
 from jaxsnn.train import Task
@@ -86,18 +86,28 @@ def followed(calls):
         updates, _ = phase.optimizer.update(
             jax.tree.map(jnp.ones_like, net.params), phase.optimizer.init(net.params), net.params
         )
-        return net.replace(params=optax.apply_updates(net.params, updates))
+        norms = {n: x + 1 for n, x in tree.named_leaves(net.stats).items() if "norm" in n}
+        return net.replace(
+            params=optax.apply_updates(net.params, updates),
+            stats=tree.substitute(net.stats, norms),
+        )
 
     return fit
 
 
-def test_few_steps_come_first_and_the_whitened_layer_stays(digits):
+def test_an_ann_and_one_step_come_first_and_the_whitened_layer_stays(digits):
     calls, net = [], network(digits)
     task = Task(digits.inputs(timesteps=3), loss="ce")
-    options = fast.Options(short_epochs=2, epochs=1, smoothing=0.2, optimizer="sgd", batch_size=30)
+    options = fast.Options(
+        ann_epochs=3, short_epochs=2, epochs=1, smoothing=0.2, optimizer="sgd", batch_size=30
+    )
     after = fast.train_fast(net, task, digits, options, fit=followed(calls))
     smoothed = losses.Smoothed(0.2)
-    assert calls == [("short", 1, 2, smoothed), ("long", 3, 1, smoothed)]
+    assert calls == [("ann", 1, 3, smoothed), ("short", 1, 2, smoothed), ("long", 3, 1, smoothed)]
+    before, stats = tree.named_leaves(net.stats), tree.named_leaves(after.stats)
+    assert stats.keys() == before.keys()
+    for name, leaf in stats.items():  # each phase added 1 to the norms, none to the thresholds
+        np.testing.assert_allclose(leaf, before[name] + 3 * ("norm" in name))
     begun = fast.started(net, task, digits, options).params["conv1"]["kernel"]
     np.testing.assert_array_equal(after.params["conv1"]["kernel"], begun)
     assert jnp.any(begun != net.params["conv1"]["kernel"])
@@ -106,7 +116,9 @@ def test_few_steps_come_first_and_the_whitened_layer_stays(digits):
 
 def test_without_a_phase_the_other_has_the_whole_cycle(digits):
     calls, task = [], Task(digits.inputs(timesteps=2), loss="mse")
-    options = fast.Options(short_epochs=0, epochs=2, smoothing=0.0, whiten=False, optimizer="sgd")
+    options = fast.Options(
+        ann_epochs=0, short_epochs=0, epochs=2, smoothing=0.0, whiten=False, optimizer="sgd"
+    )
     fast.train_fast(network(digits), task, digits, options, fit=followed(calls))
     assert calls == [("long", 2, 2, "mse")]
 
