@@ -105,6 +105,20 @@ ROWS: dict[str, Row] = {
         "fast", "cifar10", "The fast recipe: a dense network, 10,000 images held out.", 60,
         seeds=(0,),
     ),
+    "fast_half-cifar10": Row(
+        "fast", "cifar10", "The fast recipe in half of the time.", 30,
+        more="--ann-epochs 8 --short-epochs 7 --epochs 2", seeds=(0,),
+    ),
+    "fast_quarter-cifar10": Row(
+        "fast", "cifar10", "The fast recipe in a quarter of the time, without an ANN first.", 15,
+        more="--ann-epochs 0 --short-epochs 7 --epochs 1", seeds=(0,),
+    ),
+    "fast_parts-cifar10": Row(
+        "fast", "cifar10", "What each part of the fast recipe is worth, at half the width.", 55,
+        more="--width 0.5 --ann-epochs 5 --short-epochs 4 --epochs 1 --ways dense 'spikes only' "
+        "'no whitening' sgd adam 'random flips' 'sharp labels' average 'one step' 'all steps'",
+        seeds=(0,),
+    ),
     "joint-cifar10": Row("joint", "cifar10", "The whole pipeline on colours.", 12, seeds=(0,)),
     "sweep-mnist": Row("sweep", "mnist", "Twenty networks as one program, and their fronts.", 7),
 }  # fmt: skip
