@@ -96,17 +96,19 @@ def _once(words: list[str], only: str | None = None) -> list[str]:
     return [word for before, word in pairs if word and (before != word or only not in (None, word))]
 
 
-# Pages that train for long.
-LONG = {
-    "fast.md", "spikformer.md", "quantize.md", "library.md", "sweep.md", "events.md", "channels.md",
-}  # fmt: skip
+# Pages that train for long, and for longer still.
+THOROUGH = dict.fromkeys(
+    ("channels.md", "events.md", "fast.md", "library.md", "quantize.md", "spikformer.md"),
+    pytest.mark.thorough,
+)
+LONG = THOROUGH | {"sweep.md": pytest.mark.slow}
 
 
 @pytest.mark.run  # most pages train
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[pytest.mark.thorough] if path.name in LONG else [])
+        pytest.param(path, marks=[LONG[path.name]] if path.name in LONG else [])
         for path in PAGES
         if has_code(path)
     ],

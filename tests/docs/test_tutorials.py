@@ -16,9 +16,7 @@ THREE = ("command-line.md", "library.md", "sweep.md")
 PAGE = FOLDER / THREE[0]
 
 # What makes an experiment of the page one of seconds, behind the page's own options.
-SHORT = (
-    "--limit 200 --batch-size 40 --timesteps 2 --dense-epochs 1 --pull-epochs 1 --retrain-epochs 1"
-)
+SHORT = "--limit 200 --batch-size 40 --dense-epochs 1 --pull-epochs 1 --retrain-epochs 1"
 WITHOUT_DATA = "--dataset cifar10"  # files that are not at hand
 
 
@@ -78,7 +76,11 @@ def test_the_commands_of_the_page_run_and_print_what_it_shows(tmp_path):
             continue
         assert all(each.returncode == 0 for each in done), done[-1].stderr
         if shown is not None:
-            check_printed(block, "".join(each.stdout for each in done), f"{PAGE.name}:{block.line}")
+            printed = "".join(each.stdout for each in done)
+            few = re.sub(
+                r"^warning: .*\n", "", printed, flags=re.M
+            )  # of layers that are silent yet
+            check_printed(block, few, f"{PAGE.name}:{block.line}")
 
 
 def test_a_command_of_the_page_is_made_short():
