@@ -143,7 +143,7 @@ def wanted() -> dict[str, tuple[str, list[Point]]]:
                     Point(p.name, method, p.accuracy, p.error, p.costs, p.kind) for p in own
                 ]
     for name, (_, title) in TOGETHER.items():
-        if together[name]:
+        if {"baseline"} < {point.kind for point in together[name]}:  # and what it became
             found[name] = (f"All methods on {title}", together[name])
     return found
 

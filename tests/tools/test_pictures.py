@@ -90,6 +90,9 @@ def test_only_what_the_engine_of_today_stored_is_drawn(house):
     for change in ({"versions": {"jaxsnn": "0.1.0"}}, {"commit": None}, {"rows": []}):
         (house / "results" / "own.json").write_text(json.dumps(content(**change)))
         assert pictures.wanted() == {}
+    dense = content()["rows"][:1]  # with nothing to compare it with
+    (house / "results" / "own.json").write_text(json.dumps(content(rows=dense)))
+    assert pictures.wanted() == {}
 
 
 def test_pictures_are_drawn_once_linked_and_found_stale_when_a_number_changes(house, capsys):
