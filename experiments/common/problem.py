@@ -193,7 +193,13 @@ def with_weights(net: Network, path: str) -> Network:
 
 def check_fit(net: Network, task: Task, dataset: data.Dataset) -> None:
     """Refuse a network whose scores are not the classes of the data, and a task it cannot run."""
-    task.check(net, dataset.train)
+    scores = task.check_samples(net, dataset.train.images, "train")
+    if scores != dataset.num_classes:
+        raise UserError(
+            f"--network ends in {scores} scores, but {dataset.name} has {dataset.num_classes} "
+            "classes"
+        )
+    task.check(net, dataset.train, "train")
     steps = task.inputs.timesteps
     if task.remat is not None and task.remat < steps and steps % task.remat:
         raise UserError(f"--remat {task.remat} does not divide --timesteps {steps}")
@@ -201,12 +207,6 @@ def check_fit(net: Network, task: Task, dataset: data.Dataset) -> None:
         raise UserError(
             "--micro-batches would normalise each part of a batch by itself: take a network "
             "without norms, or --remat to save memory"
-        )
-    scores = task.check_samples(net, dataset.train.images, "train")
-    if scores != dataset.num_classes:
-        raise UserError(
-            f"--network ends in {scores} scores, but {dataset.name} has {dataset.num_classes} "
-            "classes"
         )
 
 

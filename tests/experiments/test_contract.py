@@ -131,7 +131,7 @@ MISTAKES = {
     "stray word": (["stray"], "stray"),
     "range": (["--batch-size", "0"], "--batch-size must be in [1, "),
     "not a number": (["--learning-rate", "many"], "--learning-rate"),
-    "scores": (["--network", "4C3-AP2-7"], "7 scores"),
+    "scores": (["--network", "4C3-AP2-7"], "--network ends in 7 scores, but digits has 10 classes"),
     "limit": (["--limit", "0"], "--limit must be"),
     "data folder": (["--dataset=mnist", "--preset=smoke", "--data-dir=/no/such"], "/no/such"),
     "config file": (["--config", "/no/such/file"], "/no/such/file: no such file"),
