@@ -158,6 +158,8 @@ def judge(claim: Claim, content: Mapping[str, Any] | None) -> tuple[str, str]:
         others = {getattr(test, name, test.network) for name in ("than", "of")}
         if missing := sorted({test.network, *others} - networks.keys()):
             return NOT_RUN, f"no row {missing[0]!r}"
+        if isinstance(test, Higher) and not networks[test.network][0].get("samples"):
+            return NOT_RUN, "the number of test samples is not stored"
         found.append(test.judge(networks))
     verdicts = {verdict for verdict, _ in found}
     said = ", ".join(numbers for _, numbers in found)

@@ -60,6 +60,11 @@ def test_a_claim_needs_all_of_its_tests_and_a_file_of_today():
     assert verdict(Fewer("a", 200, "file_bytes", "b"), Higher("a", "b"))[0] == claims.NOT_SHOWN
     assert verdict(*both, versions={"jaxsnn": "0.1.0"})[0] == claims.NOT_RUN
     assert verdict(Higher("a", "gone")) == (claims.NOT_RUN, "no row 'gone'")
+    stored = content()
+    for row in stored["rows"]:
+        del row["samples"]
+    found = claims.judge(Claim("", "", "", both), stored)
+    assert found == (claims.NOT_RUN, "the number of test samples is not stored")
     assert claims.judge(Claim("", "", "", both), None) == (claims.NOT_RUN, "")
 
 
