@@ -136,21 +136,33 @@ def _trajectory_backward(
             return contribution
         return contribution + slopes[1] * (later @ feedback.T)
 
-    def step(later: Array, now: Any) -> tuple[Array, Array]:
-        known, direct = now
-        derivative = direct + back(known if before_loop else slopes(known), later)
-        return derivative, derivative.astype(cotangent.dtype)
+    def by_neuron(total: Any, kept: Array, later: Array) -> Any:
+        """Add what the constants contribute to the step behind a potential.
 
-    inputs = slopes(kept) if before_loop else kept, cotangent
-    first, derivative = step_by_step(step, jnp.zeros_like(start), inputs, None, reverse=True)
-    before = _before(form, neuron, start, kept)
-    wide = derivative.astype(start.dtype)
-    d_neuron = jax.vjp(lambda n: rest(n, before), neuron)[1](wide)[0]
+        Here and not over all time, which would lay all potentials out once more.
+        """
+        potential = _potential(form, neuron, kept)
+
+        def left(neuron: Any) -> Array:
+            found = rest(neuron, potential)
+            return found if feedback is None else found + spikes_of(neuron, potential) @ feedback
+
+        return jax.tree.map(jnp.add, total, jax.vjp(left, neuron)[1](later)[0])
+
+    def step(carry: tuple[Array, Any], now: Any) -> tuple[tuple[Array, Any], Array]:
+        (later, total), (known, kept, direct) = carry, now
+        total = by_neuron(total, kept, later)
+        derivative = direct + back(known if before_loop else slopes(kept), later)
+        return (derivative, total), derivative.astype(cotangent.dtype)
+
+    inputs = slopes(kept) if before_loop else None, kept, cotangent
+    zeros = jnp.zeros_like(start), jax.tree.map(jnp.zeros_like, neuron)
+    (first, total), derivative = step_by_step(step, zeros, inputs, None, reverse=True)
+    d_neuron = by_neuron(total, _kept(form, neuron, start), first)
     d_feedback = None
     if feedback is not None:
-        heard, pull = jax.vjp(lambda n: spikes_of(n, before), neuron)
-        d_neuron = jax.tree.map(jnp.add, d_neuron, pull(wide @ feedback.T)[0])
-        heard, wide = heard.astype(derivative.dtype), feedback.dtype
+        heard = spikes_of(neuron, _before(form, neuron, start, kept)).astype(derivative.dtype)
+        wide = feedback.dtype
         d_feedback = jnp.einsum("tbi,tbo->io", heard, derivative, preferred_element_type=wide)
     d_current = sum_over_time(derivative) if form.timesteps else derivative
     d_start = back(slopes(_kept(form, neuron, start)), first)

@@ -1,6 +1,6 @@
 """What every neuron keeps: the unrolled time axis against one step after another, and the facts."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -162,6 +162,12 @@ def test_a_gradient_moves_at_most_a_fifth_more_than_that_of_lif_for_each_state()
     least = moved(LIF())
     for neuron in (SynapticLIF(), AdaptiveLIF()):
         assert moved(neuron) <= 1.2 * len(neuron.State._fields) * least
+
+    def spikes(decay, x):
+        return unroll(replace(LIF(), decay=decay), x)[0].sum()
+
+    learned = jax.jit(jax.grad(spikes, (0, 1))).lower(jnp.float32(0.9), current).compile()
+    assert learned.cost_analysis()["bytes accessed"] <= 1.2 * least
 
 
 @pytest.mark.parametrize("name", [name for name, each in NEURONS.items() if each.scaled])
