@@ -44,7 +44,7 @@ def load(config: Config) -> common.Problem:
     """Return the problem of a way; every mistake of the user's shows here."""
     method = config.method
     problem = common.load(config, seed=method.seed, batch_size=method.batch_size, **common.QP_SNN)
-    fast.check(problem.net, problem.task, problem.data, method)
+    fast.check(problem.net, problem.task, method)
     return problem
 
 

@@ -33,12 +33,11 @@ from jaxsnn.arrays import Array
 from jaxsnn.compress.averaging import averaged
 from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.data import Dataset
-from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.methods.optimizers import frozen, muon
 from jaxsnn.methods.result import Trainer
 from jaxsnn.models.variants import ann_of
-from jaxsnn.models.whitening import whitened_start
+from jaxsnn.models.whitening import whitened_layer, whitened_start
 from jaxsnn.network import Network
 from jaxsnn.options import Range, Whole, checked
 from jaxsnn.train import Fit, Task
@@ -114,7 +113,7 @@ def train_fast(
     Raises:
       UserError: as `check`, and if network, data and task do not fit each other.
     """
-    check(net, task, data, options)
+    check(net, task, options)
     trainer = Trainer(fit, data, options.batch_size, options.seed)
     if options.smoothing:
         task = replace(task, loss=losses.Smoothed(options.smoothing))
@@ -162,8 +161,8 @@ def _taken_over(net: Network, trained: Network) -> Network:
     return net.replace(params=params, stats=stats)
 
 
-def check(net: Network, task: Task, data: Dataset, options: Options = DEFAULTS) -> None:
-    """Refuse what cannot be trained so; little is computed.
+def check(net: Network, task: Task, options: Options = DEFAULTS) -> None:
+    """Refuse what cannot be trained so; nothing is computed.
 
     Raises:
       UserError: if labels of another loss would be smoothed, muon finds no kernel with a norm, or
@@ -173,7 +172,8 @@ def check(net: Network, task: Task, data: Dataset, options: Options = DEFAULTS) 
         raise UserError(
             f"labels are smoothed for the loss 'ce', found {task.loss!r}; take smoothing=0"
         )
-    started(net, task, data, options)
+    if options.whiten:
+        whitened_layer(net, task.inputs.abstract())
     optimizer(net, task, options, 1)
 
 
@@ -182,8 +182,6 @@ def started(net: Network, task: Task, data: Dataset, options: Options = DEFAULTS
     if not options.whiten:
         return net
     x = task.prepare(jax.random.key(0), jnp.asarray(data.train.images[:STARTING_IMAGES]), False)
-    if not isinstance(x, Signal):
-        raise UserError("a whitened first layer needs images that are the same at every step")
     return whitened_start(net, x)
 
 

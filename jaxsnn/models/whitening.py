@@ -20,7 +20,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.network import Network
 
-__all__ = ["whitening_filters", "whitened_start"]
+__all__ = ["whitened_layer", "whitened_start", "whitening_filters"]
 
 DAMPING = 5e-2  # of inputs of variance 1; Jordan 2024 has 5e-4 and trains in half precision
 PATCHES = 1 << 19  # at most, of which the covariance is taken
@@ -61,7 +61,7 @@ def whitening_filters(images: Array | np.ndarray, size: int, *, damping: float =
     return jnp.asarray(found.reshape(size, size, values.shape[-1], -1), jnp.float32)
 
 
-def whitened_start(net: Network, x: Signal, *, damping: float = DAMPING) -> Network:
+def whitened_start(net: Network, x: Array | Signal, *, damping: float = DAMPING) -> Network:
     """Return a network whose first convolution whitens: half of its channels with the sign turned.
 
     With fewer channels than twice the filters, the directions of largest variance stay; further
@@ -83,6 +83,32 @@ def whitened_start(net: Network, x: Signal, *, damping: float = DAMPING) -> Netw
       >>> kernel.shape, bool((kernel[..., :4] == -kernel[..., 4:]).all())
       ((2, 2, 1, 8), True)
     """
+    name = f"{whitened_layer(net, x)}/kernel"
+    kernel, values = tree.named_leaves(net.params)[name], x.value if isinstance(x, Signal) else x
+    filters = whitening_filters(np.asarray(values), kernel.shape[0], damping=damping)
+    half = filters[..., : (kernel.shape[-1] + 1) // 2]
+    both = jnp.concatenate([half, -half], -1)[..., : kernel.shape[-1]]
+    kernel = jnp.concatenate([both, kernel[..., both.shape[-1] :]], -1)
+    return net.replace(params=tree.substitute(net.params, {name: kernel}))
+
+
+def whitened_layer(net: Network, x: Array | Signal) -> str:
+    """Return the name of the convolution that whitens.
+
+    >>> from jaxsnn import inputs, models
+    >>> net = models.build("8C2V-10", (6, 6, 1))
+    >>> whitened_layer(net, inputs.Inputs((6, 6, 1), timesteps=2).abstract())
+    'conv1'
+
+    Args:
+      net: the network.
+      x: its input, or the shape of it.
+
+    Raises:
+      UserError: if the input is not constant, or enters anything else than one convolution.
+    """
+    if not isinstance(x, Signal) or not x.constant:
+        raise UserError("a whitened start needs real values that are the same at every step")
     first = net.flow(x).inputs
     layer = layers.synapses(net.module)[first[0]]
     if len(first) != 1 or type(layer) is not layers.Conv or layer.groups > 1:
@@ -90,11 +116,4 @@ def whitened_start(net: Network, x: Signal, *, damping: float = DAMPING) -> Netw
             f"a whitened start needs an input that enters one convolution, found {first[0]!r}, "
             f"{type(layer).__name__}{' and others' if len(first) > 1 else ''}"
         )
-    if not x.constant:
-        raise UserError("a whitened start needs real values that are the same at every step")
-    name, channels = f"{first[0]}/kernel", layer.kernel.shape[-1]
-    filters = whitening_filters(np.asarray(x.value), layer.kernel.shape[0], damping=damping)
-    half = filters[..., : (channels + 1) // 2]
-    both = jnp.concatenate([half, -half], -1)[..., :channels]
-    kernel = jnp.concatenate([both, layer.kernel[...][..., both.shape[-1] :]], -1)
-    return net.replace(params=tree.substitute(net.params, {name: kernel}))
+    return first[0]

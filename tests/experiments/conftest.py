@@ -36,7 +36,8 @@ RUNS = {
     "qp_snn": "--preset smoke --network 4C3-6C3-MP2-6C3-AP4-{classes} --threshold 0.4 --limit 100 "
     "--batch-size 30 --train-epochs 1 --tune-epochs 1 --calibration-batch-size 30 --seed 3 "
     "--seeds 2",
-    "fast": "--preset smoke --network 4C2V-6C3-AP2-{classes} --limit 100 --batch-size 30 --seed 3",
+    "fast": "--preset smoke --network 4C2V-6C3-AP2-{classes} --limit 100 --batch-size 30 --seed 3 "
+    "--ways dense average",
 }
 
 LONG = {"fast", "qp_snn", "rivals", "spatiotemporal", "spike_thrift"}

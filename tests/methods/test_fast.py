@@ -126,8 +126,8 @@ def test_without_a_phase_the_other_has_the_whole_cycle(digits):
 def test_what_does_not_fit_is_refused_before_anything_is_trained(digits):
     task = Task(digits.inputs(timesteps=2), loss="ce")
     with pytest.raises(UserError, match="it needs layers with norms"):
-        fast.check(network(digits, norm=False), task, digits)
+        fast.check(network(digits, norm=False), task)
     with pytest.raises(UserError, match="loss 'ce', found 'mse'; take smoothing=0"):
-        fast.check(network(digits), Task(digits.inputs(timesteps=2)), digits)
+        fast.check(network(digits), Task(digits.inputs(timesteps=2)))
     with pytest.raises(UserError, match="both 0"):
         fast.Options(short_epochs=0, epochs=0)
