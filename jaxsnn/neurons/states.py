@@ -7,7 +7,7 @@ loss by `s[t]` is
 
 where autodiff gives the products of one step; all that a step computes on the way is computed
 again. Spikes are a part of the step, so that the loop reads one cotangent for them and not one for
-each state. The derivative by the constants is one product over all time.
+each state; the derivative by the constants is added up there, too.
 """
 
 from functools import partial
@@ -79,40 +79,44 @@ def _backward(
     fired, direct = cotangents
     wide = start.potential.dtype
 
-    def pull(state: Any, drive: Array, fired: Array, later: Any) -> Any:
-        """Return what o[t] and d[t+1] contribute to d[t], and the derivative by x[t+1]."""
+    def pull(total: Any, state: Any, drive: Array, fired: Array, later: Any) -> Any:
+        """Return what o[t] and d[t+1] contribute: to the constants, to d[t], to x[t+1]."""
 
-        def step(state: Any, drive: Array) -> tuple[Array, Any]:
+        def step(neuron: Any, state: Any, drive: Array) -> tuple[Array, Any]:
             return neuron.spikes(state), _advanced(neuron, state, drive, feedback)
 
-        return jax.vjp(step, state, drive)[1]((fired.astype(wide), later))
+        by_neuron, *rest = jax.vjp(step, neuron, state, drive)[1]((fired.astype(wide), later))
+        return jax.tree.map(jnp.add, total, by_neuron), *rest
 
-    def back(later: Any, now: Any) -> tuple[Any, Any]:
-        state, drive, fired, direct = now
-        earlier, by_drive = pull(state, current if timesteps else drive, fired, later)
+    def back(carry: tuple[Any, Any], now: Any) -> tuple[tuple[Any, Any], Any]:
+        (later, total), (state, drive, fired, direct) = carry, now
+        drive = current if timesteps else drive
+        total, earlier, by_drive = pull(total, state, drive, fired, later)
         derivative = jax.tree.map(jnp.add, direct, earlier)
-        return derivative, (by_drive, derivative)
+        return (derivative, total), (by_drive, derivative)
 
     # The last step has no later one: the current there meets a derivative of 0.
     following = None if timesteps else jnp.concatenate([current[1:], current[:1]])
-    zero = jax.tree.map(jnp.zeros_like, start)
+    zero = jax.tree.map(jnp.zeros_like, (start, neuron))
     inputs = states, following, fired, direct
-    first, (by_drive, derivatives) = step_by_step(back, zero, inputs, None, reverse=True)
+    (first, total), (by_drive, derivatives) = step_by_step(back, zero, inputs, None, reverse=True)
     none = jnp.zeros_like(start.potential)
-    d_start, d_first = pull(start, current if timesteps else current[0], none, first)
+    begin = start, current if timesteps else current[0]
+    d_neuron, d_start, d_first = pull(total, *begin, none, first)
     if timesteps:
         d_current = by_drive.sum(0) + d_first
     else:
         d_current = jnp.concatenate([d_first[None], by_drive[:-1]])
 
+    if feedback is None:
+        return d_neuron, d_start, d_current, None
     before = jax.tree.map(lambda s, all_: jnp.concatenate([s[None], all_[:-1]]), start, states)
 
-    def steps(neuron: Any, feedback: Array | None) -> Any:
+    def steps(feedback: Array) -> Any:
         axes = 0, None if timesteps else 0
-        after = jax.vmap(lambda s, x: _advanced(neuron, s, x, feedback), axes)(before, current)
-        return jax.vmap(neuron.spikes)(states), after
+        return jax.vmap(lambda s, x: _advanced(neuron, s, x, feedback), axes)(before, current)
 
-    d_neuron, d_feedback = jax.vjp(steps, neuron, feedback)[1]((fired.astype(wide), derivatives))
+    d_feedback = jax.vjp(steps, feedback)[1](derivatives)[0]
     return d_neuron, d_start, d_current, d_feedback
 
 
