@@ -280,8 +280,7 @@ def latent(
     Args:
       inner: the optimizer to wrap.
       recipe: pattern -> projection.
-      straight_through: rule for the gradient, `gradients.pass_through`,
-        `gradients.pass_within(bound)` or other.
+      straight_through: rule for the gradient, such as those of `compress.gradients`.
 
     Returns:
       A transformation with a `LatentState`.
