@@ -96,19 +96,17 @@ def _once(words: list[str], only: str | None = None) -> list[str]:
     return [word for before, word in pairs if word and (before != word or only not in (None, word))]
 
 
-# Pages that train for long, and for longer still.
-THOROUGH = dict.fromkeys(
-    ("channels.md", "events.md", "fast.md", "library.md", "quantize.md", "spikformer.md"),
-    pytest.mark.thorough,
-)
-LONG = THOROUGH | {"sweep.md": pytest.mark.slow}
+# Pages that train for long.
+LONG = {
+    "channels.md", "events.md", "fast.md", "library.md", "quantize.md", "spikformer.md", "sweep.md",
+}  # fmt: skip
 
 
 @pytest.mark.run  # most pages train
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, marks=[LONG[path.name]] if path.name in LONG else [])
+        pytest.param(path, marks=[pytest.mark.thorough] if path.name in LONG else [])
         for path in PAGES
         if has_code(path)
     ],
