@@ -36,7 +36,9 @@ def precision(
         for each in range(seed, seed + SEEDS):
             effort.say(f"precision {dtype}, seed {each}")
             neuron = LIF(0.5, 0.5, surrogate=rectangle(1.0))
-            net = models.build(LAYOUT, digits.shape, neuron, seed=each, dtype=jnp.dtype(dtype))
+            net = models.build(
+                LAYOUT, digits.shape, neuron, readout="current", dtype=jnp.dtype(dtype), seed=each
+            )
             net = models.firing_start(net, start)
             net = train.fit(
                 task, optax.adam(2e-3), net, digits.train, epochs=EPOCHS, batch_size=BATCH,
