@@ -25,9 +25,11 @@ def run(config: Config) -> None:
         began, method = time.process_time(), configs[way].method
         fit = there.fit if len(problems) == 1 else there.within(way)
         net = fast.train_fast(problem.net, problem.task, problem.data, method, fit=fit)
-        seconds = {"core_seconds": round(time.process_time() - began, 1)}
+        core_seconds = round(time.process_time() - began, 1)
         networks[way] = Trained(net, problem.task)
-        extra[way] = seconds | mirrored(networks[way], problem.data)
+        extra[way] = mirrored(networks[way], problem.data)
+        if not config.run.resume:  # the processes before are gone, and what they took
+            extra[way]["core_seconds"] = core_seconds
     seed = config.method.seed
     result = Result.of(networks, first.data, seed=seed, extra=extra, held_out=True)
     text = " ".join(f"{row.name}: {said(row.to_row())}." for row in result.report.rows)
@@ -82,7 +84,9 @@ def said(row: dict[str, Any]) -> str:
         parts.append(f"{100 * accuracy:.2f} +- {100 * error:.2f} % of {samples:,} held-out images")
     if "held_out_mirrored_accuracy" in row:
         parts.append(f"{100 * row['held_out_mirrored_accuracy']:.2f} % with mirror images")
-    return ", ".join([*parts, f"{row['core_seconds'] / 60:.1f} core-minutes of this process"])
+    if "core_seconds" in row:
+        parts.append(f"{row['core_seconds'] / 60:.1f} core-minutes")
+    return ", ".join(parts)
 
 
 EXPERIMENT = common.Experiment("fast", experiments.fast.__doc__, Config, PRESETS, run)

@@ -160,6 +160,8 @@ def judge(claim: Claim, content: Mapping[str, Any] | None) -> tuple[str, str]:
             return NOT_RUN, f"no row {missing[0]!r}"
         if isinstance(test, Higher) and not networks[test.network][0].get("samples"):
             return NOT_RUN, "the number of test samples is not stored"
+        if isinstance(test, AtMost) and any(test.number not in r for r in networks[test.network]):
+            return NOT_RUN, f"{test.number.replace('_', ' ')} of a resumed run are not known"
         found.append(test.judge(networks))
     verdicts = {verdict for verdict, _ in found}
     said = ", ".join(numbers for _, numbers in found)

@@ -52,6 +52,8 @@ def test_amounts_hold_or_not_by_their_means():
     assert verdict(AtLeast("b", 0.92))[0] == claims.NOT_SHOWN
     assert verdict(AtMost("b", 1000, "file_bytes")) == (claims.SHOWN, "1,000 file bytes")
     assert verdict(AtMost("b", 999, "file_bytes"))[0] == claims.NOT_SHOWN
+    unknown = claims.NOT_RUN, "core seconds of a resumed run are not known"
+    assert verdict(AtMost("b", 7200, "core_seconds")) == unknown
 
 
 def test_a_claim_needs_all_of_its_tests_and_a_file_of_today():
