@@ -210,12 +210,12 @@ def _seed_of(row: Any) -> Any:
 
 def _at_seed(root: Any, seed: Any) -> Any:
     """Return a file with the rows of one seed alone."""
-    return {**root, "rows": [row for row in root["rows"] if _seed_of(row) == seed]}
+    return {**root, "rows": [row for row in root.get("rows", ()) if _seed_of(row) == seed]}
 
 
 def _over_seeds(lines: list[Any], root: Any, expression: str) -> str:
     """Return the text of an expression for the rows of several seeds."""
-    if len(lines) == 1 or "rows" not in root:
+    if len(lines) == 1:
         return _evaluate(lines[0], root, expression)
     paths, _, form = expression.partition(" as ")
     values = [_compute(row, _at_seed(root, _seed_of(row)), paths.strip()) for row in lines]

@@ -110,7 +110,7 @@ def measured(digits: Dataset, plan: Plan, seed: int, say: Callable[[str], None])
     def row(way: str, bits: int | None, net: Network) -> dict[str, Any]:
         found = metrics.measure(task, net, digits.test, batch_size=250)
         return {
-            "way": way, "uniform_bits": bits, "seed": seed, "accuracy": found.accuracy,
+            "name": way, "part": bits and f"{bits} bits", "seed": seed, "accuracy": found.accuracy,
             "weight_bytes": found.weight_bytes, "bits": found.bits, "density": found.density,
         }  # fmt: skip
 
@@ -120,7 +120,13 @@ def measured(digits: Dataset, plan: Plan, seed: int, say: Callable[[str], None])
         for way, phase in phases(net, task, digits, plan, bits, trainer).items():
             say(f"mixed, seed {seed}: {way}, {bits} bits")
             rows.append(row(way, bits, fitted(net, phase(), plan.tuning)))
-    return rows
+    uniform = {row["part"]: row["accuracy"] for row in rows if row["name"] == "uniform"}
+    return [row | {"over_uniform": _over(row, uniform)} for row in rows]
+
+
+def _over(row: dict[str, Any], uniform: dict[str, float]) -> float | None:
+    """Return by how much a row is more accurate than uniform bits at its budget and seed."""
+    return row["accuracy"] - uniform[row["part"]] if row["part"] else None
 
 
 def mixed(
@@ -138,11 +144,11 @@ def mixed(
 def show(console: Console, rows: Rows, plan: Plan) -> None:
     """Print accuracy, its least and greatest, and bytes of each way at each budget."""
     title = f"MNIST, {plan.images} images, {plan.layout}, T = {plan.timesteps}"
-    table = new_table(title, "", "bits of budget", "accuracy", "from", "to", "bytes")
-    for way, bits in dict.fromkeys((row["way"], row["uniform_bits"]) for row in rows):
-        here = [row for row in rows if (row["way"], row["uniform_bits"]) == (way, bits)]
+    table = new_table(title, "", "budget", "accuracy", "from", "to", "bytes")
+    for way, budget in dict.fromkeys((row["name"], row["part"]) for row in rows):
+        here = [row for row in rows if (row["name"], row["part"]) == (way, budget)]
         found = [100 * row["accuracy"] for row in here]
         size = statistics.mean(row["weight_bytes"] for row in here)
         numbers = (f"{x:.2f} %" for x in (statistics.mean(found), min(found), max(found)))
-        table.add_row(way, "" if bits is None else str(bits), *numbers, f"{size:.0f}")
+        table.add_row(way, budget or "", *numbers, f"{size:.0f}")
     console.print(table)

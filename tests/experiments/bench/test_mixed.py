@@ -15,8 +15,8 @@ def test_no_way_takes_more_bytes_than_uniform_bits_do():
     )  # fmt: skip
     digits = data.load("digits", limit=100)
     rows = mixed.measured(digits, plan, 0, lambda line: None)
-    assert len({row["way"] for row in rows}) == len(rows) == 6
-    uniform = next(row["weight_bytes"] for row in rows if row["way"] == "uniform")
+    assert len({row["name"] for row in rows}) == len(rows) == 6
+    uniform = next(row["weight_bytes"] for row in rows if row["name"] == "uniform")
     for row in rows[1:]:
         # Codes in the budget, and widths of channels in a byte each.
         assert row["weight_bytes"] <= uniform + 4 + 10 + 8
