@@ -73,8 +73,9 @@ def search(magnitude: Array, counted: Array, nearest: Nearest, top: Array, axes:
     high = jnp.max(magnitude, axes, keepdims=True)
     low = safe_divide(_sum(magnitude, axes), _sum(magnitude > 0, axes)) / top
     size = magnitude.size // max(high.size, 1)
-    count = MOST if size <= SMALL else max(WORK // size, FEWEST)
-    together = max(1, WORK // max(magnitude.size, 1))
+    count = MOST if size <= SMALL else max(_power_of_two(WORK // size), FEWEST)
+    together = min(_power_of_two(WORK // max(magnitude.size, 1)), count)
+    around = max(AROUND, together)
     rounding = (10 * float(np.finfo(magnitude.dtype).eps)) ** 2 * _sum(magnitude**2, axes)
 
     def error(alpha: Array) -> Array:
@@ -85,33 +86,42 @@ def search(magnitude: Array, counted: Array, nearest: Nearest, top: Array, axes:
             return found
         return found - safe_divide(_sum(rest * levels, axes) ** 2, _sum(levels**2, axes))
 
-    def least(alphas: Array) -> tuple[Array, Array]:
-        """Return which of the scales `[n, *S]` has the least error, of equal ones the first."""
-        errors = jax.lax.map(error, alphas, batch_size=min(together, len(alphas)))
-        # Octaves of powers of two are as good as each other: do not let rounding choose.
-        limit = (1 + EQUAL) * jnp.min(errors, 0) + rounding
-        best = jnp.argmax(errors <= limit[None], 0)
-        alpha, found = (jnp.take_along_axis(x, best[None], 0)[0] for x in (alphas, errors))
-        return alpha, found
-
     def along(points: Array) -> Array:
         return points.astype(magnitude.dtype).reshape(-1, *[1] * high.ndim)
 
-    half = count // 2
+    half, middle = count // 2, (high / top)[None]
     ratio = jnp.where(high > 0, safe_divide(high, low), jnp.where(high == 0, 1.0, high))  # or NaN
-    place, middle = along(jnp.arange(half) / (half - 1)), (high / top)[None]
-    alphas = jnp.concatenate([middle, middle / (0.5 + place), low[None] * ratio[None] ** place])
-    step, around = jnp.log(ratio) / (half - 1), along(jnp.linspace(-1, 1, AROUND))
+    step, place = jnp.log(ratio) / (half - 1), along(jnp.arange(half) / (half - 1))
+    alphas = jnp.concatenate([middle, middle / (0.5 + place[1:]), low[None] * ratio[None] ** place])
+    offsets = along(jnp.linspace(-1, 1, around))
+    broad, parts = count // together, around // together
 
-    def closer(round_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        alpha, found = carry
-        narrow = step * (2 / (AROUND - 1)) ** round_
-        other, better = least(alpha[None] * jnp.exp(narrow[None] * around))
-        is_better = better < found - rounding
-        return jnp.where(is_better, other, alpha), jnp.where(is_better, better, found)
+    # One loop over all scales, some at a time: a body of its own for each part of the search would
+    # be compiled by itself.
+    def look(turn: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        alpha, found, center = carry
+        round_, part = jnp.divmod(jnp.maximum(turn - broad, 0), parts)
+        center = jnp.where(part == 0, alpha, center)
+        narrow = step * (2 / (around - 1)) ** round_.astype(step.dtype)
+        near = jax.lax.dynamic_slice_in_dim(offsets, part * together, together)
+        first = jax.lax.dynamic_slice_in_dim(alphas, turn * together, together)
+        tried = jnp.where(turn < broad, first, center[None] * jnp.exp(narrow[None] * near))
+        errors = jax.vmap(error)(tried)
+        # Octaves of powers of two are as good as each other: do not let rounding choose.
+        limit = (1 + EQUAL) * jnp.min(errors, 0) + rounding
+        best = jnp.argmax(errors <= limit[None], 0)[None]
+        other, least = (jnp.take_along_axis(x, best, 0)[0] for x in (tried, errors))
+        is_better = least < jnp.where(turn < broad, 1 - EQUAL, 1) * found - rounding
+        return jnp.where(is_better, other, alpha), jnp.where(is_better, least, found), center
 
-    alpha: Array = jax.lax.fori_loop(0, ROUNDS, closer, least(alphas))[0]
+    start = middle[0], jnp.full_like(high, jnp.inf), middle[0]
+    alpha: Array = jax.lax.fori_loop(0, broad + ROUNDS * parts, look, start)[0]
     return alpha
+
+
+def _power_of_two(most: int) -> int:
+    """Return the largest power of two that is at most a number, and at least 1."""
+    return 1 << (max(most, 1).bit_length() - 1)
 
 
 def alternate(

@@ -121,13 +121,13 @@ def _land(
     shared: Shared[dict[str, Projection]], leaves: dict[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Step]]:
     """Do what `land` does with the leaves of a recipe, as one program for all of them."""
-    projections = shared.function
-    projected = {name: projection(leaves[name]) for name, projection in projections.items()}
-    steps = {
-        name: quantize(projection, leaves[name]).step
-        for name, projection in projections.items()
-        if is_grid(projection)
-    }
+    projected, steps = {}, {}
+    for name, projection in shared.function.items():
+        if is_grid(projection):  # fitted once, for the weights and for their step
+            found = quantize(projection, leaves[name])
+            projected[name], steps[name] = found.decode().astype(leaves[name].dtype), found.step
+        else:
+            projected[name] = projection(leaves[name])
     return projected, steps
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from jaxsnn import timing
-from jaxsnn.arrays import check_whole
+from jaxsnn.arrays import Number, check_whole
 from jaxsnn.data import Split
 from jaxsnn.encode import Signal
 from jaxsnn.metrics.counts import Counts, accumulate, no_counts
@@ -67,13 +67,14 @@ def evaluate(
     samples, labels = (np.asarray(part) for part in split)
     starts = range(0, len(labels), batch_size)
     with timing.activity("evaluate"):
+        weight = task.spike_weight
         task, net, key = _ready(task, net, batch_size, seed)
         sums = None
         for i, start in enumerate(starts):
             part = slice(start, start + batch_size)
             batch = _filled(samples[part], batch_size), _filled(labels[part], batch_size)
             given = parallel.replicate((*batch, len(labels) - start, key, i), task.devices)
-            new = _evaluate(task, net, *given)
+            new = _evaluate(task, weight, net, *given)
             sums = new if sums is None else _add(sums, new)
         correct, loss, counts, confusion = parallel.gather(sums, task.devices)
         over_time = correct / len(labels)
@@ -90,16 +91,21 @@ def prepare(task: Task, net: Network, split: Split, *, batch_size: int = BATCH) 
       split: any images and labels of the same shapes, at least one.
       batch_size: samples at a time.
     """
+    weight = task.spike_weight
     task, net, key = _ready(task, net, batch_size, 0)
     batch = [_filled(np.asarray(part[:1]), batch_size) for part in split]
     given = parallel.replicate((*batch, batch_size, key, 0), task.devices)
-    _evaluate.lower(task, net, *given).compile()
+    _evaluate.lower(task, weight, net, *given).compile()
 
 
 def _ready(task: Task, net: Network, batch_size: int, seed: int) -> tuple[Task, Network, Array]:
-    """Return task and network as an evaluation has them, on its devices, and its random key."""
+    """Return task and network as an evaluation has them, on its devices, and its random key.
+
+    Tasks that differ in what only training needs become one, and share a program.
+    """
     devices = parallel.most_devices(batch_size, task.devices)
-    task = replace(task, devices=devices, guide=None)
+    task = replace(task, devices=devices, guide=None, spike_weight=0.0, augment="none")
+    task = replace(task, remat=None, micro_batches=1)
     return task, parallel.replicate(net.for_passes(), devices), jax.random.key(seed)
 
 
@@ -111,9 +117,17 @@ def _filled(batch: np.ndarray, size: int) -> np.ndarray:
 
 @jax.jit
 def _evaluate(
-    task: Task, net: Network, samples: Array, labels: Array, left: Array, key: Array, i: Array
+    task: Task,
+    spike_weight: Number,
+    net: Network,
+    samples: Array,
+    labels: Array,
+    left: Array,
+    key: Array,
+    i: Array,
 ) -> Any:
     """Return what `_counted` does of the i-th batch, of which so many samples are left."""
+    task = replace(task, spike_weight=spike_weight)
     valid = jnp.arange(samples.shape[0]) < left
     x = task.prepare(jax.random.fold_in(key, i), samples, False)
     return parallel.over_devices(partial(_counted, task), task.devices, net, x, labels, valid)

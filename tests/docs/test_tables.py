@@ -125,6 +125,12 @@ def test_rows_of_several_seeds_are_one_line_with_mean_and_standard_deviation(see
     ]
 
 
+def test_so_are_the_rows_of_a_study(results, tmp_path):
+    (tmp_path / "run.json").write_text(json.dumps({"studies": {"one": SEVERAL}}))
+    made = tables.table("run#studies.one\nname: name\nfile: file_bytes as n")
+    assert made.splitlines()[3] == "| small | 150 ± 71 |"
+
+
 @pytest.mark.parametrize("marker", ["where: seed=1\nname: name", "seed: seed\nname: name"])
 def test_a_table_by_seeds_keeps_them_apart(seeds, marker):
     assert tables.table(f"run#rows\n{marker}").count("small") == (1 if "where" in marker else 2)

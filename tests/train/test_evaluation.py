@@ -1,5 +1,7 @@
 """Running over a data set: every sample counts once, however it is cut into batches."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -64,6 +66,20 @@ def test_the_loss_of_an_evaluation_is_the_mean_over_samples(exact, whole, split)
     expected = losses.mean_squared_error(whole.readout[:, :58], jnp.asarray(part.labels))
     found = train.evaluate(*exact, part, batch_size=29)
     assert found.loss == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.long
+def test_tasks_that_differ_in_training_share_a_program_and_keep_their_losses(exact, split):
+    task, net = exact
+    plain = train.evaluate(task, net, split)
+    known = evaluation._evaluate._cache_size()
+    other = replace(task, spike_weight=0.5, remat=1, micro_batches=1)
+    quieter = train.evaluate(other, net, split)
+    assert evaluation._evaluate._cache_size() == known
+    fired = sum(float(counts.sum()) for counts in plain.counts.spikes.values())
+    neurons = sum(counts.size for counts in plain.counts.spikes.values())
+    assert quieter.loss > plain.loss + 0.4 * fired / (neurons * SIZE * TIMESTEPS) > plain.loss
+    assert quieter.accuracy == plain.accuracy
 
 
 def test_scores_are_the_mean_of_the_read_out_over_time(exact, whole, split):
