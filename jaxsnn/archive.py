@@ -69,17 +69,34 @@ def read(path: str | Path, advice: str = "delete it to go on") -> dict[str, np.n
     Raises:
       UserError: if it is missing, damaged or of another kind; nothing in it is executed.
     """
+    found = arrays(path, WHAT, advice)
+    listed = found.pop(NAMES, np.zeros(0, np.uint8)).tobytes()
+    if foreign.parse_json(path, WHAT, listed, advice) != sorted(found):
+        raise UserError(f"{path}: damaged, not the arrays that its list has; {advice}")
+    return found
+
+
+def arrays(path: str | Path, what: str, advice: str) -> dict[str, np.ndarray]:
+    """Return the arrays of any npz file that is not compressed, read-only.
+
+    No more is allocated than the file has bytes.
+
+    Args:
+      path: the file, such as `numpy.savez` writes it.
+      what: what is expected, with its article.
+      advice: what to do if it is damaged.
+
+    Raises:
+      UserError: if it is missing, damaged or of another kind; nothing in it is executed.
+    """
     path = Path(path)
     found: dict[str, np.ndarray] = {}
-    with foreign.reading(path, WHAT, advice), zipfile.ZipFile(path) as file:
+    with foreign.reading(path, what, advice), zipfile.ZipFile(path) as file:
         for entry in foreign.stored_entries(path, file):
             name = entry.filename.removesuffix(".npy")
             if name == entry.filename or name in found:
                 raise ValueError(f"the entry {entry.filename!r} is no array, or stands there twice")
             found[name] = _array(file.read(entry))
-    listed = found.pop(NAMES, np.zeros(0, np.uint8)).tobytes()
-    if foreign.parse_json(path, WHAT, listed, advice) != sorted(found):
-        raise UserError(f"{path}: damaged, not the arrays that its list has; {advice}")
     return found
 
 

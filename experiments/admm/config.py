@@ -169,6 +169,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         **_colour(CIFAR),
         "nmnist": NMNIST,
         **_spoken(SPOKEN),
+        "own": MNIST,
     },
     "gpu": {
         "digits": DIGITS,

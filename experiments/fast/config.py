@@ -75,7 +75,8 @@ DIGITS: dict[str, Any] = {
 CIFAR: dict[str, Any] = {"validation": 0.2, "ann_epochs": 15, "short_epochs": 15, "epochs": 4}
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "smoke": dict.fromkeys(("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100"),
+    "smoke": dict.fromkeys(("digits", "mnist", "fashion_mnist", "kmnist", "cifar10", "cifar100",
+                            "own"),
                            SMOKE),
     "cpu": {"digits": DIGITS, "cifar10": CIFAR},
     "gpu": {"cifar10": CIFAR | {"dtype": "bfloat16"}},

@@ -99,10 +99,10 @@ GPU: Values = {
 # At most ten minutes by the estimate of `experiments.bench.budget`.
 GPU_VGG: Values = {"dense_epochs": 16, "dtype": "bfloat16", "timesteps_schedule": (2, 1)}
 PRESETS: Presets = {
-    "smoke": {**dict.fromkeys(("digits", *LIKE_MNIST, *LIKE_CIFAR), SMOKE),
+    "smoke": {**dict.fromkeys(("digits", *LIKE_MNIST, *LIKE_CIFAR, "own"), SMOKE),
               "nmnist": SMOKE | OF_RECORDINGS},
     "cpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST),
-            **dict.fromkeys(LIKE_CIFAR, CIFAR), "nmnist": NMNIST},
+            **dict.fromkeys(LIKE_CIFAR, CIFAR), "nmnist": NMNIST, "own": MNIST},
     "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST | GPU),
             **dict.fromkeys(LIKE_CIFAR, VGG | GPU_VGG | {
                 f"{stage}_epochs": 3 for stage in ("channels", "pull", "connections", "bits",

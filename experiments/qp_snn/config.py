@@ -132,6 +132,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
         "digits": DIGITS,
         **dict.fromkeys(("mnist", "fashion_mnist", "kmnist"), MNIST),
         "nmnist": NMNIST,
+        "own": MNIST,
         "cifar10": CIFAR10,
         "cifar100": CIFAR10 | {"ratios": qp_snn.ratios("vgg16", "A", 100)},
     },

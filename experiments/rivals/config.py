@@ -108,7 +108,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": _few("paper"),
 }
 # Four densities of one dense network; three seeds are three runs.
-for _dataset in ("mnist", "fashion_mnist", "kmnist"):
+for _dataset in ("mnist", "fashion_mnist", "kmnist", "own"):
     PRESETS["cpu"][_dataset] |= {
         "sparsity": (0.9, 0.95, 0.98, 0.99), "seeds": (0,), "limit": 20_000
     }  # fmt: skip

@@ -100,10 +100,10 @@ SMOKE = SHORT | {
 
 GREY = ("mnist", "fashion_mnist", "kmnist")
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
-    "smoke": dict.fromkeys(("digits", *GREY, "cifar10", "cifar100", "tiny_imagenet"), SMOKE),
+    "smoke": dict.fromkeys(("digits", *GREY, "cifar10", "cifar100", "tiny_imagenet", "own"), SMOKE),
     "cpu": {
         "digits": DIGITS,
-        **dict.fromkeys(GREY, MNIST),
+        **dict.fromkeys((*GREY, "own"), MNIST),
         "cifar10": CIFAR10,
         "cifar100": CIFAR10 | {"network": "vgg11"},
     },

@@ -177,8 +177,8 @@ SMOKE: Values = {
 
 LIKE_MNIST = ("mnist", "fashion_mnist", "kmnist")
 PRESETS: Presets = {
-    "smoke": dict.fromkeys(("digits", *LIKE_MNIST), SMOKE),
-    "cpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, MNIST)},
+    "smoke": dict.fromkeys(("digits", *LIKE_MNIST, "own"), SMOKE),
+    "cpu": {"digits": DIGITS, **dict.fromkeys((*LIKE_MNIST, "own"), MNIST)},
     "gpu": {"digits": DIGITS, **dict.fromkeys(LIKE_MNIST, LONG | {"dense_epochs": 12})},
     "paper": {"digits": LONG_DIGITS, **dict.fromkeys(LIKE_MNIST, LONG)},
 }

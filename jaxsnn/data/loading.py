@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from jaxsnn.arrays import check_range
-from jaxsnn.data import event_sets, tfds, tiny_imagenet
+from jaxsnn.data import event_sets, own, tfds, tiny_imagenet
 from jaxsnn.data.base import Dataset, Split, channel_statistics, hold_out, shuffled
 from jaxsnn.data.event_table import EVENT_SETS
 from jaxsnn.data.events import Framing
@@ -21,12 +21,12 @@ _DIGITS_TEST = 0.2  # share of scikit-learn's digits that is the test split, wha
 
 
 def names() -> tuple[str, ...]:
-    """Return the names that `load` knows; "digits" is the one that needs no files.
+    """Return the names that `load` knows; "digits" needs no files, "own" is a file of yours.
 
     >>> names()[0]
     'digits'
     """
-    return ("digits", *SOURCES, tiny_imagenet.NAME, *EVENT_SETS)
+    return ("digits", *SOURCES, tiny_imagenet.NAME, *EVENT_SETS, own.NAME)
 
 
 def event_options(name: str, **options: Any) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def load(
     "digits" comes with scikit-learn. Every other set is read from the files in `data_dir` (or a
     folder in it that is called like the set); without it, from those in the directory that the
     environment variable JAXSNN_DATA names; without that, from tensorflow-datasets, which downloads
-    and prepares it the first time. Tiny-ImageNet has only the files; recordings ("nmnist",
+    and prepares it the first time. Tiny-ImageNet has only the files, "own" one npz file of yours
+    (`own.npz` in `data_dir`, or `data_dir` itself; see `data/own.py`); recordings ("nmnist",
     "dvs_cifar10" and "dvs_gesture" of event cameras, "shd" and "ssc" of an artificial cochlea) come
     through tonic in the place of tensorflow-datasets. Their images are frames of counted events
     (`events.to_frames`). Of recordings, only those are read that are used.
@@ -64,7 +65,7 @@ def load(
     Args:
         name: one of `names()`.
         data_dir: directory with the published files, or with sets that tensorflow-datasets has
-            prepared.
+            prepared; of "own" also the file.
         validation: share of the training images to hold out, in [0, 1), in proportion to the
             classes; 0 leaves the validation split empty. Test images are never touched. "ssc" has a
             published validation split: all of it is used, with a limit as many as of others.
@@ -106,8 +107,8 @@ def load(
             f"timesteps, size and frames_by are for {', '.join(others)} and {last}; {name} has no "
             "time"
         )
-    num_classes, num_train, num_test = _published(name)
     found = _read(name, data_dir, framing)
+    num_classes, num_train, num_test = _published(name, found)
     notes = [note for note in (found.note, *_differences(found, num_train, num_test)) if note]
 
     pool = shuffled(len(found.train.labels), seed)
@@ -143,10 +144,12 @@ def _published_validation(found: Unread, share: float, seed: int, limit: int | N
     return found.take(pool)
 
 
-def _published(name: str) -> tuple[int, int, int]:
+def _published(name: str, found: Parts) -> tuple[int, int, int]:
     """Return the numbers of classes, training and test images; 0 images if they do not matter."""
     if name == "digits":
         return 10, 0, 0
+    if name == own.NAME:
+        return int(found.train.labels.max()) + 1, 0, 0
     if name == tiny_imagenet.NAME:
         return tiny_imagenet.NUM_CLASSES, tiny_imagenet.NUM_TRAIN, tiny_imagenet.NUM_TEST
     source = SOURCES[name] if name in SOURCES else EVENT_SETS[name]
@@ -162,9 +165,11 @@ def _read(name: str, data_dir: str | os.PathLike[str] | None, framing: Framing |
     root = None
     if given is not None:
         root = Path(given).expanduser()
-        if not root.is_dir():
+        if not root.is_dir() and name != own.NAME:
             what = "is not a directory" if root.exists() else "does not exist"
             raise UserError(f"{name}: {origin} {root} {what}")
+    if name == own.NAME:
+        return _in_memory(own.read(root))
     if name == tiny_imagenet.NAME:
         found = tiny_imagenet.read_local(root) if root else None
         if found is None:

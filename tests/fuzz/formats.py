@@ -339,6 +339,33 @@ def make_idx_gz(folder: Path) -> None:
     make_idx(folder, lambda content: gzip.compress(content, mtime=0), ".gz")
 
 
+def make_images(folder: Path) -> None:
+    """Write a user's own images."""
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 6), ("test", 3)):
+        arrays[f"{part}_images"] = rng.integers(0, 256, (count, 4, 5), dtype=np.uint8)
+        arrays[f"{part}_labels"] = np.arange(count) % 3
+    np.savez(folder / "own.npz", **arrays)
+
+
+def read_images(folder: Path) -> Any:
+    """Read them."""
+    from jaxsnn.data import own
+
+    return own.read(folder)
+
+
+def forged_images(draw: random.Random, name: str, data: bytes) -> bytes:
+    """Damage the arrays of a file of numpy; its checksums are right again."""
+    del name
+    with np.load(io.BytesIO(data)) as file:
+        arrays = {key: file[key] for key in file.files}
+    content = io.BytesIO()
+    np.savez(content, **damaged_array(draw, arrays))
+    return content.getvalue()
+
+
 def read_set(name: str) -> Callable[[Path], Any]:
     """Return the reader of an image set."""
 
@@ -749,6 +776,7 @@ FORMATS: dict[str, Format] = {
     ),
     "idx": Format(make_idx, read_set("mnist"), False),
     "idx.gz": Format(make_idx_gz, read_set("mnist"), True),
+    "own images": Format(make_images, read_images, False, forged_images),
     "CIFAR binary": Format(make_cifar("binary"), read_cifar, False),
     "CIFAR xz": Format(make_cifar("xz"), read_cifar, True),
     "CIFAR pickles": Format(make_cifar("python"), read_cifar, False, forged_pickle),
