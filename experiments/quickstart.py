@@ -38,9 +38,9 @@ class Config:
 
 
 DIGITS: dict[str, Any] = {
-    "start": "firing",
-    "batch_size": 32, "learning_rate": 2e-3, "dense_epochs": 60, "pull_epochs": 40,
-    "retrain_epochs": 60, "sparsity": 0.9, "spike_weight": 0.01, "constant_bits": 8,
+    "start": "firing", "batch_size": 32, "dense_epochs": 30, "dense_learning_rate": 2e-3,
+    "order": "together", "learning_rate": 3e-3, "pull_epochs": 20, "retrain_epochs": 40,
+    "sparsity": 0.9, "spike_weight": 0.01, "constant_bits": 8,
 }  # fmt: skip
 SMOKE = DIGITS | {
     "network": "8C3-AP2-16-{classes}", "timesteps": 2, "limit": 300, "dense_epochs": 2,

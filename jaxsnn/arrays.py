@@ -156,7 +156,9 @@ def top_count(scores: Array, count: int | Array) -> Array:
     def at_least(pair: Array) -> Array:
         key, before_end = pair
         last = jnp.asarray((1 << length) - 1, number) - before_end
-        return (keys > key) | ((keys == key) & (jnp.arange(size, dtype=number) <= last))
+        is_equal = (keys == key) & (jnp.arange(size, dtype=number) <= last)
+        found: Array = (keys > key) | is_equal
+        return found
 
     def too_many(carry: tuple[Array, Array, Array]) -> Array:
         step, _, left = carry

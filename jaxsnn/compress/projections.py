@@ -121,14 +121,28 @@ def _land(
     shared: Shared[dict[str, Projection]], leaves: dict[str, Array]
 ) -> tuple[dict[str, Array], dict[str, Step]]:
     """Do what `land` does with the leaves of a recipe, as one program for all of them."""
+    return on_sets(shared.function, leaves)
+
+
+def on_sets(
+    projections: Mapping[str, Projection], leaves: Mapping[str, Array]
+) -> tuple[dict[str, Array], dict[str, Step]]:
+    """Return leaves on their sets, and the steps of those that end on a grid, fitted once."""
     projected, steps = {}, {}
-    for name, projection in shared.function.items():
-        if is_grid(projection):  # fitted once, for the weights and for their step
+    for name, projection in projections.items():
+        if is_grid(projection):
             found = quantize(projection, leaves[name])
             projected[name], steps[name] = found.decode().astype(leaves[name].dtype), found.step
         else:
             projected[name] = projection(leaves[name])
     return projected, steps
+
+
+def unknown_steps(steps: Callable[[], dict[str, Step]]) -> dict[str, Step]:
+    """Return steps of zeros in the place of those that would be computed: no grid is known yet."""
+    shapes = jax.eval_shape(steps)
+    zeros: dict[str, Step] = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return zeros
 
 
 def prune(weights: Weights, recipe: Recipe) -> tuple[Weights, Any]:

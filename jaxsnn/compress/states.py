@@ -4,9 +4,10 @@ from typing import Any, TypeVar
 
 import jax
 
+from jaxsnn.compress.codes import Step
 from jaxsnn.errors import UserError
 
-__all__ = ["exchange", "find", "is_placeholder", "require_params"]
+__all__ = ["exchange", "find", "is_placeholder", "known_steps", "require_params"]
 
 State = TypeVar("State")
 OptState = TypeVar("OptState")
@@ -57,6 +58,26 @@ def find(opt_state: Any, state_type: type[State]) -> State:
             f"{type(opt_state).__name__}; give the state of an optimizer with one {maker}"
         )
     return found[0]
+
+
+def known_steps(opt_state: Any) -> dict[str, Step]:
+    """Return leaf name -> step of its grid, of all states in an optimizer's state that know some.
+
+    >>> import jax.numpy as jnp, optax
+    >>> from jaxsnn.compress import latent, uniform_grid
+    >>> optimizer, params = latent(optax.sgd(0.1), {"w": uniform_grid(3)}), {"w": jnp.ones(2)}
+    >>> state = optimizer.update(params, optimizer.init(params), params)[1]
+    >>> round(float(known_steps((state, optax.EmptyState()))["w"].scale), 2)
+    0.3
+    """
+
+    def knows(node: Any) -> bool:
+        return isinstance(getattr(node, "steps", None), dict)
+
+    found: dict[str, Step] = {}
+    for node in filter(knows, jax.tree.leaves(opt_state, is_leaf=knows)):
+        found |= node.steps
+    return found
 
 
 def exchange(opt_state: OptState, state: Any) -> OptState:

@@ -17,9 +17,9 @@ import optax
 
 from jaxsnn import tree
 from jaxsnn.arrays import Array
-from jaxsnn.compress.codes import Quantized
+from jaxsnn.compress.codes import Quantized, Step
 from jaxsnn.compress.phase import Finished, Phase, plain_optimizer
-from jaxsnn.compress.projections import check_mask
+from jaxsnn.compress.projections import check_mask, unknown_steps
 from jaxsnn.compress.states import find, is_placeholder, require_params
 from jaxsnn.errors import UserError
 
@@ -76,6 +76,7 @@ class TrainedState(NamedTuple):
     numbers: Leaves  # leaf name -> what its grid learns, float32
     inner: optax.OptState  # of the optimizer of the weights
     numbers_inner: optax.OptState  # of that of the numbers
+    steps: dict[str, Step]  # leaf name -> step of its grid since the last update; zeros before
 
 
 def train_grids(
@@ -99,10 +100,11 @@ def train_grids(
     def init_fn(params: Any) -> TrainedState:
         if is_placeholder(params):
             none: Any = jnp.zeros([0])  # one leaf in the place of them all
-            return TrainedState(params, none, inner.init(params), none)
+            return TrainedState(params, none, inner.init(params), none, none)
         free = {name: jnp.array(leaf) for name, leaf in grids.select(params).items()}  # to donate
         begun = grids.start(free)
-        return TrainedState(free, begun, inner.init(params), other.init(begun))
+        steps = unknown_steps(lambda: _steps_of(grids.quantize(free, begun)))
+        return TrainedState(free, begun, inner.init(params), other.init(begun), steps)
 
     def update_fn(
         updates: Any, state: TrainedState, params: Any = None, **extra_args: Any
@@ -125,7 +127,7 @@ def train_grids(
         def landing(name: str, step: Array, leaf: Array) -> Array:
             return shown[name].decode().astype(leaf.dtype) - leaf if name in shown else step
 
-        after = TrainedState(free, settled, inner_state, other_state)
+        after = TrainedState(free, settled, inner_state, other_state, _steps_of(shown))
         return tree.map_named(landing, steps, params), after
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -135,9 +137,11 @@ def _landed(params: Any, shown: dict[str, Quantized]) -> Finished:
     """Return the parameters with the quantized leaves in their places, and their steps."""
     leaves = tree.named_leaves(params)
     landed = {name: each.decode().astype(leaves[name].dtype) for name, each in shown.items()}
-    return Finished(
-        tree.substitute(params, landed), {name: each.step for name, each in shown.items()}
-    )
+    return Finished(tree.substitute(params, landed), _steps_of(shown))
+
+
+def _steps_of(shown: dict[str, Quantized]) -> dict[str, Step]:
+    return {name: each.step for name, each in shown.items()}
 
 
 def trained_phase(

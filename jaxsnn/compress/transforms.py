@@ -25,9 +25,17 @@ import optax
 
 from jaxsnn import tree
 from jaxsnn.arrays import Array, Number, check_range, check_whole, safe_divide
+from jaxsnn.compress.codes import Step
 from jaxsnn.compress.gradients import GradientRule, pass_through
 from jaxsnn.compress.masks import check_masks, land_inside
-from jaxsnn.compress.projections import Projection, Recipe, project, resolve
+from jaxsnn.compress.projections import (
+    Projection,
+    Recipe,
+    on_sets,
+    project,
+    resolve,
+    unknown_steps,
+)
 from jaxsnn.compress.states import exchange, find, is_placeholder, require_params
 from jaxsnn.errors import UserError
 
@@ -245,6 +253,7 @@ class LatentState(NamedTuple):
 
     free: dict[str, Array]  # leaf name -> the free copy that the optimizer moves, like the leaf
     inner: optax.OptState  # state of the wrapped optimizer
+    steps: dict[str, Step]  # leaf name -> step of its grid since the last update; zeros before
 
 
 def latent(
@@ -296,10 +305,13 @@ def latent(
 
     def init_fn(params: Any) -> LatentState:
         if is_placeholder(params):
-            return LatentState(params, inner.init(params))
-        leaves = tree.named_leaves(params)
-        free = {name: leaves[name] for name in resolve(recipe, params)}
-        return LatentState(jax.device_put(free, may_alias=False), inner.init(params))  # to donate
+            none: Any = jnp.zeros([0])  # one leaf in the place of all steps
+            return LatentState(params, inner.init(params), none)
+        projections, leaves = resolve(recipe, params), tree.named_leaves(params)
+        free = {name: leaves[name] for name in projections}
+        steps = unknown_steps(lambda: on_sets(projections, free)[1])
+        copies = jax.device_put(free, may_alias=False)  # to donate
+        return LatentState(copies, inner.init(params), steps)
 
     def update_fn(
         updates: Any, state: LatentState, params: Any = None, **extra_args: Any
@@ -315,11 +327,12 @@ def latent(
         steps, inner_state = inner.update(gradients, state.inner, copies, **extra_args)
         moved = tree.named_leaves(optax.apply_updates(copies, steps))
         free = {name: moved[name] for name in state.free}
+        shown, grids = on_sets({name: projections[name] for name in free}, free)
 
         def land(name: str, step: Array, leaf: Array) -> Array:
-            return projections[name](free[name]) - leaf if name in free else step
+            return shown[name] - leaf if name in shown else step
 
-        return tree.map_named(land, steps, params), LatentState(free, inner_state)
+        return tree.map_named(land, steps, params), LatentState(free, inner_state, grids)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

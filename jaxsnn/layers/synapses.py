@@ -103,7 +103,9 @@ class Synapse(Layer):
         as_bytes = spikes and pays(self.dtype) and type(self).product in CLOSED
         current = weigh_spikes(weigh, x, kernel) if as_bytes else weigh(x, kernel)
         if (step := self._step(tape)) is not None:
-            current = straight_through(self._by_codes(x, kernel, step), current)
+            is_known = jnp.max(step.scale) > 0  # not before the first update of a training
+            codes = jnp.where(is_known, self._by_codes(x, kernel, step), current)
+            current = straight_through(codes, current)
         bias = None if self.bias is None else self.bias[...]
         if self.norm is None:
             return add_bias(current, bias, dtype)

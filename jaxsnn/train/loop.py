@@ -19,6 +19,7 @@ from jax import Array, lax
 
 from jaxsnn.alike import Shared, share
 from jaxsnn.compress.phase import Phase
+from jaxsnn.compress.states import known_steps
 from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.metrics.counts import spike_rate
@@ -48,7 +49,7 @@ TURNS = 1 << 30  # the part of a phase's key that is for all epochs: no step has
 class TrainState(NamedTuple):
     """Everything that training changes, and the key it draws from."""
 
-    net: Network  # the visible weights, running statistics and neuron constants
+    net: Network  # the visible weights, in bfloat16 their grids, statistics, neurons
     opt_state: optax.OptState  # with masks, duals, free copies
     key: Array  # uint32 [2], constant over a phase
     step: Array  # int32 [], steps done in this phase
@@ -75,10 +76,15 @@ def init(net: Network, phase: Phase, key: Array) -> TrainState:
       key: from which shuffling, encoding and dropout are drawn (`phase_key`).
     """
     opt_state = phase.optimizer.init(net.params)
-    begun = net.replace(params=phase.begin(net.params))
+    begun = _seen(net, phase.begin(net.params), opt_state)
     state = TrainState(begun, opt_state, jax.random.key_data(key), jnp.int32(0))
     copied: TrainState = jax.device_put(state, may_alias=False)
     return copied
+
+
+def _seen(net: Network, params: Tree, opt_state: optax.OptState, **parts: Any) -> Network:
+    """Return the network of a state, with the grids that its passes read."""
+    return net.replace(params=params, steps=known_steps(opt_state), **parts).for_passes()
 
 
 def phase_key(seed: int | Array, name: str) -> Array:
@@ -128,7 +134,7 @@ def train_step(
     net = state.net
     (gradient, means), stats = parallel.over_devices(shard, task.devices, net, x, labels, keys)
     updates, opt_state = optimizer.update(gradient, state.opt_state, net.params)
-    net = net.replace(params=optax.apply_updates(net.params, updates), stats=stats).in_range()
+    net = _seen(net, optax.apply_updates(net.params, updates), opt_state, stats=stats).in_range()
     correct = means.correct * (task.micro_batches * task.devices)
     after = TrainState(net, opt_state, state.key, state.step + 1)
     return after, means._replace(correct=correct, steps=jnp.int32(1))
@@ -141,7 +147,7 @@ def _gradient(
     axis = {"axis": parallel.AXIS} if task.devices > 1 else {}
 
     def loss(params: Tree) -> Any:
-        trained = net.replace(params=params)
+        trained = net.replace(params=params, steps=net.steps)
         output = task.run(trained, x, train=True, key=keys, remat=task.remat, **axis)
         return task.objective(output, labels, x), output
 
@@ -240,7 +246,7 @@ def end_epoch(phase: Phase, state: TrainState) -> TrainState:
     if phase.after_epoch is None:
         return state
     params, opt_state = phase.after_epoch(state.net.params, state.opt_state)
-    return state._replace(net=state.net.replace(params=params), opt_state=opt_state)
+    return state._replace(net=_seen(state.net, params, opt_state), opt_state=opt_state)
 
 
 def end_phase(phase: Phase, state: TrainState) -> Network:

@@ -137,8 +137,11 @@ def test_contract_a_second_call_does_not_recompile_and_types_stay(make):
     params, after, updates = step(PARAMS, state)
     step(params, after)
     assert len(traces) == 1
-    types = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), after) == types
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    types, types_after = (
+        [(x.shape, x.dtype, x.weak_type) for x in jax.tree.leaves(each)] for each in (state, after)
+    )
+    assert types_after == types
     assert [u.dtype for u in jax.tree.leaves(updates)] == [p.dtype for p in jax.tree.leaves(PARAMS)]
 
 

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.interpreters import partial_eval
 
-from jaxsnn import inputs, layers, models, neurons, surrogate, train, tree
+from jaxsnn import compress, inputs, layers, models, neurons, surrogate, train, tree
 from jaxsnn.compress import Step
 from jaxsnn.native import processor
+from jaxsnn.train import loop
 
 T, B = 6, 5
 PLAIN = surrogate.triangle()
@@ -188,3 +190,36 @@ def test_the_scale_of_codes_stands_behind_an_exact_sum():
     np.testing.assert_array_equal(layer.current(jnp.asarray(x), tape), expected)
     rounded = layer.current(jnp.asarray(x), layers.Tape())  # of weights that bfloat16 rounds
     assert (rounded != expected).any()
+
+
+GRIDS = {
+    "fitted": lambda: compress.quantized(optax.sgd(0.1), {"*/kernel": compress.uniform_grid(8)}),
+    "learned": lambda: compress.learned_scales(
+        optax.sgd(0.1), {"*/kernel": 8}, per="channel"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", GRIDS)
+def test_a_quantized_training_multiplies_codes_from_its_second_step_on(kind):
+    net, x = quantized("5-3", jnp.bfloat16, 0.0123)
+    phase, task = GRIDS[kind](), train.Task(inputs.Inputs((6, 6, 2), T, "events"), loss="ce")
+    random = np.random.default_rng(2)
+    images, labels = x.swapaxes(0, 1).astype(jnp.uint8), jnp.asarray(random.integers(0, 3, B))
+    step = jax.jit(lambda state: loop.train_step(task, phase.optimizer, state, images, labels))
+    state = loop.init(net, phase, jax.random.key(0))
+    assert float(state.net.steps["dense1/kernel"].scale.max()) == 0  # none is known yet
+    state, first = step(state)
+    shown = loop.end_phase(phase, state)
+    for name, grid in shown.steps.items():
+        np.testing.assert_allclose(state.net.steps[name].scale, grid.scale, rtol=1e-6)
+
+    def loss(net):
+        return jax.jit(lambda: task.objective(task.run(net, x, train=True), labels, x))()
+
+    assert step(state)[1].loss == loss(shown.replace(params=shown.params, steps=state.net.steps))
+    assert step(state)[1].loss != loss(shown.replace(params=shown.params))  # which rounds weights
+    assert np.isfinite(first.loss)
+    wide, _ = quantized("5-3", jnp.float32, 0.0123)
+    assert loop.init(wide, phase, jax.random.key(0)).net.steps == {}
