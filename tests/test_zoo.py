@@ -167,7 +167,7 @@ def test_the_product_of_a_run_is_added_with_what_is_measured_of_it(run, folder):
     [
         (("--name", "digits-9kB"), "expected DATA-3kB"),
         (("--name", "Digits"), "expected DATA-3kB"),
-        (("--name", "digits-3kB", "--product", "dense"), "dense.safetensors"),
+        (("--name", "digits-2kB", "--product", "dense"), "dense.safetensors"),
     ],
 )
 def test_what_cannot_be_added_is_told(run, folder, words, message):

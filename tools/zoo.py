@@ -1,6 +1,6 @@
 """Keep the zoo: take the product of a finished run into it, write the cards for readers.
 
-    python tools/zoo.py add RUN_FOLDER --name digits-3kB --about "Handwritten digits."
+    python tools/zoo.py add RUN_FOLDER --name digits-2kB --about "Handwritten digits."
     python tools/zoo.py            write zoo/*.md and the table of docs/zoo.md anew
     python tools/zoo.py --check    change nothing; exit with 1 if a file or a page is not its card's
 

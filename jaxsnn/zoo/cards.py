@@ -148,7 +148,7 @@ class Card:
           UserError: for an unknown name, with those that there are; or a damaged card.
 
         Example:
-          >>> card = Card.of("digits-3kB")
+          >>> card = Card.of("digits-2kB")
           >>> card.dataset, card.samples, card.file_bytes < 4000
           ('digits', 359, True)
         """
@@ -174,7 +174,7 @@ class Card:
 def names() -> tuple[str, ...]:
     """Return the names of the networks, sorted.
 
-    >>> "digits-3kB" in names()
+    >>> "digits-2kB" in names()
     True
     """
     return tuple(sorted(path.stem for path in FOLDER.glob("*.json")))
@@ -191,7 +191,7 @@ def load(name: str) -> Model:
         card.
 
     Example:
-      >>> model = load("digits-3kB")
+      >>> model = load("digits-2kB")
       >>> model.classes, model.inputs.shape
       (10, (8, 8, 1))
     """
