@@ -7,8 +7,8 @@ the alternation that every paper uses stops in the one next to its start. Where 
 
 because there `alpha = <|v|, q> / <q, q>`, and `q` grows with `|v|`. `search` evaluates `E` on
 scales in this range, one half in equal ratios and one half in equal steps of `1 / alpha` around
-`max |v| / top`, then three times on eight scales around the best one. Small leaves get up to 2048
-scales, since their error is ragged, and each is refined once, which lowers it by
+`max |v| / top`, then three times on eight scales or more around the best one. Small leaves get up
+to 2048 scales, since their error is ragged, and each is refined once, which lowers it by
 `<r, q>**2 / <q, q>` with the rest `r = v - alpha q`; from 4,096 weights on there are 16.
 
 It costs two to three times what one start with 20 rounds of the alternation does: 10 ms in place
