@@ -17,6 +17,7 @@ from jaxsnn.errors import UserError
 __all__ = [
     "Array",
     "Number",
+    "as_stored",
     "at_least_float32",
     "check_range",
     "check_whole",
@@ -96,6 +97,16 @@ def at_least_float32(x: Array) -> Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
+def as_stored(x: Array) -> Array:
+    """Widen like `at_least_float32`, to the numbers that memory would have.
+
+    Inside a program XLA may go on with digits that bfloat16 drops, in one program and not in
+    another; what is decided from such numbers, like the scale of a grid, must not depend on that.
+    """
+    wide = at_least_float32(x)
+    return jax.lax.reduce_precision(wide, 8, 7) if is_short(x.dtype) else wide
+
+
 def is_short(dtype: Any) -> bool:
     """Return whether floats of a type are bfloat16: kept so, summed and carried in float32.
 
@@ -145,7 +156,7 @@ def top_count(scores: Array, count: int | Array) -> Array:
     Returns:
       Boolean mask `[...]`.
     """
-    keys = _ordered_integers(at_least_float32(scores).ravel())
+    keys = _ordered_integers(as_stored(scores).ravel())
     number, size = keys.dtype, keys.size
     width, length = 8 * number.itemsize, max(size - 1, 0).bit_length()
     # One loop over the bits of both, so that one body is compiled.

@@ -16,7 +16,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from jaxsnn.arrays import Array, Number, at_least_float32, opaque, safe_divide
+from jaxsnn.arrays import Array, Number, as_stored, opaque, safe_divide
 
 __all__ = ["HasSteps", "Quantized", "Step", "along_channels"]
 
@@ -106,7 +106,7 @@ class Quantized:
 
 @partial(jax.jit, inline=True)
 def _encode(step: Step, leaf: Array) -> Quantized:
-    values = at_least_float32(leaf) - step.offset
+    values = as_stored(leaf) - step.offset
     codes = safe_divide(values, opaque(step.scale * step.unit))
     exponent = 8 if codes.dtype == jnp.float32 else 11
     return step.with_codes(jnp.round(jax.lax.reduce_precision(codes, exponent, 18)))

@@ -22,7 +22,7 @@ import numpy as np
 from jaxsnn.arrays import (
     Array,
     Number,
-    at_least_float32,
+    as_stored,
     check_range,
     check_whole,
     is_traced,
@@ -76,7 +76,7 @@ class Grid:
     def quantize(self, leaf: Array) -> Quantized:
         """Return the levels `[...]` and the scale, `[]` or `[1, ..., 1, O]`, of the result."""
         scale, levels = _fit(
-            at_least_float32(leaf),
+            as_stored(leaf),
             along_channels(self.top, leaf),
             per=self.per,
             nearest=self.nearest,
@@ -277,7 +277,7 @@ class _SymmetricUniform:
 def _symmetric(
     per: Per, bits: Number, top: Number, quantile: Number | None, leaf: Array
 ) -> Quantized:
-    values, keepdims = at_least_float32(leaf), per == "channel"
+    values, keepdims = as_stored(leaf), per == "channel"
     axes = tuple(range(leaf.ndim - 1)) if keepdims else None
     magnitude = jnp.abs(values)
     largest = (

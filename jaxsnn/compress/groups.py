@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from jaxsnn.arrays import Array, Number, at_least_float32, check_whole, ranks
+from jaxsnn.arrays import Array, Number, as_stored, check_whole, ranks
 from jaxsnn.compress.projections import Projection
 from jaxsnn.errors import UserError
 
@@ -24,7 +24,7 @@ class _NOfM:
     m: int
 
     def __call__(self, leaf: Array) -> Array:
-        magnitudes = jnp.swapaxes(jnp.abs(at_least_float32(leaf)), -1, -2)
+        magnitudes = jnp.swapaxes(jnp.abs(as_stored(leaf)), -1, -2)
         inputs = magnitudes.shape[-1]
         fill = [(0, 0)] * (leaf.ndim - 1) + [(0, -inputs % self.m)]
         padded = jnp.pad(magnitudes, fill, constant_values=ABSENT)

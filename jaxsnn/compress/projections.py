@@ -20,7 +20,7 @@ from jaxsnn.alike import Shared, share
 from jaxsnn.arrays import (
     Array,
     Number,
-    at_least_float32,
+    as_stored,
     check_range,
     is_traced,
     keep_count,
@@ -247,7 +247,7 @@ def percentile_keep(sparsity: Number) -> Projection:
     check_range("sparsity", sparsity, 0, 1)
 
     def project_leaf(leaf: Array) -> Array:
-        magnitude = jnp.abs(at_least_float32(leaf))
+        magnitude = jnp.abs(as_stored(leaf))
         below = magnitude < jnp.quantile(magnitude, jnp.asarray(sparsity, magnitude.dtype))
         return jnp.where(below, jnp.zeros_like(leaf), leaf)
 

@@ -43,7 +43,7 @@ from jaxsnn import arrays
 from jaxsnn.arrays import (
     Array,
     Number,
-    at_least_float32,
+    as_stored,
     check_range,
     check_whole,
     opaque,
@@ -107,7 +107,7 @@ class Quantizer:
     @_compiled
     def gammas(self, leaf: Array) -> Array:
         """Return gamma of a leaf that is not quantized yet, `[1, ..., 1, O]` or `[]`, > 0."""
-        values = at_least_float32(leaf)
+        values = as_stored(leaf)
         if self.gamma is None:
             return jnp.ones([], values.dtype)
         channels = self.per == "channel"
@@ -163,7 +163,7 @@ class Quantizer:
     def _levels(self, leaf: Array, gamma: Array) -> Array:
         """Return `2 k - s` as floats, `[...]`, and 0 outside `kept`."""
         steps, _ = self._steps(gamma.dtype)
-        unit = jnp.clip(at_least_float32(leaf) / gamma, -1, 1)
+        unit = jnp.clip(as_stored(leaf) / gamma, -1, 1)
         levels = 2 * jnp.round(steps / 2 * (unit + 1)) - steps
         if self.kept is None:
             return levels

@@ -37,7 +37,7 @@ from jaxsnn import tree
 from jaxsnn.arrays import (
     Array,
     Number,
-    at_least_float32,
+    as_stored,
     check_range,
     check_whole,
     safe_divide,
@@ -301,7 +301,7 @@ def _rewire(
     redistribute: bool,
 ) -> tuple[SparseState, Any]:
     leaves, masks = tree.named_leaves(params), _moving(state.confined)
-    scores = {name: at_least_float32(growth(state, key)[name]) for name in masks}
+    scores = {name: as_stored(growth(state, key)[name]) for name in masks}
     sizes = np.asarray([mask.size for mask in masks.values()], np.int32)
     alive = jnp.stack([jnp.sum(mask, dtype=jnp.int32) for mask in masks.values()])
     mean = [jnp.sum(scores[x], where=mask) for x, mask in masks.items()]
@@ -312,7 +312,7 @@ def _rewire(
     grown = _quotas(removed, mean_score, removed - alive + sizes) if redistribute else removed
     new_masks, new_leaves = {}, {}
     for i, (name, mask) in enumerate(masks.items()):
-        magnitude = at_least_float32(jnp.abs(leaves[name]))
+        magnitude = as_stored(jnp.abs(leaves[name]))
         kept = top_count(jnp.where(mask, magnitude, -jnp.inf), (alive - removed)[i])
         born = top_count(jnp.where(kept, -jnp.inf, scores[name]), grown[i])
         new_masks[name] = kept | born

@@ -30,7 +30,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxsnn import tree
-from jaxsnn.arrays import Array, Number, at_least_float32
+from jaxsnn.arrays import Array, Number, as_stored
 from jaxsnn.compress.codes import Quantized, Step, along_channels
 from jaxsnn.compress.grids import Per, check_bits, check_channels, check_per
 from jaxsnn.compress.phase import Phase
@@ -116,7 +116,7 @@ class LearnedScales:
         return inside(self.masks, name, leaf)
 
     def _values(self, name: str, leaf: Array) -> Array:
-        values = at_least_float32(leaf)
+        values = as_stored(leaf)
         return jnp.where(self._mask(name, leaf), values, jnp.zeros_like(values))
 
     def _sum(self, values: Array) -> Array:

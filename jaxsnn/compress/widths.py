@@ -52,7 +52,7 @@ from jaxsnn import tree
 from jaxsnn.arrays import (
     Array,
     Number,
-    at_least_float32,
+    as_stored,
     check_range,
     check_whole,
     is_traced,
@@ -190,7 +190,7 @@ class LearnedWidths:
         return jnp.sum(values, tuple(range(values.ndim - 1)), keepdims=True)
 
     def _values(self, name: str, leaf: Array) -> Array:
-        values = at_least_float32(leaf)
+        values = as_stored(leaf)
         return jnp.where(inside(self.masks, name, leaf), values, jnp.zeros_like(values))
 
 
