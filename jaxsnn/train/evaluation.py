@@ -16,7 +16,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.metrics.counts import Counts, accumulate, no_counts
 from jaxsnn.network import Network
 from jaxsnn.train import demand, parallel
-from jaxsnn.train.task import Task, as_task
+from jaxsnn.train.task import Task, as_task, outline
 
 __all__ = ["Evaluation", "batch_at", "evaluate", "evaluate_traced", "predict"]
 
@@ -67,8 +67,7 @@ def evaluate(
     samples, labels = (np.asarray(part) for part in split)
     starts = range(0, len(labels), batch_size)
     with timing.activity("evaluate"):
-        weight = task.spike_weight
-        task, net, key = _ready(task, net, batch_size, seed)
+        task, weight, net, key = _ready(task, net, batch_size, seed)
         sums = None
         for i, start in enumerate(starts):
             part = slice(start, start + batch_size)
@@ -91,22 +90,26 @@ def prepare(task: Task, net: Network, split: Split, *, batch_size: int = BATCH) 
       split: any images and labels of the same shapes, at least one.
       batch_size: samples at a time.
     """
-    weight = task.spike_weight
-    task, net, key = _ready(task, net, batch_size, 0)
+    task, weight, net, key = _ready(task, net, batch_size, 0)
     batch = [_filled(np.asarray(part[:1]), batch_size) for part in split]
     given = parallel.replicate((*batch, batch_size, key, 0), task.devices)
     _evaluate.lower(task, weight, net, *given).compile()
 
 
-def _ready(task: Task, net: Network, batch_size: int, seed: int) -> tuple[Task, Network, Array]:
-    """Return task and network as an evaluation has them, on its devices, and its random key.
+def _ready(
+    task: Task, net: Network, batch_size: int, seed: int
+) -> tuple[Task, Number | None, Network, Array]:
+    """Return a task, its weight of spikes, the network on its devices, and its random key.
 
-    Tasks that differ in what only training needs become one, and share a program.
+    Tasks that differ in what only training needs, or in that weight, become one and share a
+    program. Networks that do not spike have no weight.
     """
     devices = parallel.most_devices(batch_size, task.devices)
+    spikes = jax.eval_shape(outline, net, task.inputs.abstract())[1]
+    weight = task.spike_weight if spikes or task.spike_weight else None
     task = replace(task, devices=devices, guide=None, spike_weight=0.0, augment="none")
     task = replace(task, remat=None, micro_batches=1)
-    return task, parallel.replicate(net.for_passes(), devices), jax.random.key(seed)
+    return task, weight, parallel.replicate(net.for_passes(), devices), jax.random.key(seed)
 
 
 def _filled(batch: np.ndarray, size: int) -> np.ndarray:
@@ -118,7 +121,7 @@ def _filled(batch: np.ndarray, size: int) -> np.ndarray:
 @jax.jit
 def _evaluate(
     task: Task,
-    spike_weight: Number,
+    spike_weight: Number | None,
     net: Network,
     samples: Array,
     labels: Array,
@@ -127,7 +130,8 @@ def _evaluate(
     i: Array,
 ) -> Any:
     """Return what `_counted` does of the i-th batch, of which so many samples are left."""
-    task = replace(task, spike_weight=spike_weight)
+    if spike_weight is not None:
+        task = replace(task, spike_weight=spike_weight)
     valid = jnp.arange(samples.shape[0]) < left
     x = task.prepare(jax.random.fold_in(key, i), samples, False)
     return parallel.over_devices(partial(_counted, task), task.devices, net, x, labels, valid)
