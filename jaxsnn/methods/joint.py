@@ -115,9 +115,13 @@ def _through(pipeline: Pipeline, said: list[dict[str, Any]]) -> tuple[Held, dict
     for group in parts:
         name, tried = " and ".join(group), dict[str, Any]()
         if group in trained:
+            if held.quantized:  # while there is training left, which repairs what it takes
+                held = budgets.trim(pipeline, held)
             held, tried = pipeline.stage(name, group, held)
         if group is trained[-1]:
-            held = budgets.trim(pipeline, held)
+            held = budgets.fit_file(
+                pipeline, name, held, getattr(pipeline.chosen, f"{group[-1]}_epochs")
+            )
         row = "compressed" if group is parts[-1] else name
         seen = pipeline.packed(held.seen) if group is parts[-1] else held.seen
         networks[row] = Trained(seen, held.task)

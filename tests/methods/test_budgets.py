@@ -165,3 +165,60 @@ def test_a_file_that_training_made_too_large_loses_its_smallest_weights(stages_o
         gone = (np.asarray(before[name]) != 0) & (np.asarray(after[name]) == 0)
         assert gone.sum() < 0.4 * np.count_nonzero(before[name])
         assert not ((np.asarray(before[name]) == 0) & (np.asarray(after[name]) != 0)).any()
+
+
+class Stages:
+    """A pipeline that trains nothing, and notes what it is asked for; a held network is a size."""
+
+    dense = (None, None)
+
+    def __init__(self, **options):
+        self.chosen, self.asked = replace(OPTIONS, **options), []
+
+    def bytes_of(self, held):
+        return held.epochs
+
+    def tune(self, name, held, epochs):
+        self.asked.append((name, held.epochs, epochs))
+        return replace(held, epochs=held.epochs + 3)
+
+    def stage(self, name, group, held):
+        self.asked.append((name, held.epochs))
+        return replace(
+            held, epochs=held.epochs + 20, quantized=held.quantized or "bits" in group
+        ), {}
+
+    def packed(self, seen):
+        return seen
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """Trim by setting the size to the budget's."""
+
+    def trim(pipeline, held):
+        return replace(held, epochs=min(held.epochs, pipeline.chosen.bytes))
+
+    monkeypatch.setattr(budgets, "trim", trim)
+
+
+def held_of(size, **parts):
+    return pipeline.Held(None, None, None, epochs=size, **parts)
+
+
+def test_a_product_that_is_cut_by_more_than_a_little_is_trained_once_more(cut):
+    stages = Stages(bytes=100)
+    assert budgets.fit_file(stages, "bits", held_of(105), 8).epochs == 100 and not stages.asked
+    assert budgets.fit_file(stages, "bits", held_of(106), 8).epochs == 100
+    assert stages.asked == [("bits trimmed", 100, 8)]
+
+
+def test_a_file_is_cut_to_its_size_before_the_last_stages_and_these_train_it(cut, monkeypatch):
+    stages = Stages(bytes=25, stages=("connections", "bits", "spikes"), spikes_epochs=4)
+    monkeypatch.setattr(joint, "Held", lambda *_: held_of(0))
+    held, networks = joint._through(stages, [])
+    # 40 bytes behind the stage of the bits are cut to 25 before the next one is trained.
+    assert stages.asked == [
+        ("connections", 0), ("bits", 20), ("spikes", 25), ("spikes trimmed", 25, 4)
+    ]  # fmt: skip
+    assert held.epochs == 25 and list(networks) == ["connections", "bits", "compressed"]
