@@ -23,6 +23,10 @@ PAGE, RESULTS = ROOT / "docs" / "evidence.md", ROOT / "results"
 SECTION = re.compile(r"(<!-- written: (\w+) -->\n)(.*?)(<!-- /written -->)", re.DOTALL)
 
 
+def _cores(number: int) -> str:
+    return "1 core" if number == 1 else f"{number} cores"
+
+
 def read(name: str) -> dict[str, Any] | None:
     """Return a file of results/, None if there is none."""
     path = RESULTS / f"{name}.json"
@@ -41,7 +45,7 @@ def plan() -> Iterator[tuple[str, ...]]:
         seeds = ", ".join(map(str, content["seeds"] if content and is_there else row.seeds))
         if content and is_there:
             machine, commit = content["machine"], content["commit"].split(",")[-1].strip()
-            stored = content["stored"], f"{machine['processor']}, {machine['cores']} cores"
+            stored = content["stored"], f"{machine['processor']}, {_cores(machine['cores'])}"
             yield f"`{name}`", row.shows, row.dataset, seeds, f"{minutes:.0f}", *stored, commit[:7]
         else:
             before = "by an older engine" if content else "not run yet"
