@@ -198,6 +198,8 @@ def short(value: float) -> str:
 
 
 def _panel(panel: Any, cost: str, drawn: Sequence[Point], together: bool) -> None:
+    from matplotlib import ticker
+
     xs = [point.costs[cost] for point in drawn]
     ys = [100 * point.accuracy for point in drawn]
     low = 100 * lowest([point.accuracy for point in drawn])
@@ -208,10 +210,13 @@ def _panel(panel: Any, cost: str, drawn: Sequence[Point], together: bool) -> Non
         panel.set_xscale("log")
         panel.set_xlim(min(xs) / 1.6, max(xs) * 1.6)
         panel.minorticks_off()
-        panel.xaxis.set_major_formatter(lambda x, _: short(x))
+        if max(xs) < 100 * min(xs):
+            panel.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
     else:
         room = 0.2 * (max(xs) - min(xs)) or 1.0
         panel.set_xlim(min(xs) - room, max(xs) + room)
+        panel.xaxis.set_major_locator(ticker.MaxNLocator(5))
+    panel.xaxis.set_major_formatter(lambda x, _: short(x))
     panel.set_xlabel(COSTS[cost])
     best = front(xs, ys)
     line = {"where": "post", "color": GREY, "lw": 1, "zorder": 1}
