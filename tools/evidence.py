@@ -57,7 +57,10 @@ def claims() -> Iterator[tuple[str, ...]]:
     """Yield the cells of the claims: each with its verdict, its numbers and its file."""
     yield "claim", "from", "verdict", "measured", "file"
     for claim in CLAIMS:
-        verdict, said = judge(claim, read(claim.file))
+        content = read(claim.file)
+        verdict, said = judge(claim, content)
+        if said and content is not None and len(content["seeds"]) == 1:
+            said += ", one seed"
         reason = f" ({claim.why})" if claim.why else ""
         yield claim.text, claim.source, f"**{verdict}**{reason}", said, f"`{claim.file}`"
 
