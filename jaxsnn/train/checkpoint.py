@@ -36,6 +36,7 @@ State = TypeVar("State")
 Facts = Mapping[str, Any]  # name of an argument -> what the training was given, a JSON value
 
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's file of the text and of its own facts
+UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
 LEAF = {"name": fields.TEXT, "dtype": fields.TEXT, "shape": fields.SHAPE, "crc32": fields.whole(0)}
 ABOUT = {"leaves": fields.several(fields.OBJECT), "facts": fields.OBJECT}
 
@@ -81,11 +82,11 @@ class Checkpoints:
         make_folder(self.directory, "the folder of checkpoints")
         alone = ocp.options.MultiprocessingOptions(primary_host=0, active_processes={0})
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, create=False, cleanup_tmp_directories=True,
-            multiprocessing_options=alone,
+            max_to_keep=keep, create=False, multiprocessing_options=alone
         )  # fmt: skip
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         with self._writing():
+            _remove_unfinished(self.directory)
             _hide_unreadable(self.directory)
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handler
@@ -303,6 +304,12 @@ class _Stored(NamedTuple):
         leaves = {name: jax.numpy.asarray(x) for name, x in self.leaves.items()}
         restored: State = tree.substitute(like, leaves)
         return restored
+
+
+def _remove_unfinished(directory: Path) -> None:
+    """Remove what a process that ended while it saved has left; Orbax does so in a thread, later."""
+    for path in directory.glob(f"*{UNFINISHED}*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _hide_unreadable(directory: Path) -> None:

@@ -34,6 +34,7 @@ PROGRAMS = {
 
 LEAST_RATE = 0.002  # spikes per neuron and step: below it a layer counts as silent
 BATCH = 2
+CALIBRATION = 100  # steps of time; the authors of Spike-Thrift take 1,000
 
 
 class Begun(Exception):
@@ -219,7 +220,12 @@ def test_every_layer_fires_and_every_kernel_gets_a_gradient(name, preset, datase
     few = Split(np.asarray(images), np.asarray(labels))
     # Of weights that nobody trained, and two images, the largest current is far above all others.
     quantile = min(config.hybrid.quantile, 0.99)
-    hybrid = replace(config.hybrid, calibration_images=BATCH, batch_size=BATCH, quantile=quantile)
+    # Longer looks for the largest current change no layer's life, and take a quarter of an hour.
+    steps = min(config.hybrid.calibration_timesteps, CALIBRATION)
+    hybrid = replace(
+        config.hybrid, calibration_images=BATCH, batch_size=BATCH, quantile=quantile,
+        calibration_timesteps=steps,
+    )  # fmt: skip
     trainer = Trainer(train.fit, replace(found.data, train=few), BATCH, 0)
     ann = found.net.replace(params=models.he_start(jax.random.key(0), found.net.params))
     still = conversion.ann_task(found.task)
