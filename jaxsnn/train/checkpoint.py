@@ -307,7 +307,7 @@ class _Stored(NamedTuple):
 
 
 def _remove_unfinished(directory: Path) -> None:
-    """Remove what a process that ended while it saved has left; Orbax does so in a thread, later."""
+    """Remove what a process that ended while it saved has left; Orbax would do so in a thread."""
     for path in directory.glob(f"*{UNFINISHED}*"):
         shutil.rmtree(path, ignore_errors=True)
 
