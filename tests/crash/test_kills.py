@@ -26,7 +26,7 @@ from tests.experiments.conftest import RUNS
 
 ROOT = Path(__file__).parents[2]
 TEMPORARY = re.compile(r"\..+\.\d+|.+\.orbax-checkpoint-tmp.*")
-CLOCKS = {"seconds", "train_seconds", "ms_per_sample", "command", "versions"}
+CLOCKS = {"seconds", "train_seconds", "core_seconds", "ms_per_sample", "command", "versions"}
 LONGEST = 900  # seconds of a process that hangs
 SIGHTS = 10  # the first to the tenth temporary file that is seen
 
