@@ -86,7 +86,9 @@ class Checkpoints:
         )  # fmt: skip
         handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
         with self._writing():
-            _remove_unfinished(self.directory)
+            # What a process left that ended while it saved; Orbax would remove it in a thread.
+            for path in self.directory.glob(f"*{UNFINISHED}*"):
+                shutil.rmtree(path, ignore_errors=True)
             _hide_unreadable(self.directory)
             self._manager = ocp.CheckpointManager(
                 self.directory, options=options, item_handlers=handler
@@ -304,12 +306,6 @@ class _Stored(NamedTuple):
         leaves = {name: jax.numpy.asarray(x) for name, x in self.leaves.items()}
         restored: State = tree.substitute(like, leaves)
         return restored
-
-
-def _remove_unfinished(directory: Path) -> None:
-    """Remove what a process that ended while it saved has left; Orbax would do so in a thread."""
-    for path in directory.glob(f"*{UNFINISHED}*"):
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _hide_unreadable(directory: Path) -> None:
