@@ -84,6 +84,7 @@ StudyName = Literal[
     "mixed",
     "residuals",
     "gpu-program",
+    "gpu-kernels",
     "neurons",
 ]
 
@@ -102,8 +103,9 @@ class Config:
     """More: time and memory against T, a step of many networks (sweep), whole sweeps (lanes), a
     shrunk network, the quickstart, QP-SNN, Spike-Thrift, convolutions through XLA and oneDNN,
     the accuracy in bfloat16, compressed networks as C, bits of layers and channels (mixed), what a
-    step keeps for its backward pass (residuals), the program of an H100 (gpu-program), what each
-    kind of neuron costs beside LIF (neurons)."""
+    step keeps for its backward pass (residuals), the program of an H100 (gpu-program), what
+    a GPU at hand does in a step (gpu-kernels), what each kind of neuron costs beside LIF
+    (neurons)."""
     products: tuple[Path, ...] = ()
     """Packed networks that the study `compiled` times, too."""
     rounds: int = 5

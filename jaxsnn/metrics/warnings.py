@@ -1,8 +1,10 @@
-"""What a compression must not do in silence: take nearly all weights of a layer, or its spikes.
+"""What must not happen in silence: a layer without weights or spikes, a class that is never chosen.
 
 A layer is named if less than a thousandth of its weights is left, or its neurons fire less than
-once in a thousand steps, and the network that it is compared with was above that. Both limits are
-ours; no published network comes near them.
+once in a thousand steps, and the network that it is compared with was above that. A class is named
+if a network that is right half of the time never decides for it: a spiking read-out neuron whose
+potentials all lie outside of the surrogate has no gradient, and stays silent. The limits are ours;
+no published network comes near them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,12 +20,15 @@ __all__: list[str] = []  # nothing here is promised to users
 
 FEW = 1e-3  # share of a layer's weights
 SILENT = 1e-3  # spikes per neuron and time step
+KNOWING = 0.5  # accuracy from which on a class that is never chosen is no lack of training
 
 Measures = Mapping[str, float | None]  # name of a layer -> a measure of it
 
 
 def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line for each layer that a network lost, the first network being the baseline.
+    """Return a line for each layer and class that a network lost.
+
+    The first network is the baseline of the layers.
 
     >>> dense = {"name": "dense", "layers": [{"name": "conv1", "density": 1.0, "rate": 0.2}]}
     >>> small = {"name": "small", "layers": [{"name": "conv1", "density": 0.0, "rate": 0.2}]}
@@ -37,7 +42,8 @@ def of_rows(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     for row in rows:
         base = {} if row is rows[0] else rows[0]
         density, rate = ((_of(row, name), _of(base, name)) for name in ("density", "rate"))
-        lines += [f"{row['name']}: {line}" for line in [*thinned(*density), *silenced(*rate)]]
+        found = [*thinned(*density), *silenced(*rate), *never_chosen(row)]
+        lines += [f"{row['name']}: {line}" for line in found]
     return lines
 
 
@@ -75,6 +81,27 @@ def silenced(now: Measures, before: Measures) -> list[str]:
         for name, each in now.items()
         if each is not None and each < SILENT <= _known(before, name)
     ]
+
+
+def never_chosen(row: Mapping[str, Any]) -> list[str]:
+    """Return a line if there are samples of a class that a trained network never decides for.
+
+    >>> never_chosen({"accuracy": 0.75, "confusion": [[1, 0, 0], [0, 2, 0], [0, 1, 0]]})
+    ['never decides for class 2, whose read-out may have fallen silent']
+    """
+    confusion = row.get("confusion") or ()
+    if not confusion or row["accuracy"] < KNOWING:
+        return []
+    chosen = [sum(column) for column in zip(*confusion, strict=True)]
+    lost = [
+        str(number)
+        for number, (there, decided) in enumerate(zip(confusion, chosen, strict=True))
+        if sum(there) and not decided
+    ]
+    if not lost:
+        return []
+    classes = "class" if len(lost) == 1 else "classes"
+    return [f"never decides for {classes} {', '.join(lost)}, whose read-out may have fallen silent"]
 
 
 def _known(measures: Measures, name: str) -> float:

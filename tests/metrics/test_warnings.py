@@ -25,6 +25,7 @@ SMALL = Report("small", layers=(
     LayerReport("conv1", density=0.0, rate=0.2), LayerReport("conv2", density=0.0004, rate=0.0005),
     LayerReport("odd", density=0.0005, rate=0.0), LayerReport("out", density=0.01, rate=None),
 ))  # fmt: skip
+SILENT = "x: never decides for {}, whose read-out may have fallen silent"
 LINES = [
     "small: conv1 has no weight left",
     "small: conv2 has 0.04 % of its weights left",
@@ -68,3 +69,19 @@ def test_a_training_ends_with_a_line_for_each_layer_that_it_lost(capsys):
     assert warnings.after_training(net, net, None) == []
     train.fit(task, phase, net, split, validation=split, **options, show=False)
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("confusion", "accuracy", "lines"),
+    [
+        ([[5, 0], [1, 4]], 0.9, []),
+        ([[5, 0], [5, 0]], 0.5, [SILENT.format("class 1")]),
+        ([[9, 0, 0], [1, 0, 0], [1, 0, 0]], 0.8, [SILENT.format("classes 1, 2")]),
+        ([[5, 0], [0, 0]], 1.0, []),  # no sample of class 1
+        ([[4, 0], [6, 0]], 0.4, []),  # untrained
+        (None, 0.9, []),  # an early exit's row
+    ],
+)  # fmt: skip
+def test_a_class_that_a_trained_network_never_chooses_is_named(confusion, accuracy, lines):
+    row = {"name": "x", "accuracy": accuracy, "layers": [], "confusion": confusion}
+    assert warnings.of_rows([row]) == lines

@@ -25,9 +25,10 @@ from experiments.bench.problems import WORKLOADS
 from experiments.bench.rounds import Effort
 from experiments.bench.tables import new_table
 from jaxsnn import models, surrogate, train
-from jaxsnn.compress.phase import as_phase
+from jaxsnn.compress.phase import Phase, as_phase
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
+from jaxsnn.network import Network
 from jaxsnn.neurons import LIF
 from jaxsnn.train import loop
 
@@ -90,11 +91,8 @@ def traffic(text: str) -> tuple[Counter[str], int]:
     return kinds, moved
 
 
-def compiled(
-    network: str, dtype: str, norm: bool, batch: int, where: jax.Device
-) -> jax.stages.Compiled:
-    """Compile a training step on images of CIFAR-10 for a device."""
-    everywhere = NamedSharding(Mesh(np.array([where]), ("devices",)), PartitionSpec())
+def problem(network: str, dtype: str, norm: bool) -> tuple[Network, train.Task, Phase]:
+    """Return a network for images of CIFAR-10 at T = 4, its task, and how it is trained."""
     neuron = LIF(0.5, 1.0, surrogate=surrogate.triangle())
     options: dict[str, Any] = {
         "norm": norm,
@@ -107,7 +105,15 @@ def compiled(
     else:
         net = models.build(network, (32, 32, 3), neuron, **options)
     task = train.Task(Inputs((32, 32, 3), timesteps=4), loss="ce")
-    phase = as_phase(optax.adam(1e-3))
+    return net, task, as_phase(optax.adam(1e-3))
+
+
+def compiled(
+    network: str, dtype: str, norm: bool, batch: int, where: jax.Device
+) -> jax.stages.Compiled:
+    """Compile a training step on images of CIFAR-10 for a device."""
+    everywhere = NamedSharding(Mesh(np.array([where]), ("devices",)), PartitionSpec())
+    net, task, phase = problem(network, dtype, norm)
     with mock.patch.object(jax, "default_backend", lambda: "gpu"):
         arguments = (
             jax.eval_shape(lambda net: loop.init(net, phase, jax.random.key(0)), net),

@@ -20,6 +20,7 @@ from experiments.bench.rounds import Effort, Entries, measure_all
 from experiments.bench.studies.channels import channels
 from experiments.bench.studies.compiled import compiled
 from experiments.bench.studies.convolutions import convolutions
+from experiments.bench.studies.gpu_kernels import gpu_kernels
 from experiments.bench.studies.gpu_program import gpu_program
 from experiments.bench.studies.lanes import lanes
 from experiments.bench.studies.mixed import mixed
@@ -194,5 +195,6 @@ STUDIES: dict[str, Callable[[Console, Peers, Effort, int], Rows]] = {
     "mixed": mixed,
     "residuals": residuals,
     "gpu-program": gpu_program,
+    "gpu-kernels": gpu_kernels,
     "neurons": neurons,
 }
