@@ -45,7 +45,8 @@ def plan() -> Iterator[tuple[str, ...]]:
         seeds = ", ".join(map(str, content["seeds"] if content and is_there else row.seeds))
         if content and is_there:
             machine, commit = content["machine"], content["commit"].split(",")[-1].strip()
-            stored = content["stored"], f"{machine['processor']}, {_cores(machine['cores'])}"
+            by = machine.get("gpu") or f"{machine['processor']}, {_cores(machine['cores'])}"
+            stored = content["stored"], by
             yield f"`{name}`", row.shows, row.dataset, seeds, f"{minutes:.0f}", *stored, commit[:7]
         else:
             before = "by an older engine" if content else "not run yet"

@@ -36,8 +36,8 @@ its fields (`[name=dense&seed=1]`). A path that does not start in the row starts
 `?` in front leaves the cell empty where there is nothing. Two paths may be subtracted (` - `) or
 divided (` / `). `error of accuracy` is the binomial error of an accuracy, for the row's `samples`.
 Formats: `n` (whole), `n2` (2 decimals), `%1`, `points` (of 100, with a sign),
-`gap` (the same without a sign), `x` (times), `kB`, `MB`, `k`, `M`, `nJ` (of pJ), `min` (of
-seconds).
+`gap` (the same without a sign), `x` (times), `kB`, `MB`, `k`, `M`, `T`, `nJ` (of pJ), `min` and
+`ms` (of seconds).
 """
 
 import argparse
@@ -92,6 +92,8 @@ FORMATS: Mapping[str, Callable[[float, str], str]] = {
     "kB": _unit(1e3, "kB"),
     "MB": _unit(1e6, "MB"),
     "nJ": lambda value, decimals: f"{value / 1e3:,.{int(decimals or 0)}f} nJ",
+    "T": lambda value, decimals: f"{value / 1e12:,.{int(decimals or 0)}f}",
+    "ms": lambda value, decimals: f"{value * 1e3:,.{int(decimals or 0)}f}",
     "min": lambda value, decimals: f"{value / 60:,.{int(decimals or 0)}f}",
 }
 

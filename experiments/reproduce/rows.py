@@ -113,6 +113,10 @@ ROWS: dict[str, Row] = {
         "fast", "cifar10", "The fast recipe in a quarter of the time, without an ANN first.", 15,
         more="--ann-epochs 0 --short-epochs 7 --epochs 1", seeds=(0,),
     ),
+    "fast_gpu-cifar10": Row(
+        "fast", "cifar10", "The same on a GPU, twice as wide, 5,000 images held out.", 5,
+        preset="gpu", seeds=(0,),
+    ),
     "fast_parts-cifar10": Row(
         "fast", "cifar10", "What each part of the fast recipe is worth, at half the width.", 55,
         more="--width 0.5 --ann-epochs 5 --short-epochs 4 --epochs 1 --ways dense 'spikes only' "

@@ -31,12 +31,15 @@ from jaxsnn.train import host, loop
 FORMS = (("bfloat16", False), ("bfloat16", True))  # numbers, with norms
 GROUP, WATCHED = 20, 5  # steps that are timed together, steps that are watched
 
-# What a kernel's name holds -> what it does; the first that fits.
+# What a kernel's name holds -> what it ends in; the first that fits. XLA fuses what comes before:
+# all steps of neurons end in a concatenation, Adam's update of a convolution in a transposition.
 KINDS = (
     (("xmma", "cudnn", "wgrad", "dgrad", "fprop"), "convolutions"),
     (("gemm", "cublas", "cutlass", "nvjet"), "products"),
-    (("concatenate", "transpose", "memcpy", "Memcpy"), "copies"),
+    (("memcpy", "Memcpy"), "copies"),
     (("reduce",), "sums"),
+    (("concatenate",), "concatenations"),
+    (("transpose",), "transpositions"),
 )
 
 
@@ -48,13 +51,13 @@ class Kernel(NamedTuple):
 
 
 def kind_of(name: str) -> str:
-    """Return what a kernel does: convolutions, products, copies, sums, or neurons and the rest.
+    """Return the kind of a kernel: what it does, or what the steps fused in it end in.
 
     >>> kind_of("input_transpose_fusion_3"), kind_of("loop_add_fusion")
-    ('copies', 'neurons and the rest')
+    ('transpositions', 'the rest')
     """
     found = (kind for words, kind in KINDS if any(word in name for word in words))
-    return next(found, "neurons and the rest")
+    return next(found, "the rest")
 
 
 def read_trace(path: Path, steps: int) -> list[Kernel]:
