@@ -11,6 +11,7 @@ from jaxsnn.compress.grids import (
     uniform_grid,
 )
 from jaxsnn.compress.groups import n_of_m
+from jaxsnn.compress.latent_weights import latent, snap
 from jaxsnn.compress.phase import Phase, gradually_pruned, pruned, pulled, quantized, rewired
 from jaxsnn.compress.projections import (
     Projection,
@@ -25,7 +26,7 @@ from jaxsnn.compress.projections import (
 )
 from jaxsnn.compress.rescaling import gradient_rule, rescaled, vanilla
 from jaxsnn.compress.scales import learned_scales
-from jaxsnn.compress.transforms import confine, latent, pull, snap
+from jaxsnn.compress.transforms import confine, pull
 from jaxsnn.compress.widths import learned_bits
 
 __all__ = [

@@ -28,10 +28,11 @@ from jaxsnn.arrays import Array, Number
 from jaxsnn.compress.codes import Step
 from jaxsnn.compress.gradients import GradientRule
 from jaxsnn.compress.gradual import GradualState, prune_gradually
+from jaxsnn.compress.latent_weights import free_params, latent
 from jaxsnn.compress.projections import Recipe, land, project
 from jaxsnn.compress.rewiring import Growth, SparseState, by_momentum, prune_rate, rewire, sparse
 from jaxsnn.compress.states import find
-from jaxsnn.compress.transforms import PullState, confine, free_params, latent, pull, residuals
+from jaxsnn.compress.transforms import PullState, confine, pull, residuals
 from jaxsnn.errors import UserError
 
 __all__ = [

@@ -12,6 +12,7 @@ from jaxsnn import tree
 from jaxsnn.compress import (
     grids,
     latent,
+    latent_weights,
     phase,
     rescaling,
     rewiring,
@@ -74,8 +75,8 @@ def test_quantized_is_latent_begun_visibly_and_snapped_at_last():
     def ritual():
         state, params = optimizer.init(PARAMS), pr.project(PARAMS, RECIPE)
         params, state = steps_of(optimizer, params, state, EPOCHS * STEPS)
-        free = transforms.free_params(state, params)
-        return transforms.snap(state, params, RECIPE), free, params
+        free = latent_weights.free_params(state, params)
+        return latent_weights.snap(state, params, RECIPE), free, params
 
     @jax.jit
     def phases():

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from jaxsnn.compress import latent_weights
 from jaxsnn.compress import rescaling as rs
-from jaxsnn.compress import transforms
 from jaxsnn.compress.projections import project, resolve
 from jaxsnn.errors import UserError
 
@@ -308,7 +308,7 @@ def test_latent_equals_training_through_the_quantizer(quantizer, rule_name, opti
     target, start = (jnp.asarray(draw.normal(size=(6, 4)), jnp.float32) for _ in range(2))
     rule = rs.gradient_rule(rule_name, quantizer)
     recipe, free = {"w": quantizer}, {"w": start}
-    outer = transforms.latent(optimizer, recipe, straight_through=rule)
+    outer = latent_weights.latent(optimizer, recipe, straight_through=rule)
     through = rs.differentiable(quantizer, rule)
 
     def loss(params, forward=lambda w: w):

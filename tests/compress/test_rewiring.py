@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from jaxsnn import tree
-from jaxsnn.compress import rewiring, starting, transforms
+from jaxsnn.compress import rewiring, starting, states, transforms
 from jaxsnn.errors import UserError
 
 KEY = jax.random.key(0)
@@ -324,8 +324,8 @@ def test_the_masks_of_a_chain_can_be_found_and_a_growth_rule_is_a_function():
     masks = starting.random_masks(KEY, PARAMS, 0.1)
     optimizer = optax.chain(optax.clip(1.0), rewiring.sparse(optax.sgd(0.1), masks))
     chained = optimizer.init(PARAMS)
-    state = transforms.find(chained, rewiring.SparseState)
-    assert transforms.find(chained, transforms.ConfineState) is state.confined
+    state = states.find(chained, rewiring.SparseState)
+    assert states.find(chained, transforms.ConfineState) is state.confined
 
     def to_the_end(state, key):
         leaves = tree.named_leaves(state.confined.masks)

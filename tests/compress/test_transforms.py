@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from jaxsnn import arrays
-from jaxsnn.compress import gradients, grids, states, transforms
+from jaxsnn.compress import gradients, grids, latent_weights, states, transforms
 from jaxsnn.compress import projections as pr
 from jaxsnn.errors import UserError
 from tests.compress.compress_cases import (
@@ -20,7 +20,7 @@ from tests.compress.compress_cases import (
     steps_of,
 )
 
-LATENT = transforms.latent(optax.sgd(0.1), RECIPE)
+LATENT = latent_weights.latent(optax.sgd(0.1), RECIPE)
 
 
 # ---- pull ----
@@ -155,7 +155,7 @@ def test_the_dual_residual_is_how_far_the_last_dual_step_moved():
         (lambda: transforms.pull(RECIPE, 1.0, 0), r"every must be in \[1, inf\], found 0"),
         (lambda: transforms.pull(RECIPE, 1.0, 1, mode="cubed"), r"'squared' or 'norm'.*'cubed'"),
         (
-            lambda: transforms.latent(optax.sgd(1.0), {"*": pr.on_mask(jnp.ones(7, bool))}),
+            lambda: latent_weights.latent(optax.sgd(1.0), {"*": pr.on_mask(jnp.ones(7, bool))}),
             r"mask of 'a/bias' has shape \(7,\)",
         ),
         (lambda: transforms.confine({"a": True}), r"no mask for .*'a/kernel'"),
@@ -186,7 +186,7 @@ def quadratic(weights):
 def test_latent_equals_straight_through_training_step_by_step(inner, bound):
     recipe, grid = {"w": grids.ternary_grid(sweeps=5)}, grids.ternary_grid(sweeps=5)
     rule = None if bound is None else gradients.pass_within(bound)
-    optimizer = transforms.latent(inner, recipe, straight_through=rule)
+    optimizer = latent_weights.latent(inner, recipe, straight_through=rule)
     free = {"w": START}
     state, inner_state = optimizer.init(free), inner.init(free)
     params = pr.project(free, recipe)
@@ -221,7 +221,7 @@ def test_latent_equals_straight_through_training_step_by_step(inner, bound):
 def test_training_without_the_free_copy_is_something_else():
     recipe = {"w": grids.ternary_grid()}
     start = {"w": START}
-    optimizer = transforms.latent(optax.sgd(0.01), recipe)
+    optimizer = latent_weights.latent(optax.sgd(0.01), recipe)
     start = pr.project(start, recipe)
 
     def step(_, carry):
@@ -242,10 +242,12 @@ def test_training_without_the_free_copy_is_something_else():
 @pytest.mark.long
 def test_visible_free_and_snapped_weights_belong_together():
     recipe = {"*/kernel": grids.uniform_grid(3)}
-    optimizer = transforms.latent(optax.adam(0.1), recipe)
+    optimizer = latent_weights.latent(optax.adam(0.1), recipe)
     params, state = steps_of(optimizer, PARAMS, GRADIENTS)
-    free = transforms.free_params(state, params)
-    snapped = jax.jit(lambda state, params: transforms.snap(state, params, recipe))(state, params)
+    free = latent_weights.free_params(state, params)
+    snapped = jax.jit(lambda state, params: latent_weights.snap(state, params, recipe))(
+        state, params
+    )
     np.testing.assert_array_equal(free["a"]["kernel"], state.free["a/kernel"])
     expected = jax.jit(recipe["*/kernel"])(state.free["a/kernel"])
     np.testing.assert_array_equal(snapped["a"]["kernel"], expected)
@@ -262,7 +264,7 @@ def test_extra_arguments_reach_the_wrapped_optimizer():
             state,
         ),
     )
-    optimizer = transforms.latent(inner, {"a/bias": pr.identity})
+    optimizer = latent_weights.latent(inner, {"a/bias": pr.identity})
     updates, _ = optimizer.update(GRADIENTS, optimizer.init(PARAMS), PARAMS, scale=2)
     np.testing.assert_array_equal(updates["a"]["kernel"], 2 * GRADIENTS["a"]["kernel"])
 
@@ -286,7 +288,7 @@ def test_pruned_weights_stay_exactly_zero(name, way):
         optimizer = optax.chain(inner, transforms.confine(MASKS))
     else:
         grid = pr.restrict({"*/kernel": grids.binary_grid(keep_zeros=True)}, MASKS)
-        optimizer = transforms.latent(inner, grid)
+        optimizer = latent_weights.latent(inner, grid)
 
     @jax.jit
     def run(params, key):
@@ -341,12 +343,12 @@ def test_find_returns_the_one_state_in_a_chain_and_exchange_replaces_it():
 
 def test_what_takes_a_state_finds_it_in_a_chain():
     optimizer = optax.chain(
-        transforms.pull(RECIPE, 0.1, None), transforms.latent(optax.adam(0.1), RECIPE)
+        transforms.pull(RECIPE, 0.1, None), latent_weights.latent(optax.adam(0.1), RECIPE)
     )
     state = optimizer.init(PARAMS)
     visible = pr.project(PARAMS, RECIPE)
-    assert_trees_close(transforms.snap(state, visible, RECIPE), visible)
-    assert_trees_close(transforms.free_params(state, visible), PARAMS)
+    assert_trees_close(latent_weights.snap(state, visible, RECIPE), visible)
+    assert_trees_close(latent_weights.free_params(state, visible), PARAMS)
     assert set(transforms.residuals(state, PARAMS)) == {"a/kernel", "b/kernel"}
     moved = transforms.set_penalty(transforms.dual_step(state, PARAMS, RECIPE), 0.4)
     assert moved[0].penalty == jnp.float32(0.4) and moved[1] is not None
@@ -356,9 +358,9 @@ def test_what_takes_a_state_finds_it_in_a_chain():
 @pytest.mark.parametrize(
     "use",
     [
-        lambda state: transforms.snap(state, PARAMS, RECIPE),
-        lambda state: transforms.free_params(state, PARAMS),
-        lambda state: states.find(state, transforms.LatentState),
+        lambda state: latent_weights.snap(state, PARAMS, RECIPE),
+        lambda state: latent_weights.free_params(state, PARAMS),
+        lambda state: states.find(state, latent_weights.LatentState),
     ],
 )
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import optax
 import pytest
 
 from jaxsnn import Network, compress, models, train
-from jaxsnn.compress import grids, masks, projections, transforms
+from jaxsnn.compress import grids, latent_weights, masks, projections, transforms
 from jaxsnn.compress.phase import Finished, as_phase
 from jaxsnn.data import Split
 from jaxsnn.errors import UserError
@@ -43,7 +43,7 @@ def problem():
     kept = masks.keep_fraction(net.params, {"dense1/kernel": 0.5})
     optimizer = optax.chain(
         transforms.pull({"dense1/kernel": projections.keep_largest(0.7)}, 1e-2, every=4),
-        transforms.latent(optax.adam(1e-2), {"dense2/kernel": grids.ternary_grid()}),
+        latent_weights.latent(optax.adam(1e-2), {"dense2/kernel": grids.ternary_grid()}),
         transforms.confine(kept),
     )
     recipe = {"dense1/kernel": projections.on_mask(kept["dense1"]["kernel"])}

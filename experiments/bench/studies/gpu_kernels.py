@@ -68,7 +68,7 @@ def read_trace(path: Path, steps: int) -> list[Kernel]:
         for event in events
         if event.get("name") == "process_name" and "GPU" in event["args"].get("name", "")
     }
-    taken: Counter[str] = Counter()
+    taken = Counter[str]()
     for event in events:
         if event.get("ph") == "X" and event["pid"] in devices and "hlo_op" in event.get("args", {}):
             taken[event["name"]] += event["dur"]
@@ -116,9 +116,10 @@ def study(dtype: str, norm: bool, batch: int, flops: float, effort: Effort) -> d
         run(GROUP)
         times.append((time.perf_counter() - began) / GROUP)
     seconds, memory = statistics.median(times), step.memory_analysis()
-    kernels, kinds = watch(run), Counter[str]()
+    kernels, kinds = watch(run), dict[str, float]()
     for kernel in kernels:
-        kinds[kind_of(kernel.name)] += kernel.microseconds
+        kind = kind_of(kernel.name)
+        kinds[kind] = kinds.get(kind, 0.0) + kernel.microseconds
     return {
         "dtype": dtype,
         "norm": norm,
@@ -127,7 +128,7 @@ def study(dtype: str, norm: bool, batch: int, flops: float, effort: Effort) -> d
         "compile_seconds": compiled,
         "temporaries": 0 if memory is None else memory.temp_size_in_bytes,
         "kernels_us": sum(kinds.values()),
-        "kinds_us": dict(kinds.most_common()),
+        "kinds_us": dict(sorted(kinds.items(), key=lambda each: -each[1])),
         "kernels": kernels,
     }
 
