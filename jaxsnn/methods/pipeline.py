@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -21,7 +22,8 @@ from jaxsnn.methods import admm, channels, stages
 from jaxsnn.methods.controls import file_bytes
 from jaxsnn.methods.result import CONTROL, Trainer
 from jaxsnn.network import Network
-from jaxsnn.train import Task
+from jaxsnn.train import Guide, Task
+from jaxsnn.train.guiding import foreseen
 
 __all__ = ["Held", "Pipeline", "hidden", "level_recipe"]
 
@@ -195,13 +197,18 @@ class Pipeline:
 
     def guided(self, task: Task) -> Task:
         """Return a task in which the dense network's scores count, seen with all of its steps."""
-        c, (teacher, taught) = self.chosen, self.dense
+        return replace(task, guide=self._guide)
+
+    @cached_property
+    def _guide(self) -> Guide | None:
+        """The dense network, or its scores of all training images if those are always the same."""
+        c, (teacher, task) = self.chosen, self.dense
         if not c.distill:
-            return task
-        guide = train.Guide(
-            teacher, alpha=c.distill, temperature=c.temperature, timesteps=taught.inputs.timesteps
+            return None
+        guide = Guide(
+            teacher, alpha=c.distill, temperature=c.temperature, timesteps=task.inputs.timesteps
         )
-        return replace(task, guide=guide)
+        return foreseen(replace(task, guide=guide), self.trainer.data.train.images).guide
 
     def learning(
         self, optimizer: optax.GradientTransformation, held: Held, epochs: int

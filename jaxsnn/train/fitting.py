@@ -182,6 +182,10 @@ def _check(
     as_task(task).check(net, split)
     if validation is not None:
         task.check(net, validation, "validation")
+    if task.guide is not None and task.guide.scores is not None:
+        found, needed = len(task.guide.scores), len(split[1])
+        if found != needed:
+            raise UserError(f"the guide has scores of {found} samples, but split has {needed}")
     if not isinstance(checkpoints, Checkpoints | None):
         found = type(checkpoints).__name__
         raise UserError(f"checkpoints must be train.Checkpoints(folder) or None, found {found}")

@@ -98,6 +98,7 @@ def train_step(
     state: TrainState,
     images: Array,
     labels: Array,
+    taught: Array | None = None,
 ) -> tuple[TrainState, Sums]:
     """Take one step on one batch.
 
@@ -107,6 +108,7 @@ def train_step(
       state: before the step.
       images: uint8 `[B, H, W, C]`.
       labels: int32 `[B]`.
+      taught: a teacher's scores `[B, classes]`, where the task's guide knows them.
 
     Returns:
       The state after the step, and its metrics.
@@ -115,14 +117,15 @@ def train_step(
     input_key, network_key = jax.random.split(key)
     x = task.prepare(input_key, images, True)
     keys = jax.random.split(network_key, labels.shape[0])
+    each = labels, keys, *(() if taught is None else (taught,))
 
-    def shard(net: Network, x: Array | Signal, labels: Array, keys: Array) -> Any:
+    def shard(net: Network, x: Array | Signal, *each: Array) -> Any:
         if task.micro_batches == 1:
-            means, stats = _gradient(task, net, x, labels, keys)
+            means, stats = _gradient(task, net, x, *each)
         else:
             stats = net.stats
             means = parallel.over_micro_batches(
-                lambda *args: _gradient(task, *args)[0], task.micro_batches, net, x, labels, keys
+                lambda *args: _gradient(task, *args)[0], task.micro_batches, net, x, *each
             )
         return parallel.mean_over_devices(means, task.devices), stats
 
@@ -132,7 +135,7 @@ def train_step(
             "use a network without batch normalisation, or micro_batches=1"
         )
     net = state.net
-    (gradient, means), stats = parallel.over_devices(shard, task.devices, net, x, labels, keys)
+    (gradient, means), stats = parallel.over_devices(shard, task.devices, net, x, *each)
     updates, opt_state = optimizer.update(gradient, state.opt_state, net.params)
     net = _seen(net, optax.apply_updates(net.params, updates), opt_state, stats=stats).in_range()
     correct = means.correct * (task.micro_batches * task.devices)
@@ -141,7 +144,12 @@ def train_step(
 
 
 def _gradient(
-    task: Task, net: Network, x: Array | Signal, labels: Array, keys: Array
+    task: Task,
+    net: Network,
+    x: Array | Signal,
+    labels: Array,
+    keys: Array,
+    taught: Array | None = None,
 ) -> tuple[tuple[Tree, Sums], Tree]:
     """Return ((gradient, sums) of some samples, all of them means but `correct`; statistics)."""
     axis = {"axis": parallel.AXIS} if task.devices > 1 else {}
@@ -149,7 +157,7 @@ def _gradient(
     def loss(params: Tree) -> Any:
         trained = net.replace(params=params, steps=net.steps)
         output = task.run(trained, x, train=True, key=keys, remat=task.remat, **axis)
-        return task.objective(output, labels, x), output
+        return task.objective(output, labels, x, taught), output
 
     (value, output), gradient = jax.value_and_grad(loss, has_aux=True)(net.params)
     correct = (output.readout.mean(0).argmax(-1) == labels).sum().astype(jnp.float32)
@@ -225,12 +233,14 @@ def _loop(
     images, labels = split
     steps = images.shape[0] // batch_size
     turns = jax.random.fold_in(jax.random.wrap_key_data(state.key), TURNS)
+    scores = None if task.guide is None else task.guide.scores
 
     def body(_: Array, carry: tuple[TrainState, Sums]) -> tuple[TrainState, Sums]:
         state, sums = carry
         rows = lax.dynamic_slice_in_dim(order, (state.step % steps) * batch_size, batch_size)
         shown = task.in_turn(turns, images[rows], rows, state.step // steps)
-        state, new = train_step(task, optimizer.function, state, shown, labels[rows])
+        taught = None if scores is None else scores[rows]
+        state, new = train_step(task, optimizer.function, state, shown, labels[rows], taught)
         return state, jax.tree.map(jnp.add, sums, new)
 
     after = lax.fori_loop(state.step, stop, body, (state, sums))

@@ -1,6 +1,6 @@
 """What a network is trained to do: how samples become its input, and what is minimised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -46,24 +46,36 @@ class Guide:
       distance: between two maps.
       timesteps: T of the teacher, of an input that is the same at every step; None, and of any
         other input, that of the student.
+      scores: the teacher's of all training samples, `[N, classes]`, where they are known
+        beforehand (`train.guiding`); then the teacher is not asked, and may be None.
     """
 
-    teacher: Network
+    teacher: Network | None
     alpha: float | None = field(default=0.9, metadata={"static": True})
     temperature: float = field(default=4.0, metadata={"static": True})
     beta: float | None = field(default=None, metadata={"static": True})
     stages: tuple[str, ...] = field(default=(), metadata={"static": True})
     distance: Literal["mse", "l2"] = field(default="mse", metadata={"static": True})
     timesteps: int | None = field(default=None, metadata={"static": True})
+    scores: Array | None = None
 
-    def loss(self, output: Output, labels: Array, teacher: Output) -> Array:
-        """Return the guided loss of a student's output, given the teacher's on the same input."""
+    def loss(
+        self, output: Output, labels: Array, readout: Array, spikes: Mapping[str, Array]
+    ) -> Array:
+        """Return the guided loss of a student's output.
+
+        Args:
+          output: of the student.
+          labels: `[B]`.
+          readout: of the teacher on the same samples, `[T, B, classes]`.
+          spikes: of its layers, where attention maps count.
+        """
         attention: list[Any] = [None, None]
         if self.beta is not None:
-            spikes = output.activity.spikes, teacher.activity.spikes
-            attention = [{stage: each[stage] for stage in self.stages} for each in spikes]
+            both = output.activity.spikes, spikes
+            attention = [{stage: each[stage] for stage in self.stages} for each in both]
         return losses.attention_guided(
-            output.readout, labels, teacher.readout, *attention, alpha=self.alpha,
+            output.readout, labels, readout, *attention, alpha=self.alpha,
             beta=self.beta, temperature=self.temperature, distance=self.distance,
         )  # fmt: skip
 
@@ -165,12 +177,27 @@ class Task:
         return output._replace(readout=schedules.over_time(weights, output.readout))
 
     def objective(
-        self, output: Output, labels: Array, x: Array | Signal, *, train: bool = True
+        self,
+        output: Output,
+        labels: Array,
+        x: Array | Signal,
+        taught: Array | None = None,
+        *,
+        train: bool = True,
     ) -> Array:
-        """Return what is minimised, `[]`; without the teacher's terms outside training."""
+        """Return what is minimised, `[]`; without the teacher's terms outside training.
+
+        Args:
+          output: of the network on a batch.
+          labels: `[B]`.
+          x: the batch, as the network took it.
+          taught: the teacher's scores of it, `[B, classes]`, where its guide knows them.
+          train: whether a teacher counts.
+        """
         readout_loss = losses.readout_loss(self.loss) if isinstance(self.loss, str) else self.loss
         if self.guide is not None and train:
-            value = self.guide.loss(output, labels, self._taught(self.guide, x))
+            teacher = self._taught(self.guide, x) if taught is None else (taught[None], {})
+            value = self.guide.loss(output, labels, *teacher)
         else:
             readout = output.readout
             if self.loss == "ce_sum" and self.active is not None:
@@ -180,11 +207,15 @@ class Task:
             value = value + self.spike_weight * losses.spike_count(output.activity)
         return value
 
-    def _taught(self, guide: Guide, x: Array | Signal) -> Output:
-        """Return what the teacher makes of a student's input."""
+    def _taught(self, guide: Guide, x: Array | Signal) -> tuple[Array, Mapping[str, Array]]:
+        """Return what the teacher makes of a student's input: its read-out and its spikes."""
+        if guide.teacher is None:
+            raise UserError("the guide has scores and no teacher: name those of the batch, taught")
         if guide.timesteps is None or not (isinstance(x, Signal) and x.constant):
-            return self.run(guide.teacher, x)
-        return guide.teacher(replace(x, timesteps=guide.timesteps))
+            output = self.run(guide.teacher, x)
+        else:
+            output = guide.teacher(replace(x, timesteps=guide.timesteps))
+        return output.readout, output.activity.spikes
 
     def check(self, net: Network, split: Split, what: str = "split") -> None:
         """Refuse, in one line, a network or data that do not fit this task; nothing is computed.
