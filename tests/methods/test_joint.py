@@ -280,10 +280,16 @@ def test_every_phase_follows_the_dense_network_and_nothing_is_reported_with_it(f
         held, _ = stages.stage(stage, (stage,), held)
     held, _ = stages.stage("two", ("timesteps", "spikes"), held)
     assert [name for name, *_ in seen] == ["connections", "bits", "spikes", "two"]
+    scores = train.predict(task, fresh, digits.train.images)
     for _, guide, _ in seen:
-        assert guide.teacher is fresh and guide.timesteps == 3
+        np.testing.assert_allclose(guide.scores, scores, atol=1e-6)
+        assert guide is seen[0][1] and guide.teacher is None  # asked once
         assert (guide.alpha, guide.temperature, guide.beta) == (0.7, 2.0, None)
+    assert task.inputs.timesteps == 3
     assert seen[-1][2] == 2 and held.task.guide is None
+    shifted = pipeline_of(digits, chosen, (fresh, replace(task, augment="crop-flip")))
+    guide = shifted.guided(task).guide
+    assert guide.teacher is fresh and guide.timesteps == 3 and guide.scores is None
 
 
 class Recorder:
