@@ -75,21 +75,26 @@ def widths_within(net: Network, inputs: Inputs, num_bytes: int, bits: int) -> di
     Raises:
       UserError: if the network is no chain, or a layer cannot be resized.
     """
-    flow = net.flow(inputs)
-    leaves = tree.named_leaves(net.params)
-    hidden = [layer for layer in flow.order if layer not in flow.readout]
-    whole = {layer: int(leaves[f"{layer}/kernel"].shape[-1]) for layer in hidden}
+    flow, leaves = net.flow(inputs), tree.named_leaves(net.params)
+    kernels = {layer: leaves[f"{layer}/kernel"].shape for layer in flow.order}
+    whole = {layer: int(shape[-1]) for layer, shape in kernels.items() if layer not in flow.readout}
     most = max(whole.values(), default=1)
 
     def at(part: int) -> dict[str, int]:
         return {layer: max(width * part // most, 1) for layer, width in whole.items()}
 
+    jax.eval_shape(lambda: resized(net, at(1), inputs))  # refuses what cannot be resized
+
     def fits(part: int) -> bool:
-        small = jax.eval_shape(lambda: resized(net, at(part), inputs))
-        shapes = [x.shape for name, x in tree.named_leaves(small.params).items() if x.ndim > 1]
-        weights = sum(map(math.prod, shapes))
-        numbers = (1 if bits == 32 else 2) * sum(shape[-1] for shape in shapes)
-        return bool(weights * bits // 8 + 4 * numbers <= num_bytes)
+        widths, weights, numbers, before = at(part), 0, 0, ""
+        for layer, shape in kernels.items():
+            wide = widths.get(layer, shape[-1])
+            # A layer has so many inputs for each channel of the one before it.
+            heard = shape[-2] // whole[before] * widths[before] if before else shape[-2]
+            weights += math.prod(shape[:-2]) * heard * wide
+            numbers += (1 if bits == 32 else 2) * wide
+            before = layer
+        return weights * bits // 8 + 4 * numbers <= num_bytes
 
     if not fits(1):
         return None

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
@@ -10,6 +11,7 @@ from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods import controls
 from jaxsnn.methods.result import Trainer
+from jaxsnn.models import variants
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +41,22 @@ def test_the_widths_are_the_largest_that_fit(net, digits, bits, numbers):
     wider = {"conv1": 16 * (found["dense1"] + 1) // 32, "dense1": found["dense1"] + 1}
     assert weight_bytes(found) <= 3000 < weight_bytes(wider)
     assert controls.widths_within(net, digits.inputs(timesteps=1), 50, bits) is None
+
+
+@pytest.mark.parametrize("num_bytes", [900, 2000, 7000])
+def test_widths_are_the_widest_of_networks_that_are_made(num_bytes):
+    inputs = Inputs((12, 12, 2), timesteps=1)
+    net = models.build("6C3-AP2-9C3V-MP2-12-7", (12, 12, 2), readout="current")
+    found = controls.widths_within(net, inputs, num_bytes, 32)
+
+    def bytes_of(part):
+        widths = {"conv1": 6 * part // 12, "conv2": 9 * part // 12, "dense1": part}
+        small = variants.resized(net, {k: max(v, 1) for k, v in widths.items()}, inputs)
+        kernels = [leaf for leaf in jax.tree.leaves(small.params) if leaf.ndim > 1]
+        return 4 * sum(leaf.size + leaf.shape[-1] for leaf in kernels)
+
+    part = found["dense1"]
+    assert bytes_of(part) <= num_bytes and (part == 12 or bytes_of(part + 1) > num_bytes)
 
 
 @pytest.mark.slow  # trains two networks
