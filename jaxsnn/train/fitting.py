@@ -118,8 +118,7 @@ def fit(
             facts = {"name": name, "seed": seed, "batch_size": batch_size, "samples": len(split[1])}
             done, state = checkpoints.resume(state, epochs, facts)
         steps = len(split[1]) // batch_size
-        device = jax.device_put((split[0], split[1]))
-        state, device = parallel.replicate((state, device), task.devices)
+        state, device = parallel.replicate((state, jax.device_put(tuple(split))), task.devices)
         prepared = _prepare(task, net, validation) if done < epochs else None
         with progress.Bar(name, epochs, steps, done) if show else progress.Silence() as bar:
             for epoch in range(done, epochs):
@@ -147,9 +146,8 @@ def fit(
                     checkpoints.wait()
             trained = end_phase(phase, parallel.gather(state, task.devices))
             distributed.check_equal(f"the network after phase {name!r}", trained)
-            if show:
-                for line in warnings.after_training(net, trained, counts):
-                    bar.warn(line)
+            for line in warnings.after_training(net, trained, counts) if show else ():
+                bar.warn(line)
         return trained
 
 
