@@ -53,18 +53,16 @@ def test_scores_that_are_known_train_as_the_teacher_does(encoding, options):
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
         trained(known, split), trained(task, split),
     )  # fmt: skip
-    other = replace(known, guide=replace(known.guide, scores=-known.guide.scores))
-    distances = jax.tree.map(
-        lambda a, b: float(abs(a - b).max()), trained(other, split), trained(task, split)
-    )
-    assert max(jax.tree.leaves(distances)) > 1e-4
 
 
 @pytest.mark.long
 def test_scores_are_those_of_all_the_steps_of_the_teacher():
     known = foreseen(task_of(), SPLIT.images).guide.scores
     values = jnp.asarray(SPLIT.images, jnp.float32) / 255
-    np.testing.assert_allclose(known, TEACHER(direct(values, 5)).readout.mean(0), atol=1e-6)
+    scores = TEACHER(direct(values, 5)).readout.mean(0)
+    np.testing.assert_allclose(known, scores, atol=1e-6)
+    fewer = TEACHER(direct(values, T)).readout.mean(0)
+    assert np.abs(known - fewer).max() > 1e-3
 
 
 @pytest.mark.parametrize(
