@@ -197,14 +197,12 @@ class Pipeline:
 
     def guided(self, task: Task) -> Task:
         """Return a task in which the dense network's scores count, seen with all of its steps."""
-        return replace(task, guide=self._guide)
+        return replace(task, guide=self._guide) if self.chosen.distill else task
 
     @cached_property
     def _guide(self) -> Guide | None:
         """The dense network, or its scores of all training images if those are always the same."""
         c, (teacher, task) = self.chosen, self.dense
-        if not c.distill:
-            return None
         guide = Guide(
             teacher, alpha=c.distill, temperature=c.temperature, timesteps=task.inputs.timesteps
         )

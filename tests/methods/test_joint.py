@@ -290,6 +290,9 @@ def test_every_phase_follows_the_dense_network_and_nothing_is_reported_with_it(f
     shifted = pipeline_of(digits, chosen, (fresh, replace(task, augment="crop-flip")))
     guide = shifted.guided(task).guide
     assert guide.teacher is fresh and guide.timesteps == 3 and guide.scores is None
+    without = pipeline_of(digits, replace(chosen, distill=0.0), (fresh, task))
+    own = replace(task, guide=guide)
+    assert without.guided(own) is own
 
 
 class Recorder:
