@@ -1,4 +1,4 @@
-"""What is compiled at first use: oneDNN's convolutions under XLA's, and the builder of C code.
+"""What is compiled at first use: convolutions, neurons, and the builder of C code.
 
 A machine without a compiler, without oneDNN or of another kind takes XLA's path, and `describe`
 says in one line which path is taken and why.

@@ -16,6 +16,7 @@ from jax import Array
 
 from jaxsnn.errors import UserError
 from jaxsnn.native import onednn
+from jaxsnn.native.handlers import threads
 
 __all__ = [
     "available",
@@ -70,10 +71,8 @@ def describe() -> str:
 def instructions() -> str:
     """Return the widest instructions that oneDNN uses here: SSE, AVX2, AVX-512 or AMX."""
     widest = onednn.instruction_set()
-    if widest & onednn.AMX:
-        return "AMX"
-    names = {onednn.AVX2: "AVX2", onednn.AVX512: "AVX-512"}
-    known = [bits for bits in names if bits <= widest]
+    names = {onednn.AVX2: "AVX2", onednn.AVX512: "AVX-512", onednn.AMX: "AMX"}
+    known = [bits for bits in names if bits & widest == bits]
     return names[max(known)] if known else "SSE"
 
 
@@ -148,13 +147,6 @@ def _call(
     call = jax.ffi.ffi_call(name, result, vmap_method="sequential")
     found: Array = call(
         first, second, stride=np.int64(stride), borders=np.array(borders, np.int64).ravel(),
-        groups=np.int64(groups), threads=np.int64(_threads()),
+        groups=np.int64(groups), threads=np.int64(threads()),
     )  # fmt: skip
     return found
-
-
-def _threads() -> int:
-    """Return how many threads a call may use: the cores, shared by the devices of the program."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    devices: int = jax.sharding.get_abstract_mesh().size  # 0 outside of `shard_map`
-    return max(1, (cores or 1) // max(1, devices))

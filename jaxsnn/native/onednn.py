@@ -1,29 +1,25 @@
-"""Find oneDNN: the named one, the wheel's, or the system's; load our handlers built against it."""
+"""Find oneDNN: the named one, the wheel's, or the system's; load our handlers, built against it."""
 
 import ctypes
-import ctypes.util
 import os
 import re
 import sys
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 
-import jax
-import jaxlib.version
-
 from jaxsnn.errors import UserError
-from jaxsnn.native.builder import build
+from jaxsnn.native.handlers import register
 
-__all__ = ["HANDLERS", "Library", "instruction_set", "load"]
+__all__ = ["CONVOLUTIONS", "NEURONS", "Library", "instruction_set", "load"]
 
-HANDLERS = ("jaxsnn_convolve", "jaxsnn_to_images", "jaxsnn_to_kernel")
+CONVOLUTIONS = ("jaxsnn_convolve", "jaxsnn_to_images", "jaxsnn_to_kernel")
+NEURONS = ("jaxsnn_potentials", "jaxsnn_derivatives")
 NAMES = ("libdnnl.so.3", "libdnnl.so")
 MAJOR = 3  # of oneDNN: an older or newer one has other functions
 
-# What oneDNN says it uses (dnnl::cpu_isa), from the narrowest.
-AVX2, AVX512, AMX = 0x7, 0x27, 0x1000
+# What oneDNN says it uses (dnnl::cpu_isa), from the narrowest; each has the bits of those before.
+AVX2, AVX512, AMX = 0x7, 0x27, 0xFEF
 
 
 @dataclass(frozen=True)
@@ -42,36 +38,19 @@ def load() -> ctypes.CDLL:
       UserError: if a part is missing (library, headers, compiler), of another version, or broken.
     """
     library = _find()
-    source = (resources.files("jaxsnn.native") / "handlers.cc").read_text(encoding="utf-8")
-    path = build(
-        # The version of jaxlib is part of the source, so that another one builds anew.
-        f"// jaxlib {jaxlib.version.__version__}, {library.file}\n{source}",
-        [
-            *(
-                "-std=c++17",
-                "-O2",
-                "-fopenmp",
-                f"-I{library.include}",
-                f"-I{jax.ffi.include_dir()}",
-            ),
-            *(f"-L{library.file.parent}", f"-l:{library.file.name}"),
-            f"-Wl,-rpath,{library.file.parent}",
-        ],
-        language="c++",
+    handlers = register(
+        "convolutions.cc",
+        CONVOLUTIONS,
+        "-O2",
+        f"-I{library.include}",
+        f"-L{library.file.parent}",
+        f"-l:{library.file.name}",
+        f"-Wl,-rpath,{library.file.parent}",
     )
-    # Waiting threads must not spin: XLA computes on the same cores between two convolutions.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
-        handlers = ctypes.CDLL(str(path))
-        version = handlers.jaxsnn_onednn_version()
-        for name in HANDLERS:
-            jax.ffi.register_ffi_target(
-                name, jax.ffi.pycapsule(getattr(handlers, name)), platform="cpu"
-            )
-    except (OSError, AttributeError) as error:
-        raise UserError(f"{path}: the built library does not load ({error})") from None
+    version = handlers.jaxsnn_onednn_version()
     if version // 100 != MAJOR:
         raise UserError(f"{library.file} is oneDNN {version // 100}, but {MAJOR} is needed")
+    register("neurons.cc", NEURONS, "-O3", "-march=native")
     return handlers
 
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxsnn.arrays import straight_through, sum_over_time
+from jaxsnn.native import neurons as native
 from jaxsnn.neurons.neuron import laid_out
 from jaxsnn.neurons.resets import Leaky, rest, spikes_of
 from jaxsnn.neurons.scanning import step_by_step
@@ -44,11 +45,13 @@ def by_hand(
     Returns:
       Spikes and potentials `[T, B, ...]`, and the last potential.
     """
-    kept, last = _trajectory(form, neuron, start, current, feedback)
+    kept, fired, last = _trajectory(form, neuron, start, current, feedback)
     potential = _potential(form, neuron, kept)
     # Else the reverse pass would keep the surrogate's values, too.
     fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0)
     spikes = fire(form, neuron, start, kept)
+    if fired is not None:
+        spikes = straight_through(fired, spikes)
     return spikes, potential, straight_through(last, potential[-1])
 
 
@@ -83,6 +86,11 @@ def _fire(form: Form, neuron: Leaky, start: Array, kept: Array) -> Array:
     return spikes.astype(jnp.bfloat16) if form.short else spikes
 
 
+def _is_native(form: Form, start: Array, feedback: Array | None) -> bool:
+    """Return whether both passes are done by our own code for a CPU."""
+    return feedback is None and native.available(start, form.current)
+
+
 # The potentials [T, B, ...] of a layer, and their derivative by hand: with d[t] the derivative of
 # the loss by u[t], d[t] = cotangent[t] + rest'(u[t]) d[t+1], whatever the reset and the surrogate.
 # Autodiff would save every intermediate of every step; this saves u and computes rest' from it.
@@ -92,8 +100,15 @@ def _fire(form: Form, neuron: Leaky, start: Array, kept: Array) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _trajectory(
     form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
-) -> tuple[Array, Array]:
-    """Return what is kept of the potentials, and the last one, whose cotangent is not looked at."""
+) -> tuple[Array, Array | None, Array]:
+    """Return what is kept of the potentials, the spikes if they are known, and the last potential.
+
+    Cotangents of the latter two are not looked at.
+    """
+    if _is_native(form, start, feedback):
+        return native.potentials(
+            neuron, start, current, form.timesteps, short=form.short, early=form.fires_first
+        )
 
     def step(potential: Array, drive: Array) -> tuple[Array, Array]:
         carried = rest(neuron, potential) + drive
@@ -102,23 +117,25 @@ def _trajectory(
         return carried, _kept(form, neuron, carried)
 
     last, kept = step_by_step(step, start, current, form.timesteps)
-    return kept, last
+    return kept, None, last
 
 
 def _trajectory_forward(
     form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
-) -> tuple[tuple[Array, Array], tuple[Any, Array, Array, Array | None]]:
-    kept, last = _trajectory(form, neuron, start, current, feedback)
-    return (kept, last), (neuron, start, kept, feedback)
+) -> tuple[tuple[Array, Array | None, Array], tuple[Any, Array, Array, Array | None]]:
+    found = _trajectory(form, neuron, start, current, feedback)
+    return found, (neuron, start, found[0], feedback)
 
 
 def _trajectory_backward(
     form: Form,
     saved: tuple[Any, Array, Array, Array | None],
-    cotangents: tuple[Array, Array],
+    cotangents: tuple[Array, Any, Any],
 ) -> tuple[Any, Array, Array, Array | None]:
     neuron, start, kept, feedback = saved
-    cotangent, _ = cotangents
+    cotangent = cotangents[0]
+    if _is_native(form, start, feedback):
+        return *_natively(form, neuron, start, kept, cotangent), None
     # With feedback the steps are many and small: what needs no loop is computed before it.
     before_loop = feedback is not None and not form.short
 
@@ -167,6 +184,26 @@ def _trajectory_backward(
     d_current = sum_over_time(derivative) if form.timesteps else derivative
     d_start = back(slopes(_kept(form, neuron, start)), first)
     return d_neuron, d_start, d_current.astype(form.current), d_feedback
+
+
+def _natively(
+    form: Form, neuron: Leaky, start: Array, kept: Array, cotangent: Array
+) -> tuple[Any, Array, Array]:
+    """Return the derivatives by the constants, the first potential and the current."""
+
+    def slopes(potential: Array) -> Array:
+        ones = jnp.ones_like(potential)
+        found: Array = jax.jvp(partial(rest, neuron), (potential,), (ones,))[1]
+        return found
+
+    given = None if neuron.detach_reset else slopes(_potential(form, neuron, kept))
+    derivative, first = native.derivatives(neuron, kept, cotangent, given)
+    # By itself, so that what nobody asks for is not computed.
+    before = _before(form, neuron, start, kept)
+    by_constants = jax.vjp(lambda neuron: rest(neuron, before), neuron)[1]
+    (d_neuron,) = by_constants(derivative.astype(before.dtype))
+    d_current = sum_over_time(derivative) if form.timesteps else derivative
+    return d_neuron, slopes(start) * first, d_current.astype(form.current)
 
 
 _trajectory.defvjp(_trajectory_forward, _trajectory_backward)

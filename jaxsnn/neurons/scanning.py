@@ -39,15 +39,45 @@ def step_by_step(
     """
     length = timesteps or jax.tree.leaves(inputs)[0].shape[0]
     if length > UNROLL_LIMIT:
-        if timesteps:
-            return lax.scan(lambda c, _: step(c, inputs), carry, None, length=length)
-        return lax.scan(step, carry, inputs, reverse=reverse)
+        return _scan(step, carry, inputs, timesteps, reverse)
     outputs = []
     for t in reversed(range(length)) if reverse else range(length):
         now = inputs if timesteps else jax.tree.map(lambda x, t=t: x[t], inputs)
         carry, output = step(carry, now)
         outputs.append(output)
     return carry, jax.tree.map(lambda *x: jnp.stack(x), *(outputs[::-1] if reverse else outputs))
+
+
+def _scan(
+    step: Callable[[Any, Any], tuple[Any, Any]],
+    carry: Any,
+    inputs: Any,
+    timesteps: int | None,
+    reverse: bool,
+) -> tuple[Any, Any]:
+    """Scan; arrays of all steps in bfloat16 are read and written as whole numbers of 16 bits.
+
+    XLA on a CPU would convert the whole array to float32 and back in each step.
+    """
+    like: list[Any] = [jax.tree.map(jnp.result_type, inputs)]  # of inputs; behind them of outputs
+
+    def body(carry: Any, bits: Any) -> tuple[Any, Any]:
+        now = inputs if timesteps else jax.tree.map(_from_bits, bits, like[0])
+        carry, output = step(carry, now)
+        like[1:] = [jax.tree.map(jnp.result_type, output)]
+        return carry, jax.tree.map(_as_bits, output)
+
+    bits = None if timesteps else jax.tree.map(_as_bits, inputs)
+    carry, outputs = lax.scan(body, carry, bits, length=timesteps, reverse=reverse)
+    return carry, jax.tree.map(_from_bits, outputs, like[1])
+
+
+def _as_bits(x: Array) -> Array:
+    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def _from_bits(x: Array, dtype: Any) -> Array:
+    return lax.bitcast_convert_type(x, dtype) if x.dtype != dtype else x
 
 
 def integrate(current: Array, decay: Array | float = 1.0, *, initial: Array | None = None) -> Array:

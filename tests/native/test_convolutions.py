@@ -208,6 +208,17 @@ def test_the_table_sends_gradients_of_large_kernels_to_xla(monkeypatch):
         assert "jaxsnn_to_kernel" in program(256, 2)
 
 
+@pytest.mark.parametrize(
+    "isa, name",
+    # Values of dnnl_cpu_isa_t in oneDNN's dnnl_types.h.
+    [(0x1, "SSE"), (0x7, "AVX2"), (0x1F, "AVX2"), (0x27, "AVX-512"), (0xE7, "AVX-512")]
+    + [(0x1EF, "AVX-512"), (0xFEF, "AMX"), (0x1FEF, "AMX")],
+)
+def test_instructions_are_named_as_onednn_orders_them(monkeypatch, isa, name):
+    monkeypatch.setattr(onednn.onednn, "instruction_set", lambda: isa)
+    assert onednn.instructions.__wrapped__() == name
+
+
 @pytest.mark.skipif(onednn.available(jnp.bfloat16), reason="this processor multiplies bfloat16")
 def test_without_its_instructions_bfloat16_is_computed_in_float32():
     assert not onednn.available(jnp.float16)

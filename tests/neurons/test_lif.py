@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxsnn import surrogate
 from jaxsnn.errors import UserError
+from jaxsnn.native import convolutions
 from jaxsnn.neurons import LIF, Membrane, lif_step, scanning, unroll
 from jaxsnn.neurons.lif import ORDERS
 from jaxsnn.neurons.resets import RESETS, spikes_of
@@ -450,3 +451,13 @@ def test_constants_that_are_whole_numbers_have_a_gradient():
     assert jnp.isfinite(gradient.threshold) and gradient.threshold < 0
     with pytest.raises(UserError, match="decay must be a number in"):
         LIF("a half")
+
+
+def test_a_loop_in_bfloat16_converts_no_array_of_all_steps():
+    """XLA on a CPU would widen and round the whole array in each step: T^2 in place of T."""
+    current = jnp.zeros((8, 16, 64), jnp.bfloat16)
+    with convolutions.off():
+        gradient = jax.jit(jax.grad(lambda x: unroll(LIF(0.5), x)[0].astype(jnp.float32).sum()))
+        program = gradient.lower(current).compile().as_text()
+    updates = [line for line in program.splitlines() if "dynamic-update-slice(" in line]
+    assert updates and all("u16[8,16,64]" in line for line in updates)

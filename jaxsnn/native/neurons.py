@@ -1,0 +1,114 @@
+"""LIF neurons over all time steps in one pass over memory, each way, inside of any JAX program.
+
+XLA on a CPU reads and writes a layer's arrays once for each of: the start values of a loop's
+results, the loop, the spikes. Here potentials and spikes of a block of neurons are computed for
+all steps while they are in the cache. The equations are those of `jaxsnn.neurons.reverse`, the
+numbers those of XLA up to how products and sums are joined.
+"""
+
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from jaxsnn.native import convolutions
+from jaxsnn.native.handlers import threads
+
+__all__ = ["Leaky", "available", "derivatives", "potentials"]
+
+RESETS = ("hard", "soft", "soft_undecayed")  # as numbered in neurons.cc
+
+
+class Leaky(Protocol):
+    """What is asked of a neuron: its constants, a scalar or `[C]`, and its reset."""
+
+    @property
+    def decay(self) -> Array | float:
+        """Share of the potential that is left after a step."""
+
+    @property
+    def threshold(self) -> Array | float:
+        """Potential at which a neuron spikes."""
+
+    @property
+    def reset(self) -> str:
+        """One of `RESETS`."""
+
+    @property
+    def strict(self) -> bool:
+        """Whether a neuron spikes above the threshold only."""
+
+
+def available(start: Array, dtype: jax.typing.DTypeLike) -> bool:
+    """Return whether neurons are computed here, from their first potential and a current's type."""
+    known = all(isinstance(size, int) and size > 0 for size in start.shape)
+    types = start.dtype == jnp.float32 and dtype in (jnp.float32, jnp.bfloat16)
+    return known and types and convolutions.available(jnp.float32)
+
+
+def potentials(
+    neuron: Leaky, start: Array, current: Array, timesteps: int | None, *, short: bool, early: bool
+) -> tuple[Array, Array, Array]:
+    """Return what is kept of the potentials `[T, B, ...]`, the spikes, and the last potential.
+
+    Args:
+      neuron: its constants, `[1, ..., C]` or `[1, ..., 1]`.
+      start: the potential before the first step, `[B, ...]`.
+      current: `[T, B, ...]`, or `[B, ...]` of a constant one.
+      timesteps: of a constant current.
+      short: whether spikes are bfloat16 and of `u` the distance `u - theta` is kept in bfloat16.
+      early: whether spikes are those of the potential before a step.
+    """
+    steps = timesteps or len(current)
+    all_steps = jax.ShapeDtypeStruct((steps, *start.shape), jnp.bfloat16 if short else jnp.float32)
+    results = all_steps, all_steps, jax.ShapeDtypeStruct(start.shape, jnp.float32)
+    call = jax.ffi.ffi_call("jaxsnn_potentials", results, vmap_method="broadcast_all")
+    decay, threshold, known = _constants(neuron, start, steps)
+    kept, spikes, last = call(
+        start, current, decay, threshold, **known, constant=timesteps is not None, early=early
+    )
+    return kept, spikes, last
+
+
+def derivatives(
+    neuron: Leaky, kept: Array, cotangent: Array, slopes: Array | None
+) -> tuple[Array, Array]:
+    """Return the derivatives by the potentials, `[T, B, ...]`, and the first of them in float32.
+
+    Args:
+      neuron: its constants.
+      kept: of the potentials, `[T, B, ...]`.
+      cotangent: of what was kept.
+      slopes: `rest'(u)` of each potential in float32; None if spikes are constants to it.
+    """
+    like = jax.ShapeDtypeStruct(kept.shape[1:], jnp.float32)
+    results = jax.ShapeDtypeStruct(kept.shape, kept.dtype), like
+    call = jax.ffi.ffi_call("jaxsnn_derivatives", results, vmap_method="broadcast_all")
+    given = slopes is not None
+    decay, threshold, known = _constants(neuron, like, len(kept))
+    # An operand is needed where there are no slopes.
+    derivative, first = call(
+        kept, cotangent, slopes if given else decay, decay, threshold, **known, given=given
+    )
+    return derivative, first
+
+
+def _constants(neuron: Leaky, like: Any, steps: int) -> tuple[Array, Array, dict[str, Any]]:
+    """Return decay and threshold, `[C]` or `[1]`, and the numbers that each function is told."""
+    shapes = (jnp.shape(neuron.decay), jnp.shape(neuron.threshold))
+    channels = max(int(np.prod(shape, dtype=int)) for shape in shapes)
+    decay, threshold = (
+        jnp.broadcast_to(jnp.ravel(jnp.asarray(constant, jnp.float32)), (channels,))
+        for constant in (neuron.decay, neuron.threshold)
+    )
+    known = {
+        "steps": np.int64(steps),
+        "neurons": np.int64(np.prod(like.shape, dtype=int)),
+        "channels": np.int64(channels),
+        "threads": np.int64(threads()),
+        "reset": np.int64(RESETS.index(neuron.reset)),
+        "strict": bool(neuron.strict),
+    }
+    return decay, threshold, known
