@@ -60,6 +60,7 @@ def convolve(
     padding: str = "SAME",
     groups: int = 1,
     dtype: jax.typing.DTypeLike | None = None,
+    bias: Array | None = None,
 ) -> Array:
     """Return the convolution (cross-correlation) of images with a kernel.
 
@@ -70,6 +71,7 @@ def convolve(
       padding: "SAME" (zeros around, as PyTorch's `(k-1)//2` for odd kernels) or "VALID".
       groups: into which channels are cut, each convolved by itself (`grouped`).
       dtype: of the result; that of the images if left out.
+      bias: float32 `[O]` that is added to each output before it is rounded.
 
     Returns:
       `[N, H', W', O]`.
@@ -82,14 +84,20 @@ def convolve(
     borders = tuple(_border(size, padding) for size in kernel.shape[:2])
     found = jnp.dtype(dtype or images.dtype)
     if groups > 1:
-        return convolve_groups(images, kernel, groups, stride, borders, found)
+        return _biased(convolve_groups(images, kernel, groups, stride, borders, found), bias)
     if jax.default_backend() == "cpu":
-        outputs: Array = _convolve(stride, borders, found, images, kernel)
+        outputs: Array = _convolve(stride, borders, found, images, kernel, bias)
         return outputs
     kernel = kernel.astype(images.dtype)
     if found != images.dtype:
         images, kernel = images.astype(found), kernel.astype(found)
-    return _native(stride, borders, images, kernel)
+    return _biased(_native(stride, borders, images, kernel), bias)
+
+
+def _biased(outputs: Array, bias: Array | None) -> Array:
+    if bias is None:
+        return outputs
+    return (at_least_float32(outputs) + bias[None, None, None]).astype(outputs.dtype)
 
 
 def _border(size: int, padding: str) -> tuple[int, int]:
@@ -103,33 +111,44 @@ def _native(stride: int, borders: Borders, images: Array, kernel: Array) -> Arra
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _convolve(
-    stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array
+    stride: int,
+    borders: Borders,
+    dtype: jnp.dtype,
+    images: Array,
+    kernel: Array,
+    bias: Array | None,
 ) -> Array:
     apply = sequential_vmap(partial(_apply, stride, borders, dtype))
-    outputs: Array = apply(images, kernel.astype(images.dtype))
+    outputs: Array = apply(images, kernel.astype(images.dtype), bias)
     return outputs
 
 
 def _forward(
-    stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(stride, borders, dtype, images, kernel), (images, kernel)
+    stride: int,
+    borders: Borders,
+    dtype: jnp.dtype,
+    images: Array,
+    kernel: Array,
+    bias: Array | None,
+) -> tuple[Array, tuple[Array, Array, Array | None]]:
+    return _convolve(stride, borders, dtype, images, kernel, bias), (images, kernel, bias)
 
 
 def _backward(
     stride: int,
     borders: Borders,
     dtype: jnp.dtype,
-    saved: tuple[Array, Array],
+    saved: tuple[Array, Array, Array | None],
     cotangent: Array,
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array | None]:
     del dtype
-    images, kernel = saved
+    images, kernel, bias = saved
+    d_bias = None if bias is None else at_least_float32(cotangent).sum((0, 1, 2))
     cotangent = cotangent.astype(images.dtype)
     to_images = partial(_gradient_of_images, stride, borders, images.shape[1:3])
     to_kernel = partial(_gradient_of_kernel, stride, borders, kernel.shape)
     d_kernel = sequential_vmap(to_kernel)(images, cotangent).astype(kernel.dtype)
-    return sequential_vmap(to_images)(cotangent, kernel.astype(images.dtype)), d_kernel
+    return sequential_vmap(to_images)(cotangent, kernel.astype(images.dtype)), d_kernel, d_bias
 
 
 _convolve.defvjp(_forward, _backward)
@@ -152,12 +171,19 @@ def _is_known(images: Array) -> bool:
     return isinstance(images.shape[0], int)
 
 
-def _apply(stride: int, borders: Borders, dtype: jnp.dtype, images: Array, kernel: Array) -> Array:
+def _apply(
+    stride: int,
+    borders: Borders,
+    dtype: jnp.dtype,
+    images: Array,
+    kernel: Array,
+    bias: Array | None,
+) -> Array:
     images, kernel = _in_reach(images, kernel)
     if _by_onednn(images):
         rounded = dtype if is_short(images.dtype) else images.dtype
-        return onednn.convolve(stride, borders, images, kernel, rounded).astype(dtype)
-    return _by_xla(stride, borders, images, kernel).astype(dtype)
+        return onednn.convolve(stride, borders, images, kernel, rounded, bias).astype(dtype)
+    return _biased(_by_xla(stride, borders, images, kernel), bias).astype(dtype)
 
 
 def _by_xla(stride: int, borders: Borders, images: Array, kernel: Array) -> Array:

@@ -86,6 +86,10 @@ class Synapse(Layer):
         """Return `weigh(x, kernel)` in a dtype."""
         return self.weigh(x, kernel).astype(dtype)
 
+    def biased(self, x: Array, kernel: Array, bias: Array, dtype: Any) -> Array:
+        """Return `weigh(x, kernel)` and the bias of each channel in a dtype."""
+        return add_bias(self.product(x, kernel, dtype), bias, dtype)
+
     def current(
         self, x: Array, tape: Tape, dtype: Any = jnp.float32, spikes: bool = False
     ) -> Array:
@@ -98,15 +102,18 @@ class Synapse(Layer):
           spikes: whether the inputs are 0 or 1.
         """
         kernel = self.kernel[...].astype(jnp.promote_types(self.dtype, jnp.float32))
+        bias = None if self.bias is None else self.bias[...]
         x = x.astype(self.dtype)
         weigh = partial(self.product, dtype=dtype)
         as_bytes = spikes and pays(self.dtype) and type(self).product in CLOSED
+        step = self._step(tape)
+        if bias is not None and self.norm is None and step is None and not as_bytes:
+            return self.biased(x, kernel, bias, dtype)
         current = weigh_spikes(weigh, x, kernel) if as_bytes else weigh(x, kernel)
-        if (step := self._step(tape)) is not None:
+        if step is not None:
             is_known = jnp.max(step.scale) > 0  # not before the first update of a training
             codes = jnp.where(is_known, self._by_codes(x, kernel, step), current)
             current = straight_through(codes, current)
-        bias = None if self.bias is None else self.bias[...]
         if self.norm is None:
             return add_bias(current, bias, dtype)
         if isinstance(self.norm, nnx.BatchNorm):
@@ -269,8 +276,23 @@ class Conv(Synapse):
 
     def product(self, x: Array, kernel: Array, dtype: Any) -> Array:
         """Return the convolution of `x` with `kernel` in a dtype, rounded once."""
+        return self._convolve(x, kernel, dtype, None)
+
+    def biased(self, x: Array, kernel: Array, bias: Array, dtype: Any) -> Array:
+        """Return the convolution and the bias in a dtype, rounded once."""
+        if type(self).product is not Conv.product:
+            return super().biased(x, kernel, bias, dtype)
+        return self._convolve(x, kernel, dtype, bias)
+
+    def _convolve(self, x: Array, kernel: Array, dtype: Any, bias: Array | None) -> Array:
         return convolve(
-            x, kernel, stride=self.stride, padding=self.padding, groups=self.groups, dtype=dtype
+            x,
+            kernel,
+            stride=self.stride,
+            padding=self.padding,
+            groups=self.groups,
+            dtype=dtype,
+            bias=bias,
         )
 
 

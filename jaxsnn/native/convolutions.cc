@@ -14,6 +14,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
@@ -62,7 +63,7 @@ class Block {
 
 struct Convolution {
   dnnl::primitive run, reorder;
-  memory::desc images, kernel, packed, outputs, scratch;
+  memory::desc images, kernel, packed, bias, outputs, scratch;
   bool packs = false;  // the kernel is laid out anew for the primitive
 };
 
@@ -70,10 +71,11 @@ struct Problem {
   std::vector<int64_t> images, kernel, outputs;  // shapes as XLA has them
   memory::data_type of_images, of_kernel, of_outputs;
   int64_t stride, top, bottom, left, right, groups;
+  bool biased;  // a float32 is added to each output channel
 
   std::vector<int64_t> key(int64_t direction, int64_t threads) const {
     std::vector<int64_t> all{direction, threads, int64_t(of_images), int64_t(of_kernel),
-                             int64_t(of_outputs), stride, top, bottom, left, right, groups};
+                             int64_t(of_outputs), stride, top, bottom, left, right, groups, biased};
     for (const auto *shape : {&images, &kernel, &outputs})
       all.insert(all.end(), shape->begin(), shape->end());
     return all;
@@ -105,6 +107,7 @@ Convolution make(int64_t direction, const Problem &p) {
   c.images = memory::desc(images, p.of_images, nhwc);
   c.outputs = memory::desc(outputs, p.of_outputs, nhwc);
   c.kernel = kernel_layout(p, p.of_kernel, false);
+  if (p.biased) c.bias = memory::desc({y[3]}, memory::data_type::f32, memory::format_tag::x);
 
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
@@ -117,7 +120,7 @@ Convolution make(int64_t direction, const Problem &p) {
   dnnl::convolution_forward::primitive_desc forward(
       cpu(), dnnl::prop_kind::forward_training, method,
       is_forward ? c.images : memory::desc(images, low, nhwc),
-      kernel_layout(p, is_forward ? p.of_kernel : low, true),
+      kernel_layout(p, is_forward ? p.of_kernel : low, true), c.bias,
       is_forward ? c.outputs : memory::desc(outputs, low, nhwc), strides, before, behind,
       attributes);
   if (is_forward) {
@@ -159,7 +162,8 @@ std::shared_ptr<const Convolution> find(int64_t direction, int64_t threads, cons
   return known[key] = std::make_shared<const Convolution>(make(direction, p));
 }
 
-void execute(int64_t direction, const Convolution &c, void *first, void *second, void *result) {
+void execute(int64_t direction, const Convolution &c, void *first, void *second, void *bias,
+             void *result) {
   static thread_local Block scratch_block, packed_block;
   dnnl::stream stream(cpu());
   void *images = direction == kToImages ? result : first;
@@ -171,8 +175,10 @@ void execute(int64_t direction, const Convolution &c, void *first, void *second,
   memory packed = c.packs ? memory(c.packed, cpu(), packed_block.at_least(c.packed.get_size())) : plain;
   if (c.packs && direction != kToKernel) c.reorder.execute(stream, {{DNNL_ARG_FROM, plain}, {DNNL_ARG_TO, packed}});
   if (direction == kForward) {
-    c.run.execute(stream, {{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed}, {DNNL_ARG_DST, y},
-                           {DNNL_ARG_SCRATCHPAD, scratch}});
+    std::unordered_map<int, memory> arrays{{DNNL_ARG_SRC, x}, {DNNL_ARG_WEIGHTS, packed},
+                                           {DNNL_ARG_DST, y}, {DNNL_ARG_SCRATCHPAD, scratch}};
+    if (!c.bias.is_zero()) arrays.emplace(DNNL_ARG_BIAS, memory(c.bias, cpu(), bias));
+    c.run.execute(stream, arrays);
   } else if (direction == kToImages) {
     c.run.execute(stream, {{DNNL_ARG_DIFF_DST, y}, {DNNL_ARG_WEIGHTS, packed},
                            {DNNL_ARG_DIFF_SRC, x}, {DNNL_ARG_SCRATCHPAD, scratch}});
@@ -207,9 +213,9 @@ memory::data_type type(ffi::DataType found) {
 }
 
 template <int64_t direction>
-ffi::Error call(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi::AnyBuffer> result,
-                int64_t stride, ffi::Span<const int64_t> borders, int64_t groups,
-                int64_t threads) {
+ffi::Error call(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::AnyBuffer bias,
+                ffi::Result<ffi::AnyBuffer> result, int64_t stride,
+                ffi::Span<const int64_t> borders, int64_t groups, int64_t threads, bool biased) {
   try {
     const ffi::AnyBuffer &out = *result;
     const ffi::AnyBuffer &images = direction == kToImages ? out : first;
@@ -218,11 +224,12 @@ ffi::Error call(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi::An
     const Problem problem{shape(images.dimensions()), shape(kernel.dimensions()),
                           shape(outputs.dimensions()), type(images.element_type()),
                           type(kernel.element_type()), type(outputs.element_type()),
-                          stride, borders[0], borders[1], borders[2], borders[3], groups};
+                          stride, borders[0], borders[1], borders[2], borders[3], groups,
+                          biased};
     const Threads limit(static_cast<int>(threads));
     const auto convolution = find(direction, threads, problem);
     execute(direction, *convolution, first.untyped_data(), second.untyped_data(),
-            result->untyped_data());
+            bias.untyped_data(), result->untyped_data());
     return ffi::Error::Success();
   } catch (const std::exception &error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
@@ -236,11 +243,13 @@ ffi::Error call(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::Result<ffi::An
                                 ffi::Ffi::Bind()                \
                                     .Arg<ffi::AnyBuffer>()      \
                                     .Arg<ffi::AnyBuffer>()      \
+                                    .Arg<ffi::AnyBuffer>()      \
                                     .Ret<ffi::AnyBuffer>()      \
                                     .Attr<int64_t>("stride")    \
                                     .Attr<ffi::Span<const int64_t>>("borders") \
                                     .Attr<int64_t>("groups")    \
-                                    .Attr<int64_t>("threads"))
+                                    .Attr<int64_t>("threads")   \
+                                    .Attr<bool>("biased"))
 
 HANDLER(jaxsnn_convolve, kForward);
 HANDLER(jaxsnn_to_images, kToImages);

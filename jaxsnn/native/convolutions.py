@@ -99,16 +99,16 @@ def _failure() -> str | None:
 
 def convolve(
     stride: int, borders: Borders, images: Array, kernel: Array,
-    dtype: jax.typing.DTypeLike | None = None,
+    dtype: jax.typing.DTypeLike | None = None, bias: Array | None = None,
 ) -> Array:  # fmt: skip
-    """Return the convolution of `[N, H, W, C]` with `[kh, kw, C / groups, O]`.
+    """Return the convolution of `[N, H, W, C]` with `[kh, kw, C / groups, O]`, and a bias `[O]`.
 
     Its sums are rounded to `dtype`, that of the images if left out.
     """
     shape = (len(images), *_size(stride, borders, images, kernel), kernel.shape[-1])
     groups = images.shape[-1] // kernel.shape[2]
     result = jax.ShapeDtypeStruct(shape, dtype or images.dtype)
-    return _call("jaxsnn_convolve", stride, borders, groups, images, kernel, result)
+    return _call("jaxsnn_convolve", stride, borders, groups, images, kernel, result, bias)
 
 
 def gradient_of_images(
@@ -142,11 +142,13 @@ def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[i
 
 def _call(
     name: str, stride: int, borders: Borders, groups: int, first: Array, second: Array,
-    result: jax.ShapeDtypeStruct,
+    result: jax.ShapeDtypeStruct, bias: Array | None = None,
 ) -> Array:  # fmt: skip
     call = jax.ffi.ffi_call(name, result, vmap_method="sequential")
     found: Array = call(
-        first, second, stride=np.int64(stride), borders=np.array(borders, np.int64).ravel(),
-        groups=np.int64(groups), threads=np.int64(threads()),
+        # An operand is needed where there is no bias.
+        first, second, second if bias is None else bias.astype(jnp.float32),
+        stride=np.int64(stride), borders=np.array(borders, np.int64).ravel(),
+        groups=np.int64(groups), threads=np.int64(threads()), biased=bias is not None,
     )  # fmt: skip
     return found

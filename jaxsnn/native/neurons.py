@@ -45,7 +45,8 @@ def available(start: Array, dtype: jax.typing.DTypeLike) -> bool:
     """Return whether neurons are computed here, from their first potential and a current's type."""
     known = all(isinstance(size, int) and size > 0 for size in start.shape)
     types = start.dtype == jnp.float32 and dtype in (jnp.float32, jnp.bfloat16)
-    return known and types and convolutions.available(jnp.float32)
+    here = jax.default_backend() == "cpu"
+    return here and known and types and convolutions.available(jnp.float32)
 
 
 def potentials(

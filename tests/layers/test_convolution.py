@@ -181,3 +181,33 @@ def test_short_images_are_rounded_and_the_gradient_of_the_kernel_is_not():
 def test_an_unknown_padding_is_an_error():
     with pytest.raises(UserError, match="padding 'same' is unknown; choose one of SAME, VALID"):
         convolve(*problem(3), padding="same")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_bias_is_added_before_the_sums_are_rounded(groups, dtype):
+    draw = np.random.default_rng(0)
+    images = jnp.asarray(draw.normal(size=(4, 6, 5, 4)), dtype)
+    kernel = jnp.asarray(draw.normal(size=(3, 3, 4 // groups, 6)), jnp.float32)
+    bias = jnp.asarray(draw.normal(size=6), jnp.float32)
+
+    def biased(images, kernel, bias):
+        return convolve(images, kernel, groups=groups, bias=bias)
+
+    def apart(images, kernel, bias):
+        wide = convolve(images, kernel, groups=groups, dtype=jnp.float32)
+        return (wide + bias[None, None, None]).astype(dtype)
+
+    found, pull = jax.vjp(biased, images, kernel, bias)
+    wanted, pull_apart = jax.vjp(apart, images, kernel, bias)
+    assert found.dtype == dtype
+    # Groups on a CPU are rounded once more: to the type that is asked for.
+    tolerance = 1e-6 if dtype == jnp.float32 else 1e-2 * (groups > 1)
+    np.testing.assert_allclose(
+        *(x.astype(jnp.float32) for x in (found, wanted)), rtol=tolerance, atol=10 * tolerance
+    )
+    for ours, theirs in zip(pull(found), pull_apart(found), strict=True):
+        ours, theirs = ours.astype(jnp.float32), theirs.astype(jnp.float32)
+        np.testing.assert_allclose(ours, theirs, rtol=1e-2, atol=2e-2 * jnp.abs(theirs).max())
+    lanes = jax.vmap(biased, (None, None, 0))(images, kernel, jnp.stack([bias, -bias]))
+    np.testing.assert_array_equal(lanes[0], found)

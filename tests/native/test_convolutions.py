@@ -226,3 +226,29 @@ def test_without_its_instructions_bfloat16_is_computed_in_float32():
     assert convolve(images, kernel)[0, 1, 1, 0] == 9
     program = jax.make_jaxpr(convolve)(images, kernel)
     assert "f32[1,3,3,1]" in str(program)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", TYPES)
+def test_a_bias_is_added_to_the_sums(dtype):
+    draw = np.random.default_rng(0)
+    images = jnp.asarray(draw.normal(size=(4, 6, 5, 3)), dtype)
+    kernel = jnp.asarray(draw.normal(size=(3, 3, 3, 6)), jnp.float32)
+    bias = jnp.asarray(draw.normal(size=6), jnp.float32)
+
+    def loss(images, kernel, bias):
+        outputs = convolve(images, kernel, bias=bias).astype(jnp.float32)
+        return (outputs * jnp.cos(jnp.arange(outputs.size)).reshape(outputs.shape)).sum(), outputs
+
+    run = jax.jit(jax.value_and_grad(lambda *x: loss(*x), (0, 1, 2), has_aux=True))
+    found = run(images, kernel, bias)
+    assert "jaxsnn_convolve" in str(jax.make_jaxpr(lambda *x: loss(*x))(images, kernel, bias))
+    with onednn.off():
+        wanted = jax.jit(jax.value_and_grad(lambda *x: loss(*x), (0, 1, 2), has_aux=True))(
+            images, kernel, bias
+        )
+    tolerance = 1e-5 if dtype == jnp.float32 else 1e-2
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        ours, theirs = ours.astype(jnp.float32), theirs.astype(jnp.float32)
+        scale = float(jnp.abs(theirs).max())
+        np.testing.assert_allclose(ours, theirs, atol=tolerance * scale)
