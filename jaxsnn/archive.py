@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jaxsnn import foreign
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__ = ["pack", "read"]
 
@@ -95,7 +95,8 @@ def arrays(path: str | Path, what: str, advice: str) -> dict[str, np.ndarray]:
         for entry in foreign.stored_entries(path, file):
             name = entry.filename.removesuffix(".npy")
             if name == entry.filename or name in found:
-                raise ValueError(f"the entry {entry.filename!r} is no array, or stands there twice")
+                where = f"the entry {shown(entry.filename)}"
+                raise ValueError(f"{where} is no array, or stands there twice")
             found[name] = _array(file.read(entry))
     return found
 
@@ -110,7 +111,7 @@ def _array(content: bytes) -> np.ndarray:
         shape, is_fortran, dtype = np.lib.format.read_array_header_2_0(stream)
     rest = memoryview(content)[stream.tell() :]
     if dtype.kind not in KINDS or dtype.itemsize == 0 or min(shape, default=0) < 0:
-        raise ValueError(f"an array {dtype} of the shape {shape}")
+        raise ValueError(f"an array {dtype} of the shape {shown(shape)}")
     if math.prod(shape) * dtype.itemsize != len(rest):
-        raise ValueError(f"{len(rest)} bytes for an array {dtype} of the shape {shape}")
+        raise ValueError(f"{len(rest)} bytes for an array {dtype} of the shape {shown(shape)}")
     return np.ndarray(shape, dtype, rest, order="F" if is_fortran else "C")

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 
 __all__ = [
     "Array",
@@ -72,11 +72,11 @@ def check_range(
     try:
         numbers = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):  # the last of whole numbers beyond the floats
-        raise UserError(f"{name} must be a number in {interval}, found {value!r:.60}") from None
+        raise UserError(f"{name} must be a number in {interval}, found {shown(value)}") from None
     above = numbers > low if open_low else numbers >= low
     below = numbers < high if open_high else numbers <= high
     if not np.all(above & below):
-        raise UserError(f"{name} must be in {interval}, found {value}")
+        raise UserError(f"{name} must be in {interval}, found {shortened(str(value))}")
     return value
 
 
@@ -88,7 +88,7 @@ def check_whole(name: str, value: Any, low: int, high: float) -> Any:
     """
     check_range(name, value, low, high)
     if not is_traced(value) and np.any(np.asarray(value) % 1 != 0):
-        raise UserError(f"{name} must be a whole number, found {value}")
+        raise UserError(f"{name} must be a whole number, found {shortened(str(value))}")
     return value
 
 

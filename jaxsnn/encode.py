@@ -67,7 +67,7 @@ class Signal:
         if self.constant:
             return replace(self, value=function(self.value), origin=origin)
         batch = self.value.shape[:2]
-        value = function(self.value.reshape((-1, *self.value.shape[2:])))
+        value = function(self.value.reshape((batch[0] * batch[1], *self.value.shape[2:])))
         return replace(self, value=value.reshape((*batch, *value.shape[1:])), origin=origin)
 
     def __add__(self, other: "Signal") -> "Signal":

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__ = [
     "ANY",
@@ -11,7 +11,6 @@ __all__ = [
     "NUMBER",
     "OBJECT",
     "SHAPE",
-    "SHOWN",
     "TEXT",
     "Field",
     "check",
@@ -19,13 +18,12 @@ __all__ = [
     "maybe",
     "one_of",
     "several",
-    "shown",
     "whole",
     "within",
 ]
 
 LARGEST = 1 << 32  # of a whole number: no axis is as long, and no CRC-32 is larger
-SHOWN = 60  # characters of a wrong value in a message
+AXES = 64  # of an array of NumPy
 
 
 class Field(NamedTuple):
@@ -81,7 +79,10 @@ FLAG = Field("true or false", lambda value: isinstance(value, bool))
 NUMBER = Field("a finite number", lambda value: type(value) in (int, float) and abs(value) < 1e300)
 TEXT = Field("a text", lambda value: isinstance(value, str))
 OBJECT = Field("an object", lambda value: isinstance(value, dict))
-SHAPE = several(whole(0))
+SHAPE = Field(
+    f"a list of at most {AXES}, each item {whole(0).what}",
+    lambda value: several(whole(0)).fits(value) and len(value) <= AXES,
+)
 
 
 def check(
@@ -120,16 +121,3 @@ def check(
             found = shown(data[name])
             raise UserError(f"{where}: field {name!r} is {found}, expected {field.what}")
     return data
-
-
-def shown(value: Any) -> str:
-    """Return a wrong value as a part of a message.
-
-    >>> shown([1, "x" * 100])
-    "[1, 'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx ..."
-    """
-    try:
-        text = repr(value)
-    except RecursionError:  # as deep as JSON could be read, but from deeper in the program
-        text = f"a {type(value).__name__} nested too deep"
-    return text if len(text) <= SHOWN else text[:SHOWN] + " ..."

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 
 __all__ = [
     "most_unpacked",
@@ -67,15 +67,14 @@ def reading(place: str | Path, what: str, advice: str = "") -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     """Return an exception's text as a part of one line."""
-    text = " ".join(str(error).split())
+    text = str(error)
     if isinstance(error, KeyError) and len(text.split()) == 1:
         text = f"{text} is missing"
     elif isinstance(error, RecursionError):
         text = "nested too deep"
     elif isinstance(error, MemoryError):
         text = "it asks for more memory than there is"
-    text = text if len(text) <= LONGEST else text[:LONGEST] + " ..."
-    return "".join(c if c.isprintable() else "?" for c in text) or type(error).__name__
+    return shortened(text, LONGEST) or type(error).__name__
 
 
 def most_unpacked(packed: int, ratio: int = RATIO) -> int:
@@ -101,7 +100,7 @@ def stored_entries(path: str | Path, archive: zipfile.ZipFile) -> list[zipfile.Z
             raise ValueError("it states more bytes than it has")
     for entry in entries:
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise ValueError(f"the entry {entry.filename!r} is compressed")
+            raise ValueError(f"the entry {shown(entry.filename)} is compressed")
     return entries
 
 
@@ -173,12 +172,12 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"the field {twice[:LONGEST]!r} stands there twice")
+        raise ValueError(f"the field {shown(twice)} stands there twice")
     return found
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not abs(number) < float("inf"):
-        raise ValueError(f"the number {text[:LONGEST]} is not finite")
+        raise ValueError(f"the number {shortened(text)} is not finite")
     return number

@@ -10,7 +10,7 @@ from jax import Array
 from jaxsnn import encode, fields
 from jaxsnn.arrays import check_range, check_whole
 from jaxsnn.encode import Signal
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__ = ["Inputs"]
 
@@ -71,8 +71,8 @@ class Inputs:
                 raise UserError(f"mean and std are for {allowed}, not {self.encoding}")
             channels = self.shape[-1:]
             if (len(self.mean),) != channels or (len(self.std),) != channels:
-                found = f"{len(self.mean)} and {len(self.std)}"
-                raise UserError(f"mean and std need one number a channel of {self.shape}: {found}")
+                found = f"{shown(self.shape)}: {len(self.mean)} and {len(self.std)}"
+                raise UserError(f"mean and std need one number a channel of {found}")
             check_range("std of the input", self.std, 0, float("inf"), open_low=True)
 
     def prepare(self, key: Array, samples: Array) -> Array | Signal:

@@ -23,7 +23,7 @@ from typing import (
 )
 
 from jaxsnn.arrays import check_range, check_whole
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__ = ["PerLayer", "Range", "Whole", "checked", "recipe_of", "replaced"]
 
@@ -85,7 +85,7 @@ def checked(kind: type[Options]) -> type[Options]:
             value = getattr(self, name)
             if get_origin(hint) is Literal and value not in get_args(hint):
                 allowed = ", ".join(map(repr, get_args(hint)))
-                raise UserError(f"{name} must be one of {allowed}, found {value!r}")
+                raise UserError(f"{name} must be one of {allowed}, found {shown(value)}")
             for limit in get_args(hint)[1:] if get_origin(hint) is Annotated else ():
                 if isinstance(limit, (Range, Whole)) and value is not None:
                     values = value if isinstance(value, tuple) else (value,)
@@ -122,5 +122,5 @@ def replaced(chosen: Options, **fields: Any) -> Options:
     """
     known = {each.name for each in dataclasses.fields(chosen)}  # type: ignore[arg-type]
     if unknown := sorted(set(fields) - known):
-        raise UserError(f"no option {unknown[0]!r}; there are: {', '.join(sorted(known))}")
+        raise UserError(f"no option {shown(unknown[0])}; there are: {', '.join(sorted(known))}")
     return dataclasses.replace(chosen, **fields)  # type: ignore[type-var]

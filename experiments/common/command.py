@@ -12,10 +12,10 @@ from typing import Any, get_args, get_type_hints
 
 from experiments.common import processes, programs
 from experiments.common.options import changed, flat
-from jaxsnn import data, fields, foreign
+from jaxsnn import data, foreign
 from jaxsnn.cli import arguments
 from jaxsnn.cli.ending import exit_code
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 from jaxsnn.timing import Timing
 from jaxsnn.train import host
 
@@ -153,14 +153,14 @@ def _read(experiment: Experiment, path: str) -> dict[str, Any]:
     for name, value in found.items():
         if not _is_plain(value, 2):
             raise UserError(
-                f"--config {path}: {name[:60]!r} is {fields.shown(value)}, expected a number, a "
+                f"--config {path}: {shown(name)} is {shown(value)}, expected a number, a "
                 "text, or a list or object of these"
             )
     known = flat(experiment.config())
     if unknown := sorted(set(found) - set(known)):
         raise UserError(
-            f"--config {path} has {unknown[0]!r}, which experiments.{experiment.name} does not "
-            f"have; its options are: {', '.join(sorted(known))}"
+            f"--config {path} has {shown(unknown[0])}, which experiments.{experiment.name} does "
+            f"not have; its options are: {', '.join(sorted(known))}"
         )
     return {name: value for name, value in found.items() if name not in NOT_FROM_FILE}
 

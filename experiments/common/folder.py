@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.common.processes import LOCAL
 from jaxsnn import fields, foreign, report
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 from jaxsnn.files import Lock, check_path, is_own, make_folder, remove_temporaries, write_atomic
 
 __all__ = ["CONFIG", "choose", "claim", "read_log", "write_options"]
@@ -73,8 +73,8 @@ def write_options(directory: Path, options: Mapping[str, Any]) -> None:
         for name in sorted((old.keys() | new.keys()) - VOLATILE):
             if old.get(name) != new.get(name):
                 raise UserError(
-                    f"--resume: the run in {directory} has {name} = "
-                    f"{fields.shown(old.get(name))}, not {fields.shown(new.get(name))}; "
+                    f"--resume: the run in {directory} has {shortened(name)} = "
+                    f"{shown(old.get(name))}, not {shown(new.get(name))}; "
                     "give the same options"
                 )
     write_atomic(path, json.dumps(new, indent=2) + "\n")
@@ -97,7 +97,8 @@ def read_log(directory: Path) -> list[dict[str, Any]]:
     seen: set[tuple[str, int]] = set()
     for place, record in zip([*places, f"--resume: {path}"], found, strict=False):
         if (epoch := (record["phase"], record["epoch"])) in seen:
-            raise UserError(f"{place}: phase {epoch[0]!r}, epoch {epoch[1]} stands there twice")
+            where = f"{place}: phase {shown(epoch[0])}, epoch {epoch[1]}"
+            raise UserError(f"{where} stands there twice")
         seen.add(epoch)
     return found
 

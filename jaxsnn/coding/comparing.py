@@ -41,8 +41,8 @@ def least(leaf: Any, form: str) -> float:
     68.0
     """
     kept = as_weights(leaf) != 0
-    if "point" in PARTS[form]:
-        return float(encode(leaf)[1]["codes"].nbytes)
+    if "point" in PARTS[form] and "point" in (parts := encode(leaf)[1]):  # else another is smaller
+        return float(parts["codes"].nbytes)
     if "halves" in PARTS[form]:
         return float(PARTS[form]["halves"]().itemsize * kept.size)
     if "values" not in PARTS[form]:

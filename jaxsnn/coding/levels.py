@@ -14,6 +14,8 @@ from jaxsnn.coding.forms import FLOAT_BITS, MAX_WIDTH, code_bits
 
 __all__ = ["LeafGrid", "OnGrid", "Span", "find_grid", "grid_of", "move", "on_grid"]
 
+SPACED = np.nextafter(np.finfo(np.float32).max, np.float32(0))  # the largest float with a spacing
+
 
 class OnGrid(Protocol):
     """What is known of a leaf on a grid: a `compress.Quantized`."""
@@ -167,9 +169,13 @@ def _within(codes: np.ndarray, widths: np.ndarray) -> bool:
 
 
 def on_grid(levels: np.ndarray, scale: np.ndarray, unit: Any) -> np.ndarray:
-    """Return `scale (levels unit)`, float32, rounded after each product; no negative zeros."""
-    products = levels.astype(np.float32) * np.float32(unit)
-    values: np.ndarray = scale * products + np.float32(0)
+    """Return `scale (levels unit)`, float32, rounded after each product; no negative zeros.
+
+    Products beyond float32 are infinite: the caller compares or refuses them.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = levels.astype(np.float32) * np.float32(unit)
+        values: np.ndarray = scale * products + np.float32(0)
     return values
 
 
@@ -248,7 +254,7 @@ def _fit(found: Columns) -> _Fit | None:
 def _by_scale(found: Columns) -> _Fit:
     """Return the float32 scales of which whole multiples come nearest to the magnitudes."""
     exact, levels = found.magnitudes.astype(np.float64), np.maximum(found.levels, 1)
-    half = np.spacing(found.magnitudes).astype(np.float64) / 2
+    half = np.spacing(np.minimum(found.magnitudes, SPACED)).astype(np.float64) / 2
     there = found.levels > 0
     low = np.where(there, (exact - half) / levels, 0.0).max(1)
     high = np.where(there, (exact + half) / levels, np.inf).min(1)

@@ -9,6 +9,7 @@ from jaxsnn.coding import bitstream, groups, stream
 from jaxsnn.coding.finding import LARGEST_POWER
 from jaxsnn.coding.forms import FLOAT_BITS, MAX_VALUES, MAX_WIDTH, PARTS, POWERS, code_bits
 from jaxsnn.coding.levels import Span, move, on_grid
+from jaxsnn.errors import shown
 
 __all__ = ["decode", "stored_step", "widened"]
 
@@ -28,7 +29,7 @@ def decode(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, ...]) -
       ValueError: if the parts do not make up a leaf of this shape; the message says which part.
     """
     if form not in PARTS:
-        raise ValueError(f"form is {form!r}, known are {', '.join(PARTS)}")
+        raise ValueError(f"form is {shown(form)}, known are {', '.join(PARTS)}")
     for part, dtype in PARTS[form].items():
         if part not in parts:
             raise ValueError(f"{part} is missing")
@@ -102,7 +103,7 @@ def _check_sides(form: str, parts: Mapping[str, np.ndarray], shape: tuple[int, .
         found = parts["codebook"].size
         raise ValueError(f"codebook has {found} values, at most {MAX_VALUES} allowed")
     if "gamma" in kinds and len(shape) < 2:
-        raise ValueError(f"{form} need two axes or more, the leaf has the shape {shape}")
+        raise ValueError(f"{form} need two axes or more, the leaf has the shape {shown(shape)}")
     sizes = {"gamma": channels, "width": 1, "unit": 1, "low": 1, "grid": 3, "widths": channels}
     sizes["point"] = 2
     for part, size in sizes.items():
@@ -161,7 +162,7 @@ def _from_gamma(
 ) -> np.ndarray:
     top = 2 ** int(parts["width"][0]) - 1
     gamma = _of_stored(parts["gamma"], shape, stored)
-    return on_grid(2 * codes.astype(np.int64) - top, gamma, np.float32(1 / top))
+    return _on_grid(2 * codes.astype(np.int64) - top, gamma, np.float32(1 / top))
 
 
 def _from_grid(
@@ -177,8 +178,16 @@ def _from_grid(
         raise ValueError(f"grid says powers of two above 2**{LARGEST_POWER}")
     levels = span.levels(codes)
     each = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
-    values = on_grid(levels, each, parts["unit"][0])
+    values = _on_grid(levels, each, parts["unit"][0])
     return values if "ulps" not in parts else _moved(values, levels, parts, shape, stored)
+
+
+def _on_grid(levels: np.ndarray, scale: np.ndarray, unit: np.float32) -> np.ndarray:
+    """Return the values of levels, refuse those that no float32 is."""
+    values = on_grid(levels, scale, unit)
+    if not np.isfinite(values).all():
+        raise ValueError("scale times level is not finite in float32")
+    return values
 
 
 def _from_point(parts: Mapping[str, np.ndarray], codes: np.ndarray) -> np.ndarray:
@@ -203,7 +212,7 @@ def _from_channels(
     else:
         levels = _unpack_channels(parts, shape, stored)
     scales = scale[0] if scale.size == 1 else _of_stored(scale, shape, stored)
-    return on_grid(levels, scales, parts["unit"][0])
+    return _on_grid(levels, scales, parts["unit"][0])
 
 
 def _unpack_channels(

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from jaxsnn import foreign
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened
 
 __all__: list[str] = []  # nothing here is promised to users
 
@@ -88,7 +88,7 @@ def _in_archive(path: Path) -> Iterable[Entry]:
         archive = zipfile.ZipFile(path)
         members = [each for each in archive.infolist() if not each.is_dir()]
     for member in members:
-        place = f"{path}/{member.filename}"
+        place = f"{path}/{shortened(member.filename)}"
         read = _member_reader(place, archive, member)
         yield Entry(place, PurePosixPath(member.filename), member.file_size, read)
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__ = ["Events", "Framing", "parse_aedat", "parse_atis", "to_frames"]
 
@@ -194,7 +194,7 @@ def after_header(what: str, data: bytes, version: str) -> int:
         line = data[start : stop if stop >= 0 else len(data)]
         if line.startswith(_AEDAT) and not line.startswith(expected):
             found = line.removeprefix(_AEDAT).strip().decode("latin1")
-            raise UserError(f"{what}: AEDAT {version} expected, version {found!r} found")
+            raise UserError(f"{what}: AEDAT {version} expected, version {shown(found)} found")
         start = stop + 1 if stop >= 0 else len(data)
         if line.startswith(b"#!END-HEADER"):
             break

@@ -14,14 +14,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxsnn import fields, foreign
+from jaxsnn import foreign
 from jaxsnn.data import events
 from jaxsnn.data.base import check_labels
 from jaxsnn.data.entries import files_in
 from jaxsnn.data.event_table import EventSet
 from jaxsnn.data.events import DVS128, Events, Framing
 from jaxsnn.data.unread import Unread, of_files
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__: list[str] = []  # nothing here is promised to users
 
@@ -73,7 +73,7 @@ def read_trials(folder: Path, source: EventSet, framing: Framing, hint: str) -> 
         for name in _text(folder / part, hint).split():
             if Path(name).name != name or len(name) > LONGEST or not name.isprintable():
                 raise UserError(
-                    f"{folder / part}: damaged: {fields.shown(name)} found, names of files in its "
+                    f"{folder / part}: damaged: {shown(name)} found, names of files in its "
                     "folder expected"
                 )
             path = folder / name
@@ -132,7 +132,7 @@ def _trials(path: Path, place: Path, text: str, num_classes: int) -> list[Trial]
         if not (1 <= label <= num_classes and 0 <= begin < end):
             raise UserError(
                 f"{place}: damaged: class 1 to {num_classes}, begin and end expected, "
-                f"{line.strip()[:60]!r} found"
+                f"{shown(line.strip())} found"
             )
         found.append(Trial(path, label - 1, begin, end))
     return found

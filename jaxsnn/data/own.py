@@ -14,7 +14,7 @@ from jaxsnn import archive
 from jaxsnn.arrays import check_whole
 from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.sources import Found
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__: list[str] = []  # nothing here is promised to users
 
@@ -50,7 +50,7 @@ def read(root: Path | None) -> Found:
     arrays = archive.arrays(path, WHAT, HOW_TO_MAKE)
     if missing := [name for name in ARRAYS if name not in arrays]:
         raise UserError(
-            f"{path}: has no array {missing[0]!r}, only {sorted(arrays)}; {HOW_TO_MAKE}"
+            f"{path}: has no array {missing[0]!r}, only {shown(sorted(arrays))}; {HOW_TO_MAKE}"
         )
     train, test = (_split(path, split, arrays) for split in SPLITS)
     if train.images.shape[1:] != test.images.shape[1:]:

@@ -30,7 +30,7 @@ from jaxsnn.data.sources import (
     read_local,
     transposed,
 )
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 
 __all__ = ["default_directory", "prepare"]
 
@@ -191,7 +191,7 @@ def _check_description(folder: Path) -> None:
             for key in ("type", "pythonClassName"):
                 name = value.get(key, _CODE)
                 if not isinstance(name, str) or not name.startswith(_CODE):
-                    raise UserError(f"{path}: field {key!r} is {name!r}, expected {_CODE}...")
+                    raise UserError(f"{path}: field {key!r} is {shown(name)}, expected {_CODE}...")
             found += value.values()
         elif isinstance(value, list):
             found += value

@@ -20,7 +20,7 @@ from jaxsnn.data.base import Split, check_split
 from jaxsnn.data.cache import cached
 from jaxsnn.data.entries import Entry, exists, files_in, fingerprint
 from jaxsnn.data.sources import Found
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened
 
 __all__: list[str] = []  # nothing here is promised to users
 
@@ -85,7 +85,8 @@ def _read(folder: Path, files: list[Entry]) -> Found:
             continue
         name = entry.path.parts[2] if part == "train" else answers.get(entry.path.name)
         if name not in classes:
-            told = "is not in val_annotations.txt" if name is None else f"is in no class ({name})"
+            said = "is not in val_annotations.txt"
+            told = said if name is None else f"is in no class ({shortened(name)})"
             raise UserError(f"{entry.place}: {told}")
         (train if part == "train" else test).append((entry, classes[name]))
     return Found(_split(folder / STEM / "train", train), _split(folder / STEM / "val", test), _NOTE)

@@ -17,7 +17,7 @@ from flax import nnx
 
 from jaxsnn import fields, layers
 from jaxsnn.arrays import check_range
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 from jaxsnn.export.firing import check_neurons, describe_firing, make_firing
 from jaxsnn.layers.convolution import PADDINGS
 from jaxsnn.layers.norms import Norm
@@ -40,6 +40,7 @@ LAYERS: dict[type, str] = {
     layers.Vote: "vote",
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
+LONGEST = 160  # characters of what a layer says of its options
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")  # of a layer
 
 SYNAPSE = {
@@ -136,10 +137,11 @@ def rebuild(description: Any) -> layers.Chain:
         if not isinstance(name, str):
             raise UserError(f"architecture: layer {number} has no name")
         if _name(name) in named:
-            raise UserError(f"architecture: two layers are called {name!r}")
-        named[name] = _checked(f"layer {name!r}", {k: data[k] for k in data if k != "name"}, KINDS)
+            raise UserError(f"architecture: two layers are called {shown(name)}")
+        options = {k: data[k] for k in data if k != "name"}
+        named[name] = _checked(f"layer {shown(name)}", options, KINDS)
     return nnx.eval_shape(
-        lambda: layers.Chain({name: _make(f"layer {name!r}", d) for name, d in named.items()})
+        lambda: layers.Chain({name: _make(f"layer {shown(name)}", d) for name, d in named.items()})
     )
 
 
@@ -153,7 +155,7 @@ def check_constants(module: nnx.Module) -> None:
       UserError: naming the constant that is out of its range.
     """
     for path, node in nnx.iter_modules(module):
-        where = "/".join(map(str, path))
+        where = shortened("/".join(map(str, path)))
         if isinstance(node, layers.Integrator) and node.decay is not None:
             check_range(f"{where}/decay", node.decay[...], 0.0, 1.0)
         elif isinstance(node, layers.Neurons):
@@ -164,7 +166,7 @@ def check_constants(module: nnx.Module) -> None:
 
 def _name(name: str) -> str:
     if not NAME.fullmatch(name) or name == "names" or hasattr(layers.Chain, name):
-        raise UserError(f"architecture: a layer cannot be called {name!r}")
+        raise UserError(f"architecture: a layer cannot be called {shown(name)}")
     return name
 
 
@@ -173,7 +175,8 @@ def _checked(where: str, data: Any, kinds: Mapping[str, Mapping[str, fields.Fiel
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in kinds:
         raise UserError(
-            f"architecture: {where}: field 'kind' is {kind!r}, expected one of {', '.join(kinds)}"
+            f"architecture: {where}: field 'kind' is {shown(kind)}, expected one of "
+            f"{', '.join(kinds)}"
         )
     known = {"kind": fields.TEXT} | dict(kinds[kind])
     return fields.check(f"architecture: {where}", data, known)
@@ -248,7 +251,11 @@ def _make(where: str, data: Mapping[str, Any]) -> nnx.Module:
             }
             outputs = parts["conv2"].kernel.shape[-1:]
             weight = jnp.ones(outputs) if data["weight"] else None
-            return layers.Residual(**parts, sources=data["sources"], weight=weight)
+            try:
+                return layers.Residual(**parts, sources=data["sources"], weight=weight)
+            except UserError as error:  # which quotes all sources, of which a file may have any
+                said = shortened(str(error), LONGEST)
+                raise UserError(f"architecture: {where}: {said}") from error
         case "attention":
             return _make_attention(where, data)
         case "average_pool":

@@ -39,7 +39,7 @@ from typing import Any
 import numpy as np
 
 from jaxsnn import coding, fields, foreign
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 from jaxsnn.export.container import HEADER_LIMIT, Contents
 
 __all__ = ["from_bytes", "is_compact", "to_bytes"]
@@ -202,7 +202,7 @@ def _unpacked(
             for short, said in sorted(layer.pop(root, {}).items()):
                 name = f"{root}/{layer['name']}/{short}" if layer["name"] else f"{root}/{short}"
                 if name in cut or name in numbers:
-                    raise ValueError(f"{name} stands there twice")
+                    raise ValueError(f"{shortened(name)} stands there twice")
                 entry: Any = _outputs(short, shapes) if said is None else said
                 if not isinstance(entry, list):
                     is_float = type(entry) in (int, float) and abs(entry) < LARGEST
@@ -213,7 +213,7 @@ def _unpacked(
                 if form == "raw":
                     kind, shape = entry
                     if kind not in RAW or not fields.SHAPE.fits(shape):
-                        raise ValueError(f"{name} is {fields.shown(entry)}")
+                        raise ValueError(f"{shortened(name)} is {shown(entry)}")
                     cut[name] = np.dtype(kind).itemsize * math.prod(shape), np.dtype(kind), shape
                     continue
                 parts = coding.PARTS[form]
@@ -308,7 +308,7 @@ def _whole(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for record in records:
         kind = record.get("kind")
         if not isinstance(kind, str) or not isinstance(record.get("name"), str):
-            raise ValueError(f"a layer without a name or a kind: {fields.shown(record)}")
+            raise ValueError(f"a layer without a name or a kind: {shown(record)}")
         before = {} if record.get("new") is True else last.get(kind, {})
         room -= _count(before)
         if room < 0:
@@ -318,7 +318,7 @@ def _whole(records: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         last[kind] = layer
         params = layer.get("params", {})
         if not all(isinstance(layer.get(root, {}), dict) for root in ROOTS):
-            raise ValueError(f"layer {layer['name']!r}: params or stats are no objects")
+            raise ValueError(f"layer {shown(layer['name'])}: params or stats are no objects")
         yield _full(layer, params)
 
 

@@ -30,7 +30,7 @@ from safetensors import safe_open
 from safetensors.numpy import save as to_bytes
 
 from jaxsnn import fields, foreign
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 from jaxsnn.files import write_atomic
 from jaxsnn.release import RELEASE
 
@@ -118,7 +118,7 @@ def read(path: str | Path, holds: str, known: Mapping[str, fields.Field]) -> Con
         tensors = {name: file.get_tensor(name) for name in names}
     header = _header(path, tensors.pop(NAME, None))
     if (found := header.get("holds")) != holds:
-        raise UserError(f"{path}: expected a jaxsnn {holds}, found a {fields.shown(found)}")
+        raise UserError(f"{path}: expected a jaxsnn {holds}, found a {shown(found)}")
     fields.check(f"{path}: the header", header, COMMON | dict(known))
     if header["metadata"] != _metadata_checksum(metadata):
         raise UserError(f"{path}: damaged metadata, the checksum differs")
@@ -180,7 +180,7 @@ def _check_version(path: Path, version: str | None, holds: str, names: list[str]
         )
     if version != str(VERSION):
         raise UserError(
-            f"{path}: expected version {VERSION} of the format, found {version[: fields.SHOWN]!r}; "
+            f"{path}: expected version {VERSION} of the format, found {shown(version)}; "
             "read it with the release of jaxsnn that wrote it"
         )
 
@@ -205,12 +205,13 @@ def _check_tensors(
 ) -> None:
     """Refuse a file whose tensors are not exactly those that were written."""
     for name in sorted(checksums.keys() | tensors.keys()):
+        where = f"{path}: the tensor {shortened(name)}"
         if name not in tensors:
-            raise UserError(f"{path}: the tensor {name} is missing")
+            raise UserError(f"{where} is missing")
         if name not in checksums:
-            raise UserError(f"{path}: the tensor {name} is not listed in the header")
+            raise UserError(f"{where} is not listed in the header")
         if _checksum(tensors[name]) != checksums[name]:
-            raise UserError(f"{path}: the tensor {name} is damaged, its checksum differs")
+            raise UserError(f"{where} is damaged, its checksum differs")
 
 
 def _checksum(array: np.ndarray) -> int:

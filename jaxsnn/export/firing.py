@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from jaxsnn import fields, layers, surrogate
 from jaxsnn.arrays import check_range
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 from jaxsnn.layers.neurons import Firing
 from jaxsnn.neurons import Neuron
 from jaxsnn.neurons.neuron import kinds
@@ -90,7 +90,7 @@ def make_firing(where: str, data: Any) -> Firing:
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(kind, str) or kind not in known | OTHERS:
         raise UserError(
-            f"architecture: {where}: field 'kind' is {kind!r}, expected one of "
+            f"architecture: {where}: field 'kind' is {shown(kind)}, expected one of "
             f"{', '.join([*known, *OTHERS])}; define a neuron class of your own before its file "
             "is loaded"
         )

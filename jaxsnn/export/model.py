@@ -9,12 +9,14 @@ from jax import Array
 
 from jaxsnn.arrays import check_whole
 from jaxsnn.data import Split
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened, shown
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network, Output
 from jaxsnn.train import Evaluation, Task, evaluation, parallel
 
 __all__ = ["Model"]
+
+LONGEST = 200  # characters of what a layer, or JAX, says of a signal
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +60,10 @@ class Model:
         inputs = self.known_inputs()
         try:
             found: Output = jax.eval_shape(lambda net, x: net(x), self.network, inputs.abstract())
-        except (TypeError, ValueError) as error:
-            line = str(error).strip().partition("\n")[0]
-            raise UserError(f"the layers do not fit an input {inputs.shape}: {line}") from error
+        except (ArithmeticError, TypeError, ValueError) as error:
+            line = shortened(str(error).strip().partition("\n")[0], LONGEST)
+            shape = shown(inputs.shape)
+            raise UserError(f"the layers do not fit an input {shape}: {line}") from error
         return found
 
     @property

@@ -28,7 +28,7 @@ from flax import nnx
 from jaxsnn import coding, fields, foreign, memory
 from jaxsnn.arrays import Array
 from jaxsnn.compress.codes import Quantized, Step
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, first_of, shortened, shown
 from jaxsnn.export import architecture, compact, container
 from jaxsnn.export.container import Contents
 from jaxsnn.export.model import Model
@@ -54,7 +54,6 @@ ROOTS = ("params", "stats")
 NUMBERS = "biuf"  # kinds of the types of leaves
 FLOAT = 4  # bytes
 NUMBER = fields.within(-3.4028234e38, 3.4028234e38)
-MOST = 5  # leaves of other shapes that a message names
 RATIO = 512  # bytes that each one of a file may unpack to
 
 
@@ -169,9 +168,9 @@ def read(path: str | Path) -> Contents:
     else:
         contents = container.read(path, "network", HEADER)
     for name, leaf in contents.header["leaves"].items():
-        fields.check(f"{path}: leaf {name}", leaf, LEAF)
+        fields.check(f"{path}: leaf {shortened(name)}", leaf, LEAF)
         if name not in contents.tensors:
-            raise UserError(f"{path}: the tensor {name} is missing")
+            raise UserError(f"{path}: the tensor {shortened(name)} is missing")
     fields.check(f"{path}: the numbers", contents.header["numbers"], {}, others=NUMBER)
     return contents
 
@@ -197,8 +196,9 @@ def leaves(
     most = foreign.most_unpacked(contents.num_bytes, RATIO)
     if bounded and stated > most:
         raise UserError(
-            f"{path}: its leaves take {stated:,} bytes, and a file of {contents.num_bytes:,} may "
-            f"unpack to {most:,}; if it is to be trusted, make the network and load(path, like=net)"
+            f"{path}: its leaves take {shortened(f'{stated:,}')} bytes, and a file of "
+            f"{contents.num_bytes:,} may unpack to {most:,}; if it is to be trusted, make the "
+            "network and load(path, like=net)"
         )
     memory.check(f"a network with the leaves of {path}", stated, "load it where there is more")
     named = {name: array for name, array in tensors.items() if name not in header["leaves"]}
@@ -208,12 +208,14 @@ def leaves(
             parts = _parts(leaf, tensors[name])
             named[name] = coding.decode(leaf["form"], parts, tuple(leaf["shape"]))
         except (KeyError, ValueError) as error:
-            raise UserError(f"{path}: the tensor {name} is damaged: {error}") from error
+            where = f"{path}: the tensor {shortened(name)}"
+            raise UserError(f"{where} is damaged: {error}") from error
     for name, array in named.items():
         is_free = not bounded and name.startswith("stats/")  # of a network of the user's own
         bad = array.dtype.kind not in NUMBERS or np.isnan(array).any()
         if bad or not (is_free or np.isfinite(array).all()):
-            raise UserError(f"{path}: {name} holds NaN, infinity or no numbers; save it again")
+            where = f"{path}: {shortened(name)}"
+            raise UserError(f"{where} holds NaN, infinity or no numbers; save it again")
     return _by_root(path, named)
 
 
@@ -223,7 +225,7 @@ def _by_root(path: str | Path, named: Mapping[str, Any]) -> dict[str, dict[str, 
     for name, each in named.items():
         root, slash, rest = name.partition("/")
         if root not in roots or not slash:
-            raise UserError(f"{path}: {name} is no leaf of params or stats")
+            raise UserError(f"{path}: {shortened(name)} is no leaf of params or stats")
         roots[root][rest] = each
     return roots
 
@@ -331,7 +333,9 @@ def _parts(leaf: Mapping[str, Any], content: np.ndarray) -> dict[str, np.ndarray
     kinds = coding.PARTS[leaf["form"]]
     sizes = leaf["bytes"]
     if len(sizes) != len(kinds) or sum(sizes) != content.nbytes or content.dtype != np.uint8:
-        raise ValueError(f"it has {content.nbytes} bytes, expected {kinds} of {sizes}")
+        raise ValueError(
+            f"it has {content.nbytes} bytes, expected {', '.join(kinds)} of {shown(sizes)}"
+        )
     parts, start = {}, 0
     for (part, dtype), size in zip(kinds.items(), sizes, strict=True):
         parts[part] = np.frombuffer(content[start : start + size].tobytes(), dtype)
@@ -354,11 +358,11 @@ def _check_shapes(
         found = shapes[root]
         for name in sorted(expected.keys() | found.keys()):
             if expected.get(name) != found.get(name):
-                short = name if len(name) <= fields.SHOWN else name[: fields.SHOWN] + " ..."
-                unlike.append(
-                    f"{root}/{short}: {what} has {expected.get(name, 'no such leaf')}, "
-                    f"the numbers have {found.get(name, 'no such leaf')}"
+                here, there = (
+                    shortened(str(shapes.get(name, "no such leaf")), 24)
+                    for shapes in (expected, found)
                 )
+                short = f"{root}/{shortened(name)}"
+                unlike.append(f"{short}: {what} has {here}, the numbers have {there}")
     if unlike:
-        more = [f"and {len(unlike) - MOST} more"] if len(unlike) > MOST else []
-        raise UserError("; ".join([*unlike[:MOST], *more]))
+        raise UserError(first_of(unlike))

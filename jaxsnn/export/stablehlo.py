@@ -28,7 +28,7 @@ import numpy as np
 from jax import Array, export
 
 from jaxsnn import fields, foreign
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 from jaxsnn.export import container
 from jaxsnn.inputs import Inputs
 from jaxsnn.network import Network
@@ -147,7 +147,7 @@ def load_stablehlo(path: str | Path) -> tuple[export.Exported, Inputs]:
         inputs = Inputs.from_data(contents.header["inputs"])
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    written = fields.shown(contents.header["written_by"].get("jax"))
+    written = shown(contents.header["written_by"].get("jax"))
     what = f"a program that jax {written} wrote and jax {jax.__version__} reads"
     with foreign.reading(path, what):
         program = export.deserialize(bytearray(contents.tensors["program"].tobytes()))

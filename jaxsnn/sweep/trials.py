@@ -22,7 +22,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Self
 
-from jaxsnn import fields
+from jaxsnn import errors
 from jaxsnn.arrays import check_whole
 from jaxsnn.errors import UserError
 from jaxsnn.files import is_running
@@ -280,7 +280,8 @@ def _difference(old: Mapping[str, Any], new: Mapping[str, Any], where: str = "")
             if found := _difference(before, after, f"{where}{name}/"):
                 return found
         elif before != after:
-            return f"{where}{name} = {fields.shown(before)}, not {fields.shown(after)}"
+            place = f"{where}{errors.shortened(name)}"
+            return f"{place} = {errors.shown(before)}, not {errors.shown(after)}"
     return ""
 
 

@@ -26,7 +26,7 @@ import orbax.checkpoint as ocp
 
 from jaxsnn import fields, tree
 from jaxsnn.arrays import check_range
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, first_of, shortened
 from jaxsnn.files import DISK, make_folder
 from jaxsnn.train import distributed
 
@@ -36,6 +36,7 @@ State = TypeVar("State")
 Facts = Mapping[str, Any]  # name of an argument -> what the training was given, a JSON value
 
 METADATA = "_CHECKPOINT_METADATA"  # Orbax's file of the text and of its own facts
+LONGEST = 200  # characters of a library's own words in a message
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the name of a checkpoint that is being written
 LEAF = {"name": fields.TEXT, "dtype": fields.TEXT, "shape": fields.SHAPE, "crc32": fields.whole(0)}
 ABOUT = {"leaves": fields.several(fields.OBJECT), "facts": fields.OBJECT}
@@ -290,9 +291,10 @@ class _Stored(NamedTuple):
         for name in sorted(facts.keys() | self.facts.keys()):
             old, new = self.facts.get(name), facts.get(name)
             if old != new:
+                given = (shortened(str(each), LONGEST) for each in (old, new))
                 raise UserError(
-                    f"{self.place} was trained with {name} = {old}, not {new}; give the same, or "
-                    "another folder"
+                    f"{self.place} was trained with {shortened(name)} = {', not '.join(given)}; "
+                    "give the same, or another folder"
                 )
 
     def fill(self, like: State) -> State:
@@ -302,7 +304,7 @@ class _Stored(NamedTuple):
             for name, leaf in tree.named_leaves(like).items()
         }
         if lines := _mismatches(expected, self.leaves):
-            raise UserError(f"{self.place} does not fit this run: {'; '.join(lines)}")
+            raise UserError(f"{self.place} does not fit this run: {first_of(lines)}")
         leaves = {name: jax.numpy.asarray(x) for name, x in self.leaves.items()}
         restored: State = tree.substitute(like, leaves)
         return restored
@@ -371,7 +373,7 @@ def _split(content: np.ndarray, about: Sequence[Mapping[str, Any]]) -> dict[str,
         name, stop = each["name"], start + _size(each)
         leaves[name] = content[start:stop].view(each["dtype"]).reshape(each["shape"])
         if _about(name, leaves[name]) != each:
-            raise ValueError(f"the checksum of {name} differs")
+            raise ValueError(f"the checksum of {shortened(name)} differs")
         start = stop
     return leaves
 
@@ -382,12 +384,12 @@ def _reason(error: Exception) -> str:
     for code in DISK:
         if os.strerror(code) in text:
             return os.strerror(code)
-    return "".join(c for c in text[:200] if c.isprintable()) or type(error).__name__
+    return shortened(text, LONGEST) or type(error).__name__
 
 
 def _mismatches(expected: dict[str, Any], found: Mapping[str, Any]) -> list[str]:
-    lines = [f"{name} is missing" for name in expected if name not in found]
-    lines += [f"{name} is not expected" for name in found if name not in expected]
+    lines = [f"{shortened(name)} is missing" for name in expected if name not in found]
+    lines += [f"{shortened(name)} is not expected" for name in found if name not in expected]
     for name in (name for name in expected if name in found):
         want, have = expected[name], found[name]
         if (tuple(have.shape), np.dtype(have.dtype)) != (want.shape, np.dtype(want.dtype)):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsnn import export, fields, foreign
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 from jaxsnn.export import Model
 from jaxsnn.metrics.intervals import wilson
 
@@ -158,7 +158,7 @@ class Card:
         data = fields.check(str(path), foreign.read_json(path, "a card of the zoo"), CARD)
         if data["name"] != name or data["correct"] > data["samples"]:
             raise UserError(
-                f"{path}: is the card of {fields.shown(data['name'])} with {data['correct']} of "
+                f"{path}: is the card of {shown(data['name'])} with {data['correct']} of "
                 f"{data['samples']} samples right, expected that of {name!r}"
             )
         if data["latency"] is not None:

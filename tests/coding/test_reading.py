@@ -77,6 +77,35 @@ def test_channel_parts_that_do_not_fit_are_refused(change, message):
 
 
 @pytest.mark.parametrize(
+    "form, parts",
+    [
+        ("scaled_codes", SCALED | {"gamma": np.float32([1, np.inf])}),
+        ("scaled_codes", SCALED | {"gamma": np.float32([np.nan, 1])}),
+        ("grid_codes", GRID | {"scale": np.float32([1, 3e38]), "low": np.int16([-2])}),
+        ("grid_codes", GRID | {"unit": np.float32([3e38]), "low": np.int16([-2])}),
+        ("grid_codes", GRID | {"unit": np.float32([np.nan])}),
+        ("channel_codes", CHANNELS | {"scale": np.float32([3e38, 1])}),
+        ("channel_codes", CHANNELS | {"unit": np.float32([np.inf])}),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_a_scale_that_leads_out_of_float32_is_refused_without_a_warning(form, parts):
+    with pytest.raises(ValueError, match="scale times level is not finite in float32"):
+        coding.decode(form, parts, (2, 2))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("form", ["coded_grid_codes", "points", "floats"])
+def test_leaves_at_the_ends_of_float32_are_told_of_without_a_warning(form):
+    largest, least = np.finfo(np.float32).max, np.finfo(np.float32).smallest_subnormal
+    for numbers in ([largest], [-largest, largest / 3], [0, largest, least], [2e38, 1e38, least]):
+        leaf = np.resize(np.float32(numbers), (3, 4))
+        found, parts = coding.encode(leaf)
+        np.testing.assert_array_equal(coding.decode(found, parts, leaf.shape), leaf)
+        assert coding.bits(leaf) > 0 and coding.least(leaf, form) >= 0
+
+
+@pytest.mark.parametrize(
     "form, parts, message",
     [
         ("zip", {}, "form is 'zip'"),

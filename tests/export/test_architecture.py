@@ -184,6 +184,16 @@ LIF_DATA = changed(0)[0]["neurons"]
         (changed(0, name="block1"), "two layers are called 'block1'"),
         (changed(1, conv1={"kind": "dense"}), "layer 'block1', conv1: field 'kind' is 'dense'"),
         (changed(1, sources=[0, 0, 0, 9]), "sources must be 4 numbers from -1 to 3"),
+        (changed(1, sources=[0] * 5000), "layer 'block1': sources must be 4 numbers from -1 to 3"),
+        (
+            changed(0, kind="x" * 5000),
+            r"layer 'conv1': field 'kind' is 'x{59} \.\.\., expected one",
+        ),
+        (changed(0, name="é" * 5000), r"a layer cannot be called 'é{59} \.\.\.$"),
+        (
+            changed(0, name="x" * 5000, neurons={"kind": "x" * 5000}),
+            r"layer 'x{59} \.\.\., neurons: field 'kind' is 'x{59} \.\.\., expected one of",
+        ),
         (
             changed(3, kind="recurrent", neurons={"kind": "integrator", "decay": None}),
             "recurrent layer needs neurons that spike",
@@ -191,5 +201,6 @@ LIF_DATA = changed(0)[0]["neurons"]
     ],
 )
 def test_the_field_that_is_wrong_is_named(data, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as caught:
         rebuild(data)
+    assert len(str(caught.value)) < 500

@@ -188,6 +188,7 @@ def other_size(path):
         (forge(lambda text: packed_text(b"{}") + b"x"), "no end within 4194304 bytes"),
         (forge(lambda text: packed_text(bytes(5 * 10**6))), "no end within 4194304 bytes"),
         (forge(twice), "params/dense1/bias stands there twice"),
+        (leaf("kernel", [2**31] * 65), "field 'shape' is .*, expected a list of at most 64"),
         (forge(many), "its layers have too many fields"),
         (layer(kind=None), "a layer without a name or a kind"),
         (layer(name=3), "a layer without a name or a kind"),
@@ -209,6 +210,73 @@ def test_what_is_forged_is_named(tmp_path, damage, message):
     damage(tmp_path / NAME)
     with pytest.raises(UserError, match=f"{NAME}: .*({message})"):
         load(tmp_path / NAME)
+
+
+LONG = "x" * 5000
+
+
+def long_name_and_kind(text):
+    text["layers"][0]["name"] = LONG
+    for each in text["layers"]:
+        each["kind"] = LONG
+
+
+def long_name_and_other_bias(text):
+    text["layers"][0]["name"] = LONG
+    text["layers"][0]["params"]["bias"] = [1, 6]
+
+
+def long_name_and_no_parameters(text):
+    text["layers"][0] |= {"name": LONG, "params": []}
+
+
+def long_name_of_a_number(text):
+    text["layers"][0]["stats"][LONG] = 0.5
+
+
+def long_name_and_constant(text):
+    text["layers"][1] |= {"name": LONG, "stats": {"neurons/decay": 7.0}}
+
+
+def pooled_away(text):
+    pool = {"name": "pool1", "kind": "average_pool", "size": 9}
+    text["layers"] = [pool, {"name": "flatten1", "kind": "flatten"}, *text["layers"]]
+    text["inputs"]["shape"] = [2, 2, 1]
+
+
+def long_name_and_other_input(text):
+    text["layers"][0]["name"] = LONG
+    text["inputs"]["shape"] = [7]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            long_name_and_kind,
+            r"layer 'x{59} \.\.\.: field 'kind' is 'x{59} \.\.\., expected one of",
+        ),
+        (
+            long_name_and_other_bias,
+            r"params/x{60} \.\.\.: the architecture has \(6,\), the numbers",
+        ),
+        (long_name_and_no_parameters, r"layer 'x{59} \.\.\.: params or stats are no objects"),
+        (long_name_of_a_number, r"stats/dense1/x{53} \.\.\.: the architecture has no such leaf"),
+        (long_name_and_constant, r"x{60} \.\.\./decay must be in \[0, 1\], found 7\.0"),
+        (long_name_and_other_input, r"the layers do not fit an input \(7,\): layer 'x{59}"),
+        (
+            pooled_away,
+            r"the layers do not fit an input \(2, 2, 1\): layer 'dense1' takes 4 features",
+        ),
+    ],
+)
+def test_what_is_forged_is_named_in_a_line_that_is_not_long(tmp_path, change, message):
+    path = tmp_path / NAME
+    path.write_bytes(small_file())
+    forge(change)(path)
+    with pytest.raises(UserError, match=message) as caught:
+        facts.of_file(path)
+    assert str(caught.value).startswith(f"{path}: ") and len(str(caught.value)) < 600
 
 
 def test_few_bytes_that_say_many_zeros_are_refused_before_they_are_made(tmp_path):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxsnn import errors
 from jaxsnn.errors import UserError
 from jaxsnn.export.nir.dialects import DIALECTS
 
@@ -109,7 +110,7 @@ def check_nodes(nodes: Mapping[str, Any]) -> None:
             value = getattr(node, field, None)
             if not expected.fits(value):
                 raise UserError(
-                    f"node {name!r} ({kind}): field {field!r} is {shown(value)}, "
+                    f"node {shown(name)} ({kind}): field {field!r} is {shown(value)}, "
                     f"expected {expected.what}"
                 )
 
@@ -136,5 +137,4 @@ def shown(value: Any) -> str:
     if isinstance(value, np.ndarray) and value.size > 4 and value.dtype.kind in "biuf":
         finite = "" if np.all(np.isfinite(value)) else ", not all finite"
         return f"{value.dtype}{list(value.shape)} from {value.min():g} to {value.max():g}{finite}"
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else text[:60] + " ..."
+    return errors.shown(value)

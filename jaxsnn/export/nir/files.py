@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsnn import foreign, hdf5
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened
 from jaxsnn.files import write_atomic
 
 __all__ = ["Graph", "package", "read_nir", "write_nir"]
@@ -89,14 +89,14 @@ def _stated_bytes(h5py: Any, group: Any, seen: set[int]) -> int:
         if item is not None:
             place = h5py.h5o.get_info(item.id).addr
             if place in seen:
-                raise ValueError(f"field {name} stands in two places")
+                raise ValueError(f"field {shortened(name)} stands in two places")
             seen.add(place)
         if isinstance(item, h5py.Group):
             total += _stated_bytes(h5py, item, seen)
         elif not isinstance(item, h5py.Dataset | None):
-            raise ValueError(f"field {name} is neither a group nor values")
+            raise ValueError(f"field {shortened(name)} is neither a group nor values")
         elif item is None or item.is_virtual or item.external:
-            raise ValueError(f"field {name} lies in another place")
+            raise ValueError(f"field {shortened(name)} lies in another place")
         elif item.shape is not None:
             total += item.size * item.dtype.itemsize
     return total

@@ -92,7 +92,9 @@ class _Joins:
         """Remove a node, and join those before it to those behind it."""
         before, after = self.remove(name)
         if len(before) * len(after) > MOST:
-            raise UserError(f"node {name!r}: {len(before)} nodes before and {len(after)} behind it")
+            raise UserError(
+                f"node {shown(name)}: {len(before)} nodes before and {len(after)} behind it"
+            )
         for source in before:
             for sink in after:
                 self.add(source, sink)
@@ -115,7 +117,7 @@ def _inlined(nir: Any, graph: Any, prefix: str, depth: int) -> tuple[dict[str, A
     """Return nodes and edges, those of inner graphs among them, with their ends."""
     if depth > DEEPEST:
         name = prefix.partition(".")[0]
-        raise UserError(f"node {name!r} (NIRGraph): more than {DEEPEST} graphs in each other")
+        raise UserError(f"node {shown(name)} (NIRGraph): more than {DEEPEST} graphs in each other")
     nodes: dict[str, Any] = {}
     edges: list[Edge] = []
     for name, node in graph.nodes.items():
@@ -124,7 +126,7 @@ def _inlined(nir: Any, graph: Any, prefix: str, depth: int) -> tuple[dict[str, A
             found, inner = _inlined(nir, node, f"{prefix}{name}.", depth + 1)
             edges += inner
         if twice := nodes.keys() & found.keys():
-            raise UserError(f"two nodes of the NIR graph are called {min(twice)!r}")
+            raise UserError(f"two nodes of the NIR graph are called {shown(min(twice))}")
         nodes |= found
     for edge in graph.edges:
         if len(edge) != 2 or not all(isinstance(end, str) and end in graph.nodes for end in edge):
@@ -147,7 +149,7 @@ def _end(nir: Any, graph: Any, prefix: str, name: str, kind: type) -> str:
     ends = [inner for inner, each in node.nodes.items() if isinstance(each, kind)]
     if len(ends) != 1:
         raise UserError(
-            f"node '{prefix}{name}' (NIRGraph): {len(ends)} nodes {kind.__name__} in it, "
+            f"node {shown(prefix + name)} (NIRGraph): {len(ends)} nodes {kind.__name__} in it, "
             "expected one"
         )
     return f"{prefix}{name}.{ends[0]}"
@@ -163,7 +165,7 @@ def _loops(nir: Any, nodes: Mapping[str, Any], joins: _Joins) -> dict[str, str]:
         if len(before) == 1 and before == after and _spikes(nir, nodes[before[0]]):
             if before[0] in found:
                 kind = type(nodes[before[0]]).__name__
-                raise UserError(f"node {before[0]!r} ({kind}): hears itself in two ways")
+                raise UserError(f"node {shown(before[0])} ({kind}): hears itself in two ways")
             found[before[0]] = name
     return found
 
@@ -181,12 +183,12 @@ def _check_cycles(nir: Any, nodes: Mapping[str, Any], edges: list[Edge]) -> None
     except CycleError as error:
         cycle = error.args[1][::-1]
         name = min(cycle)
-        kind, way = type(nodes[name]).__name__, " -> ".join(map(repr, cycle[:8]))
+        kind, way = type(nodes[name]).__name__, " -> ".join(map(shown, cycle[:8]))
         delayed = any(_spikes(nir, nodes[each]) for each in cycle)
         what = "a cycle over several layers" if delayed else "a cycle without delay"
         raise UserError(
-            f"node {name!r} ({kind}): {what}, {way}; only neurons hear themselves, through one "
-            "Affine or Linear"
+            f"node {shown(name)} ({kind}): {what}, {way}; only neurons hear themselves, through "
+            "one Affine or Linear"
         ) from None
 
 

@@ -18,7 +18,7 @@ from flax import nnx
 
 from jaxsnn import layers
 from jaxsnn.errors import UserError
-from jaxsnn.export.nir.checked import NUMBERS, SIZES, said_by
+from jaxsnn.export.nir.checked import NUMBERS, SIZES, said_by, shown
 from jaxsnn.export.nir.dialects import Dialect, dialect_of
 from jaxsnn.export.nir.files import Graph, package, read_nir
 from jaxsnn.export.nir.graph import WRITER
@@ -135,7 +135,7 @@ class _Reader:
             shape = np.asarray(shape)[1:]
         if not SIZES._replace(ndim=1).fits(shape) or np.size(shape) not in (1, 2, 3):
             raise self._refuse(
-                name, f"inputs of shape {shape}, not (C, H, W), (C, L) or (features,)"
+                name, f"inputs of shape {shown(shape)}, not (C, H, W), (C, L) or (features,)"
             )
         there = tuple(int(side) for side in np.asarray(shape))
         return there if len(there) == 1 else (*there[1:], there[0])
@@ -245,13 +245,13 @@ class _Reader:
             return "SAME" if size == 1 else "VALID"
         elif size % 2 == 1 and np.all(np.asarray(padding) == size // 2):
             return "SAME"
-        raise self._refuse(name, f"padding {padding} of a kernel of {size}")
+        raise self._refuse(name, f"padding {shown(padding)} of a kernel of {size}")
 
     def _whole(self, name: str, field: str) -> int:
         """Return a number that a node has for both axes of images."""
         values = np.unique(np.asarray(getattr(self.nodes[name], field)))
         if values.size != 1:
-            raise self._refuse(name, f"{field} {getattr(self.nodes[name], field)}")
+            raise self._refuse(name, f"{field} {shown(getattr(self.nodes[name], field))}")
         return int(values[0])
 
     def _with_values(

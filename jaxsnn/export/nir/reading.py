@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import layers
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shown
 from jaxsnn.export.nir.dialects import Dialect
 from jaxsnn.neurons import LIF, Neuron, SynapticLIF
 
@@ -22,7 +22,8 @@ Firing = layers.Neurons | layers.Integrator
 
 def refuse(name: str, node: Any, what: str) -> UserError:
     """Return the error for a node that no layer here computes."""
-    return UserError(f"node {name!r} ({type(node).__name__}): {what}; no layer here computes that")
+    where = f"node {shown(name)} ({type(node).__name__})"
+    return UserError(f"{where}: {what}; no layer here computes that")
 
 
 def exact(gain: np.ndarray) -> np.ndarray:
@@ -102,7 +103,7 @@ class Reading:
         """Return the reset of neurons; ask for it where nobody says it."""
         if self.reset is None and node.v_reset is None:
             raise UserError(
-                f"node {name!r} ({type(node).__name__}): does not say how it resets; pass "
+                f"node {shown(name)} ({type(node).__name__}): does not say how it resets; pass "
                 "reset='hard', 'soft' or 'soft_undecayed' (snnTorch's default)"
             )
         return self.reset or self.dialect.reset

@@ -7,7 +7,6 @@ that nothing is executed; a tensor is a view of the bytes of the file, checked t
 them. So no more is allocated than the file has bytes.
 """
 
-import json
 import math
 import zipfile
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 from jaxsnn import foreign
 from jaxsnn.data import restricted_pickle
 from jaxsnn.data.restricted_pickle import Empty, Name, Ordered
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, first_of, shortened, shown
 
 __all__ = ["State", "read_state"]
 
@@ -78,7 +77,9 @@ def _as_array(name: Any, value: Any) -> np.ndarray:
         value = value.detach().cpu().float()
     array = np.asarray(value)
     if array.dtype.kind not in "biuf" and array.dtype != BFLOAT16:
-        raise UserError(f"{name} of the state dictionary is {array.dtype}, expected numbers")
+        raise UserError(
+            f"{shortened(str(name))} of the state dictionary is {array.dtype}, expected numbers"
+        )
     return array
 
 
@@ -106,7 +107,7 @@ def _on_top(path: Path, value: Any) -> dict[str, np.ndarray]:
                 return {str(name): x for name, x in found.items()}
     held = type(value).__name__
     if isinstance(value, dict):
-        held = "the keys " + ", ".join(str(key)[:20] for key in list(value)[:8])
+        held = "the keys " + first_of([shortened(str(key), 20) for key in value], ", ")
     raise UserError(f"{path}: holds no state dictionary but {held}; {ADVICE}")
 
 
@@ -212,12 +213,14 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         shape, (begin, end) = entry["shape"], entry["data_offsets"]
         is_short = entry["dtype"] == "BF16"
         if not is_short and entry["dtype"] not in SAFETENSORS:
-            raise ValueError(f"{name} is {json.dumps(entry['dtype'])[:20]}, unknown here")
+            raise ValueError(f"{shortened(name)} is {shown(entry['dtype'])}, unknown here")
         dtype = BFLOAT16 if is_short else np.dtype(SAFETENSORS[entry["dtype"]])
         whole = all(type(n) is int and n >= 0 for n in (*shape, begin, end))
         if not whole or not begin <= end <= data.size:
-            raise ValueError(f"{name} lies outside of the file")
+            raise ValueError(f"{shortened(name)} lies outside of the file")
         if math.prod(shape) * dtype.itemsize != end - begin:
-            raise ValueError(f"{name} has {end - begin} bytes for {dtype} of the shape {shape}")
+            raise ValueError(
+                f"{shortened(name)} has {end - begin} bytes for {dtype} of the shape {shown(shape)}"
+            )
         found[name] = np.frombuffer(data[begin:end].tobytes(), dtype).reshape(shape)
     return found

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxsnn import layers, tree
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, first_of, shortened
 from jaxsnn.export import architecture
 from jaxsnn.export.state_dict.files import State, read_state
 from jaxsnn.export.state_dict.modules import CONSTANTS, Module, modules_of
@@ -169,9 +169,10 @@ class _Filling:
         expected = tuple(self.leaves[leaf].shape)
         if value.shape != expected:
             found = module.fields[field].shape
-            self.unlike.append(f"{leaf} is {expected}, {entry} {found} would be {value.shape}")
+            said = f"{shortened(entry)} {found}"
+            self.unlike.append(f"{leaf} is {expected}, {said} would be {value.shape}")
         elif not np.all(np.abs(value) <= LARGEST):
-            self.rules.append(f"{entry} holds numbers that are not finite in float32")
+            self.rules.append(f"{shortened(entry)} holds numbers that are not finite in float32")
         else:
             self.found[leaf] = value + self.found.get(leaf, 0.0) if add else value
 
@@ -205,11 +206,13 @@ class _Filling:
             return
         self.used.add(entry)
         if not np.all(np.abs(value) <= LARGEST):
-            self.rules.append(f"{entry} gives a {constant} that is not finite in float32")
+            self.rules.append(
+                f"{shortened(entry)} gives a {constant} that is not finite in float32"
+            )
         elif value.shape in ((), place.shape):
             self.found[leaf] = value
         else:
-            self.unlike.append(f"{leaf} is () or {place.shape}, {entry} {value.shape}")
+            self.unlike.append(f"{leaf} is () or {place.shape}, {shortened(entry)} {value.shape}")
 
     def _integrates(self, place: Place) -> bool:
         return isinstance(self.neurons[place.name], layers.Integrator)
@@ -220,14 +223,14 @@ class _Filling:
         if "graded_spikes_factor" in fields:
             self.used.add(module.entry("graded_spikes_factor"))
             if np.any(np.asarray(fields["graded_spikes_factor"]) != 1):
-                self.rules.append(f"{module.entry('graded_spikes_factor')} is not 1")
+                self.rules.append(f"{shortened(module.entry('graded_spikes_factor'))} is not 1")
         if "reset_mechanism_val" not in fields:
             return
         entry = module.entry("reset_mechanism_val")
         self.used.add(entry)
         number = np.asarray(fields["reset_mechanism_val"]).reshape(-1)
         if number.size != 1 or number[0] not in (0, 1, 2):
-            self.rules.append(f"{entry} is {number.tolist()[:4]}, no reset of snnTorch")
+            self.rules.append(f"{shortened(entry)} is {number.tolist()[:4]}, no reset of snnTorch")
             return
         word, allowed = RESETS[int(number[0])]
         wanted = " or ".join(map(repr, allowed)) or "a leaky read-out instead"
@@ -237,7 +240,9 @@ class _Filling:
             reset = getattr(neurons.options, "reset", None)
             ours = "" if reset in allowed else f"resets {reset!r}"
         if ours:
-            self.rules.append(f"{entry} says {word!r} ({wanted} here), and {place.name} {ours}")
+            self.rules.append(
+                f"{shortened(entry)} says {word!r} ({wanted} here), and {place.name} {ours}"
+            )
 
     def check(self, modules: Sequence[Module]) -> None:
         """Raise if anything does not fit, with all of it in one line."""
@@ -250,7 +255,7 @@ class _Filling:
             and (leaf in self.params or leaf.endswith(stats))
         ]
         left = [
-            f"{module.entry(field)} {tuple(array.shape)}"
+            f"{shortened(module.entry(field))} {tuple(array.shape)}"
             for module in modules
             for field, array in module.fields.items()
             if module.entry(field) not in self.used and field not in STATES
@@ -262,7 +267,7 @@ class _Filling:
             "computed otherwise": self.rules,
         }
         if any(parts.values()):
-            listed = (f"{what}: {', '.join(each)}" for what, each in parts.items() if each)
+            listed = (f"{what}: {first_of(each, ', ')}" for what, each in parts.items() if each)
             raise UserError(f"the weights do not fit the network; {'; '.join(listed)}")
 
 

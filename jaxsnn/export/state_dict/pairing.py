@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from jaxsnn.errors import UserError
+from jaxsnn.errors import UserError, shortened
 from jaxsnn.export.state_dict.modules import Module
 from jaxsnn.export.state_dict.places import Place
 
@@ -55,9 +55,8 @@ def _mapped(
         if name not in here:
             raise UserError(f"mapping: {name!r} is no place of the network, of {', '.join(here)}")
         if other not in there:
-            raise UserError(
-                f"mapping: {other!r} is no module of the weights, of {', '.join(there)}"
-            )
+            known = ", ".join(map(shortened, there))
+            raise UserError(f"mapping: {other!r} is no module of the weights, of {known}")
         if here[name].kind != there[other].kind:
             found = there[other].kind or "none of the modules that are known"
             raise UserError(f"mapping: {name!r} takes {here[name].kind}, and {other!r} is {found}")
@@ -77,7 +76,7 @@ def _guessed(kind: str, places: list[Place], modules: list[Module], ordered: boo
     if as_many and ordered:
         return in_order  # the shapes of which are then found wrong, each by its name
     here = ", ".join(f"{place.name} {place.shape}" for place in places)
-    there = ", ".join(f"{module.name} {_shape(module)}" for module in modules)
+    there = ", ".join(f"{shortened(module.name)} {_shape(module)}" for module in modules)
     lost = "" if ordered else "; a safetensors file has lost their order"
     raise UserError(
         f"{len(places)} places for {kind} and {len(modules)} modules cannot be told apart by order "
