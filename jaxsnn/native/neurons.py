@@ -6,7 +6,7 @@ all steps while they are in the cache. The equations are those of `jaxsnn.neuron
 numbers those of XLA up to how products and sums are joined.
 """
 
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,29 +16,9 @@ from jax import Array
 from jaxsnn.native import convolutions
 from jaxsnn.native.handlers import threads
 
-__all__ = ["Leaky", "available", "derivatives", "potentials"]
+__all__ = ["available", "derivatives", "potentials"]
 
 RESETS = ("hard", "soft", "soft_undecayed")  # as numbered in neurons.cc
-
-
-class Leaky(Protocol):
-    """What is asked of a neuron: its constants, a scalar or `[C]`, and its reset."""
-
-    @property
-    def decay(self) -> Array | float:
-        """Share of the potential that is left after a step."""
-
-    @property
-    def threshold(self) -> Array | float:
-        """Potential at which a neuron spikes."""
-
-    @property
-    def reset(self) -> str:
-        """One of `RESETS`."""
-
-    @property
-    def strict(self) -> bool:
-        """Whether a neuron spikes above the threshold only."""
 
 
 def available(start: Array, dtype: jax.typing.DTypeLike) -> bool:
@@ -50,12 +30,12 @@ def available(start: Array, dtype: jax.typing.DTypeLike) -> bool:
 
 
 def potentials(
-    neuron: Leaky, start: Array, current: Array, timesteps: int | None, *, short: bool, early: bool
+    neuron: Any, start: Array, current: Array, timesteps: int | None, *, short: bool, early: bool
 ) -> tuple[Array, Array, Array]:
     """Return what is kept of the potentials `[T, B, ...]`, the spikes, and the last potential.
 
     Args:
-      neuron: its constants, `[1, ..., C]` or `[1, ..., 1]`.
+      neuron: LIF, whose constants are scalars or have one number for each channel.
       start: the potential before the first step, `[B, ...]`.
       current: `[T, B, ...]`, or `[B, ...]` of a constant one.
       timesteps: of a constant current.
@@ -74,12 +54,12 @@ def potentials(
 
 
 def derivatives(
-    neuron: Leaky, kept: Array, cotangent: Array, slopes: Array | None
+    neuron: Any, kept: Array, cotangent: Array, slopes: Array | None
 ) -> tuple[Array, Array]:
     """Return the derivatives by the potentials, `[T, B, ...]`, and the first of them in float32.
 
     Args:
-      neuron: its constants.
+      neuron: LIF.
       kept: of the potentials, `[T, B, ...]`.
       cotangent: of what was kept.
       slopes: `rest'(u)` of each potential in float32; None if spikes are constants to it.
@@ -96,7 +76,7 @@ def derivatives(
     return derivative, first
 
 
-def _constants(neuron: Leaky, like: Any, steps: int) -> tuple[Array, Array, dict[str, Any]]:
+def _constants(neuron: Any, like: Any, steps: int) -> tuple[Array, Array, dict[str, Any]]:
     """Return decay and threshold, `[C]` or `[1]`, and the numbers that each function is told."""
     shapes = (jnp.shape(neuron.decay), jnp.shape(neuron.threshold))
     channels = max(int(np.prod(shape, dtype=int)) for shape in shapes)
