@@ -99,15 +99,41 @@ def windows(images: Array, size: int) -> Array:
     return cropped.reshape(n, rows, size, columns, size, channels)
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
 def largest(cut: Array, ties: str) -> Array:
     """Return the largest of each window, `[N, H', W', C]` from `[N, H', size, W', size, C]`."""
+    del ties
+    return cut.max((2, 4))
+
+
+@largest.defjvp
+def _largest_derivative(
+    ties: str, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """Return the largest, and the tangents of those to whom it goes back.
+
+    Window by window, place by place: XLA's own derivative of `max`, and that of slices, take 2 to
+    12 times as long on a CPU.
+    """
+    (cut,), (tangent,) = primals, tangents
+    found, size = largest(cut, ties), cut.shape[2]
+    places = [cut[:, :, place // size, :, place % size] for place in range(size**2)]
     if ties == "shared":
-        return cut.max((2, 4))
-    found = cut[:, :, 0, :, 0]
-    for place in range(1, cut.shape[2] ** 2):
-        other = cut[:, :, place // cut.shape[2], :, place % cut.shape[2]]
-        found = jnp.where((other > found) | jnp.isnan(other), other, found)
-    return found
+        taken = cut == found[:, :, None, :, None]
+        shares = sum((place == found).astype(cut.dtype) for place in places)
+        return found, _picked(taken, tangent) / shares
+    first = jnp.zeros(found.shape, jnp.int32)
+    for number, place in reversed(list(enumerate(places))):
+        first = jnp.where((place == found) | jnp.isnan(place), number, first)
+    numbers = jnp.arange(size**2, dtype=jnp.int32).reshape(1, 1, size, 1, size, 1)
+    taken = numbers == first[:, :, None, :, None]
+    return found, _picked(taken, tangent)
+
+
+@partial(jax.checkpoint, prevent_cse=False)  # else the zeros would be kept
+def _picked(taken: Array, tangent: Array) -> Array:
+    """Return the sum over each window of what was taken."""
+    return jnp.where(taken, tangent, 0).sum((2, 4))
 
 
 class Flatten(Layer):

@@ -86,9 +86,12 @@ def _fire(form: Form, neuron: Leaky, start: Array, kept: Array) -> Array:
     return spikes.astype(jnp.bfloat16) if form.short else spikes
 
 
-def _is_native(form: Form, start: Array, feedback: Array | None) -> bool:
-    """Return whether both passes are done by our own code for a CPU."""
-    return feedback is None and native.available(start, form.current)
+def _is_native(form: Form, start: Array, steps: int, feedback: Array | None) -> bool:
+    """Return whether both passes are done by our own code for a CPU.
+
+    A single step is not: XLA joins it with what is done before and behind.
+    """
+    return steps > 1 and feedback is None and native.available(start, form.current)
 
 
 # The potentials [T, B, ...] of a layer, and their derivative by hand: with d[t] the derivative of
@@ -105,7 +108,7 @@ def _trajectory(
 
     Cotangents of the latter two are not looked at.
     """
-    if _is_native(form, start, feedback):
+    if _is_native(form, start, form.timesteps or len(current), feedback):
         return native.potentials(
             neuron, start, current, form.timesteps, short=form.short, early=form.fires_first
         )
@@ -134,7 +137,7 @@ def _trajectory_backward(
 ) -> tuple[Any, Array, Array, Array | None]:
     neuron, start, kept, feedback = saved
     cotangent = cotangents[0]
-    if _is_native(form, start, feedback):
+    if _is_native(form, start, len(kept), feedback):
         return *_natively(form, neuron, start, kept, cotangent), None
     # With feedback the steps are many and small: what needs no loop is computed before it.
     before_loop = feedback is not None and not form.short

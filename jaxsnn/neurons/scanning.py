@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from jaxsnn.arrays import check_range
+from jaxsnn.errors import UserError
 
 __all__ = ["UNROLL_LIMIT", "integrate", "step_by_step"]
 
@@ -73,7 +74,22 @@ def _scan(
 
 
 def _as_bits(x: Array) -> Array:
-    return lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+    return _bits(x) if x.dtype == jnp.bfloat16 else x
+
+
+@jax.custom_jvp
+def _bits(x: Array) -> Array:
+    bits: Array = lax.bitcast_convert_type(x, jnp.uint16)
+    return bits
+
+
+@_bits.defjvp
+def _bits_derivative(*_: Any) -> Any:
+    """Refuse it: that of whole numbers would be 0 without a word."""
+    raise UserError(
+        f"a second derivative of neurons over more than {UNROLL_LIMIT} steps needs float32, found "
+        "bfloat16"
+    )
 
 
 def _from_bits(x: Array, dtype: Any) -> Array:

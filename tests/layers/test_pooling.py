@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.test_util import check_grads
 
 from jaxsnn import layers
 from jaxsnn.encode import Signal, direct
@@ -72,6 +73,22 @@ def test_the_gradient_of_a_tie_goes_to_the_first_or_to_all_in_equal_shares(size,
         np.testing.assert_allclose(np.asarray(found[0], np.float32), expected, rtol=rtol)
         other = run(layers.MaxPool(size, "shared"), x).value
         np.testing.assert_array_equal(pooled, other)
+
+
+@pytest.mark.parametrize("ties", ["first", "shared"])
+def test_a_maximum_has_tangents_second_derivatives_and_gradients_of_what_is_no_number(ties):
+    distinct = np.random.default_rng(1).permutation(96).reshape(1, 2, 4, 4, 3)
+    x = jnp.asarray(distinct / 48 - 1, jnp.float32)
+
+    def cubed(x):
+        return (run(layers.MaxPool(2, ties), x).value ** 3).sum()
+
+    check_grads(cubed, (x,), order=2, rtol=1e-2)
+    slope = jax.grad(lambda x: run(layers.MaxPool(2, ties), x).value.sum())
+    broken = slope(x.at[0, 0, 1, 0, 0].set(jnp.nan))
+    if ties == "first":
+        assert broken[0, 0, :2, :2, 0].tolist() == [[0, 0], [1, 0]]
+    np.testing.assert_array_equal(broken[..., 1:], slope(x)[..., 1:])
 
 
 def test_a_maximum_hands_on_what_is_no_number_and_knows_two_kinds_of_ties():

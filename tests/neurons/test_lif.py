@@ -361,6 +361,17 @@ def test_spikes_do_not_depend_on_how_short_potentials_are_kept(neuron, steps):
     )
 
 
+def test_a_second_derivative_through_a_loop_of_short_numbers_is_refused_and_not_zero():
+    def slope(current, dtype):
+        return jax.grad(lambda x: unroll(LIF(0.8, 0.3), x, dtype=dtype)[0].sum())(current).sum()
+
+    current = near_threshold(6)
+    with convolutions.off():
+        assert np.any(jax.grad(slope)(current, jnp.float32) != 0)
+        with pytest.raises(UserError, match="second derivative .* more than 4 steps needs float32"):
+            jax.grad(slope)(current, jnp.bfloat16)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("neuron", SHORT)
 def test_the_gradient_through_short_potentials_is_rounded_and_no_more(neuron):
