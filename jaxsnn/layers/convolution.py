@@ -143,12 +143,12 @@ def _backward(
 ) -> tuple[Array, Array, Array | None]:
     del dtype
     images, kernel, bias = saved
-    d_bias = None if bias is None else at_least_float32(cotangent).sum((0, 1, 2))
-    cotangent = cotangent.astype(images.dtype)
     to_images = partial(_gradient_of_images, stride, borders, images.shape[1:3])
-    to_kernel = partial(_gradient_of_kernel, stride, borders, kernel.shape)
-    d_kernel = sequential_vmap(to_kernel)(images, cotangent).astype(kernel.dtype)
-    return sequential_vmap(to_images)(cotangent, kernel.astype(images.dtype)), d_kernel, d_bias
+    to_weights = partial(_gradient_of_weights, stride, borders, kernel.shape, bias is not None)
+    d_kernel, d_bias = sequential_vmap(to_weights)(images, cotangent)
+    cotangent = cotangent.astype(images.dtype)
+    d_images = sequential_vmap(to_images)(cotangent, kernel.astype(images.dtype))
+    return d_images, d_kernel.astype(kernel.dtype), d_bias
 
 
 _convolve.defvjp(_forward, _backward)
@@ -221,14 +221,25 @@ def _images_by_xla(
     return _native(1, back, full, flipped)
 
 
-def _gradient_of_kernel(
-    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
-) -> Array:
-    images, cotangent = _in_reach(images, cotangent)
+def _gradient_of_weights(
+    stride: int,
+    borders: Borders,
+    shape: tuple[int, ...],
+    biased: bool,
+    images: Array,
+    cotangent: Array,
+) -> tuple[Array, Array | None]:
+    """Return the gradients of the kernel and of the bias, whose sums are of nothing rounded."""
+    exact, (images, cotangent) = cotangent, _in_reach(images, cotangent.astype(images.dtype))
     if _by_onednn(images) and _is_faster(stride, shape):
-        return onednn.gradient_of_kernel(stride, borders, shape, images, cotangent)
-    images, cotangent = map(at_least_float32, (images, cotangent))
-    return _kernel_by_xla(stride, borders, shape, images, cotangent)
+        by_onednn = partial(onednn.gradient_of_kernel, stride, borders, shape, images, cotangent)
+        if biased and exact.dtype == cotangent.dtype:
+            return by_onednn(biased=True)
+        found = by_onednn()[0]
+    else:
+        images, cotangent = map(at_least_float32, (images, cotangent))
+        found = _kernel_by_xla(stride, borders, shape, images, cotangent)
+    return found, at_least_float32(exact).sum((0, 1, 2)) if biased else None
 
 
 def _is_faster(stride: int, shape: tuple[int, ...]) -> bool:

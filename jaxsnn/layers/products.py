@@ -73,8 +73,8 @@ def _backward(
     if not is_short(x.dtype):
         return to_x, x.T @ cotangent  # XLA is faster at it
     shape = _row(kernel).shape
-    to_kernel = onednn.gradient_of_kernel(1, NO_BORDERS, shape, _row(x), rows)[0, 0]
-    return to_x, to_kernel.astype(kernel.dtype)
+    to_kernel, _ = onednn.gradient_of_kernel(1, NO_BORDERS, shape, _row(x), rows)
+    return to_x, to_kernel[0, 0].astype(kernel.dtype)
 
 
 _multiply.defvjp(_forward, _backward)

@@ -71,7 +71,7 @@ struct Problem {
   std::vector<int64_t> images, kernel, outputs;  // shapes as XLA has them
   memory::data_type of_images, of_kernel, of_outputs;
   int64_t stride, top, bottom, left, right, groups;
-  bool biased;  // a float32 is added to each output channel
+  bool biased;  // a float32 is added to each output channel, or has a gradient
 
   std::vector<int64_t> key(int64_t direction, int64_t threads) const {
     std::vector<int64_t> all{direction, threads, int64_t(of_images), int64_t(of_kernel),
@@ -136,8 +136,8 @@ Convolution make(int64_t direction, const Problem &p) {
     c.scratch = backward.scratchpad_desc();
   } else {
     dnnl::convolution_backward_weights::primitive_desc backward(
-        cpu(), method, c.images, kernel_layout(p, p.of_kernel, true), c.outputs, strides, before,
-        behind, forward, attributes);
+        cpu(), method, c.images, kernel_layout(p, p.of_kernel, true), c.bias, c.outputs, strides,
+        before, behind, forward, attributes);
     c.run = dnnl::convolution_backward_weights(backward);
     c.packed = backward.diff_weights_desc();
     c.scratch = backward.scratchpad_desc();
@@ -183,8 +183,10 @@ void execute(int64_t direction, const Convolution &c, void *first, void *second,
     c.run.execute(stream, {{DNNL_ARG_DIFF_DST, y}, {DNNL_ARG_WEIGHTS, packed},
                            {DNNL_ARG_DIFF_SRC, x}, {DNNL_ARG_SCRATCHPAD, scratch}});
   } else {
-    c.run.execute(stream, {{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, y},
-                           {DNNL_ARG_DIFF_WEIGHTS, packed}, {DNNL_ARG_SCRATCHPAD, scratch}});
+    std::unordered_map<int, memory> arrays{{DNNL_ARG_SRC, x}, {DNNL_ARG_DIFF_DST, y},
+                                           {DNNL_ARG_DIFF_WEIGHTS, packed}, {DNNL_ARG_SCRATCHPAD, scratch}};
+    if (!c.bias.is_zero()) arrays.emplace(DNNL_ARG_DIFF_BIAS, memory(c.bias, cpu(), bias));
+    c.run.execute(stream, arrays);
     if (c.packs) c.reorder.execute(stream, {{DNNL_ARG_FROM, packed}, {DNNL_ARG_TO, plain}});
   }
   stream.wait();
@@ -212,48 +214,90 @@ memory::data_type type(ffi::DataType found) {
   throw std::invalid_argument("only float32 and bfloat16 are convolved");
 }
 
-template <int64_t direction>
-ffi::Error call(ffi::AnyBuffer first, ffi::AnyBuffer second, ffi::AnyBuffer bias,
-                ffi::Result<ffi::AnyBuffer> result, int64_t stride,
-                ffi::Span<const int64_t> borders, int64_t groups, int64_t threads, bool biased) {
+// What a call knows beside its arrays.
+struct Options {
+  int64_t stride;
+  ffi::Span<const int64_t> borders;
+  int64_t groups, threads;
+  bool biased;
+};
+
+ffi::Error run(int64_t direction, const Options &o, const ffi::AnyBuffer &images,
+               const ffi::AnyBuffer &kernel, const ffi::AnyBuffer &outputs, void *first,
+               void *second, void *bias, void *result) {
   try {
-    const ffi::AnyBuffer &out = *result;
-    const ffi::AnyBuffer &images = direction == kToImages ? out : first;
-    const ffi::AnyBuffer &kernel = direction == kToKernel ? out : second;
-    const ffi::AnyBuffer &outputs = direction == kForward ? out : direction == kToImages ? first : second;
     const Problem problem{shape(images.dimensions()), shape(kernel.dimensions()),
                           shape(outputs.dimensions()), type(images.element_type()),
                           type(kernel.element_type()), type(outputs.element_type()),
-                          stride, borders[0], borders[1], borders[2], borders[3], groups,
-                          biased};
-    const Threads limit(static_cast<int>(threads));
-    const auto convolution = find(direction, threads, problem);
-    execute(direction, *convolution, first.untyped_data(), second.untyped_data(),
-            bias.untyped_data(), result->untyped_data());
+                          o.stride, o.borders[0], o.borders[1], o.borders[2], o.borders[3],
+                          o.groups, o.biased};
+    const Threads limit(static_cast<int>(o.threads));
+    execute(direction, *find(direction, o.threads, problem), first, second, bias, result);
     return ffi::Error::Success();
   } catch (const std::exception &error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
   }
 }
 
+ffi::Error convolve(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::AnyBuffer bias,
+                    ffi::Result<ffi::AnyBuffer> outputs, int64_t stride,
+                    ffi::Span<const int64_t> borders, int64_t groups, int64_t threads, bool biased) {
+  return run(kForward, {stride, borders, groups, threads, biased}, images, kernel, *outputs,
+             images.untyped_data(), kernel.untyped_data(), bias.untyped_data(),
+             outputs->untyped_data());
+}
+
+ffi::Error to_images(ffi::AnyBuffer cotangent, ffi::AnyBuffer kernel,
+                     ffi::Result<ffi::AnyBuffer> images, int64_t stride,
+                     ffi::Span<const int64_t> borders, int64_t groups, int64_t threads) {
+  return run(kToImages, {stride, borders, groups, threads, false}, *images, kernel, cotangent,
+             cotangent.untyped_data(), kernel.untyped_data(), nullptr, images->untyped_data());
+}
+
+ffi::Error to_kernel(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
+                     ffi::Result<ffi::AnyBuffer> kernel, ffi::Result<ffi::AnyBuffer> bias,
+                     int64_t stride, ffi::Span<const int64_t> borders, int64_t groups,
+                     int64_t threads, bool biased) {
+  return run(kToKernel, {stride, borders, groups, threads, biased}, images, *kernel, cotangent,
+             images.untyped_data(), cotangent.untyped_data(), bias->untyped_data(),
+             kernel->untyped_data());
+}
+
 }  // namespace
 
-#define HANDLER(NAME, DIRECTION)                                \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(NAME, call<DIRECTION>,          \
-                                ffi::Ffi::Bind()                \
-                                    .Arg<ffi::AnyBuffer>()      \
-                                    .Arg<ffi::AnyBuffer>()      \
-                                    .Arg<ffi::AnyBuffer>()      \
-                                    .Ret<ffi::AnyBuffer>()      \
-                                    .Attr<int64_t>("stride")    \
-                                    .Attr<ffi::Span<const int64_t>>("borders") \
-                                    .Attr<int64_t>("groups")    \
-                                    .Attr<int64_t>("threads")   \
-                                    .Attr<bool>("biased"))
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_convolve, convolve,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<ffi::Span<const int64_t>>("borders")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("threads")
+                                  .Attr<bool>("biased"));
 
-HANDLER(jaxsnn_convolve, kForward);
-HANDLER(jaxsnn_to_images, kToImages);
-HANDLER(jaxsnn_to_kernel, kToKernel);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_images, to_images,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<ffi::Span<const int64_t>>("borders")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("threads"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_kernel, to_kernel,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>()
+                                  .Attr<int64_t>("stride")
+                                  .Attr<ffi::Span<const int64_t>>("borders")
+                                  .Attr<int64_t>("groups")
+                                  .Attr<int64_t>("threads")
+                                  .Attr<bool>("biased"));
 
 extern "C" int jaxsnn_onednn_version() {
   const auto *version = dnnl_version();

@@ -8,6 +8,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -107,8 +108,12 @@ def convolve(
     """
     shape = (len(images), *_size(stride, borders, images, kernel), kernel.shape[-1])
     groups = images.shape[-1] // kernel.shape[2]
-    result = jax.ShapeDtypeStruct(shape, dtype or images.dtype)
-    return _call("jaxsnn_convolve", stride, borders, groups, images, kernel, result, bias)
+    # An operand is needed where there is no bias.
+    added = kernel if bias is None else bias.astype(jnp.float32)
+    outputs: Array = _handler(
+        "jaxsnn_convolve", jax.ShapeDtypeStruct(shape, dtype or images.dtype)
+    )(images, kernel, added, biased=bias is not None, **_known(stride, borders, groups))
+    return outputs
 
 
 def gradient_of_images(
@@ -117,20 +122,26 @@ def gradient_of_images(
 ) -> Array:  # fmt: skip
     """Return the gradient of images of a size (H, W) from that of the outputs, `[N, H', W', O]`."""
     shape = (len(cotangent), *size, kernel.shape[2] * groups)
-    result = jax.ShapeDtypeStruct(shape, cotangent.dtype)
-    return _call("jaxsnn_to_images", stride, borders, groups, cotangent, kernel, result)
+    images: Array = _handler("jaxsnn_to_images", jax.ShapeDtypeStruct(shape, cotangent.dtype))(
+        cotangent, kernel, **_known(stride, borders, groups)
+    )
+    return images
 
 
 def gradient_of_kernel(
-    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
-) -> Array:
+    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array,
+    *, biased: bool = False,
+) -> tuple[Array, Array]:  # fmt: skip
     """Return the gradient of a kernel of a shape, from images and the gradient of the outputs.
 
-    It is float32, whatever these are.
+    And that of the bias, `[O]`, undefined unless `biased`. Both are float32, whatever these are.
     """
     groups = images.shape[-1] // shape[2]
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return _call("jaxsnn_to_kernel", stride, borders, groups, images, cotangent, result)
+    results = [jax.ShapeDtypeStruct(each, jnp.float32) for each in (shape, shape[-1:])]
+    kernel, bias = _handler("jaxsnn_to_kernel", results)(
+        images, cotangent, biased=biased, **_known(stride, borders, groups)
+    )
+    return kernel, bias
 
 
 def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[int]:
@@ -140,15 +151,15 @@ def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[i
     ]
 
 
-def _call(
-    name: str, stride: int, borders: Borders, groups: int, first: Array, second: Array,
-    result: jax.ShapeDtypeStruct, bias: Array | None = None,
-) -> Array:  # fmt: skip
-    call = jax.ffi.ffi_call(name, result, vmap_method="sequential")
-    found: Array = call(
-        # An operand is needed where there is no bias.
-        first, second, second if bias is None else bias.astype(jnp.float32),
-        stride=np.int64(stride), borders=np.array(borders, np.int64).ravel(),
-        groups=np.int64(groups), threads=np.int64(threads()), biased=bias is not None,
-    )  # fmt: skip
-    return found
+def _handler(name: str, results: Any) -> Any:
+    return jax.ffi.ffi_call(name, results, vmap_method="sequential")
+
+
+def _known(stride: int, borders: Borders, groups: int) -> dict[str, Any]:
+    """Return the numbers that each function is told."""
+    return {
+        "stride": np.int64(stride),
+        "borders": np.array(borders, np.int64).ravel(),
+        "groups": np.int64(groups),
+        "threads": np.int64(threads()),
+    }

@@ -8,6 +8,7 @@ import os
 import resource
 import subprocess
 import sys
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -82,8 +83,11 @@ def test_all_directions_of_random_convolutions(seed, dtype):
         to_images,
         dtype,
     )
-    found = onednn.gradient_of_kernel(stride, borders, of_kernel, images, cotangent)
+    of_weights = partial(onednn.gradient_of_kernel, stride, borders, of_kernel)
+    close(of_weights(images, cotangent)[0], to_kernel, dtype)
+    found, of_bias = of_weights(images, cotangent, biased=True)
     close(found, to_kernel, dtype)
+    close(of_bias, np.asarray(cotangent, np.float64).sum((0, 1, 2)), dtype)
 
 
 @pytest.fixture
