@@ -37,6 +37,8 @@ __all__ = [
 Array = jax.Array
 Number = float | Array
 
+MOST_ADDED = 16  # steps that are summed one by one
+
 
 def is_traced(value: Any) -> bool:
     """Return whether the value is known only when the compiled program runs."""
@@ -218,8 +220,9 @@ def top_fraction(scores: Array, sparsity: Number) -> Array:
 def sum_over_time(x: Array, weights: Array | None = None) -> Array:
     """Sum over the first axis, `[T, ...] -> [...]`; exact for spikes.
 
-    Written as a product with ones: XLA's sum over the first of many axes is up to 30 times slower
-    on a CPU, unless what follows sums up everything anyway.
+    Step by step where these are few, and else as a product with ones: on a CPU that is 2 to 10
+    times slower, and XLA's sum over the first of many axes up to 30 times, unless what follows sums
+    up everything anyway.
 
     Args:
       x: `[T, ...]`.
@@ -228,7 +231,28 @@ def sum_over_time(x: Array, weights: Array | None = None) -> Array:
     Returns:
       `[...]` in the numbers of `x`; float32 for bfloat16.
     """
-    weights = jnp.ones(x.shape[0], x.dtype) if weights is None else weights.astype(x.dtype)
+    if weights is None and 1 <= len(x) <= MOST_ADDED:
+        return _added(x)
+    return _dotted(x, jnp.ones(len(x), x.dtype) if weights is None else weights.astype(x.dtype))
+
+
+@jax.custom_jvp
+def _added(x: Array) -> Array:
+    wide = jnp.float32 if is_short(x.dtype) else x.dtype
+    total = x[0].astype(wide)
+    for step in range(1, len(x)):
+        total = total + x[step].astype(wide)
+    return total
+
+
+@_added.defjvp
+def _added_derivative(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    # That of slices would pad each of them.
+    (x,), (tangent,) = primals, tangents
+    return _added(x), _dotted(tangent, jnp.ones(len(x), x.dtype))
+
+
+def _dotted(x: Array, weights: Array) -> Array:
     wide = jnp.float32 if is_short(x.dtype) else None
     return jnp.tensordot(
         weights, x, 1, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide

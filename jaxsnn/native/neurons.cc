@@ -118,26 +118,42 @@ void forward(const Call &call, bool constant, bool early, const float *start, co
   });
 }
 
-// d[t] = cotangent[t] + slope[t] d[t+1]; the slope is rest'(u[t]) as given, or of detached spikes.
-template <typename Kept, bool given>
-void backward(const Call &call, const Kept *kept, const Kept *cotangent, const float *slopes,
-              const float *decay, const float *theta, Kept *derivative, float *first) {
+// What is known of the derivatives of a call.
+template <typename Kept>
+struct Cotangents {
+  const Kept *kept, *direct, *spikes, *slopes;  // each but the first may be missing
+  bool early, detached;
+};
+
+// d[t] = direct[t] + z'(u[t]) spikes[t] + rest'(u[t]) d[t+1], with z' the surrogate's slope;
+// spikes[t+1] with `early`. A reset multiplies by rest' = decay (1 or share) - z' (by_u u + by).
+template <typename Kept>
+void backward(const Call &call, const Cotangents<Kept> &given, const float *decay,
+              const float *theta, Kept *derivative, float *first) {
   each_block(call, decay, theta, [&](int64_t lane, int64_t begin, int64_t count, const Constants &known) {
     float *d = first + lane * call.neurons + begin;
     std::fill_n(d, count, 0.0f);
+    constexpr bool whole = std::is_same_v<Kept, float>;
     const float share = known.share, zero = call.strict ? 0.0f : -FLT_MIN;
+    const float reset = given.detached ? 0.0f : 1.0f, by_u = call.reset == kHard ? reset : 0.0f;
     const float *level = known.level.data(), *decays = known.decay.data();
+    const float *theta = known.theta.data();
+    const float *before = known.before.data(), *behind = known.behind.data();
+    const std::vector<Kept> none(count, Kept{0});
     for (int64_t t = call.steps; t-- > 0;) {
       const int64_t now = (lane * call.steps + t) * call.neurons + begin;
-      const Kept *k = kept + now, *c = cotangent + now;
-      const float *slope = given ? slopes + now : nullptr;
+      const int64_t then = given.early ? now + call.neurons : now;
+      const bool heard = given.spikes && !(given.early && t == call.steps - 1);
+      const Kept *k = given.kept + now, *c = given.direct ? given.direct + now : none.data();
+      const Kept *g = heard ? given.spikes + then : none.data();
+      const Kept *slope = given.slopes ? given.slopes + now : none.data();
       Kept *out = derivative + now;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        float factor;
-        if constexpr (given) factor = slope[i];
-        else factor = wide(k[i]) > (std::is_same_v<Kept, float> ? level[i] : zero) ? share * decays[i] : decays[i];
-        d[i] = wide(c[i]) + factor * d[i];
+        const float x = wide(k[i]), u = whole ? x : x + theta[i], z = wide(slope[i]);
+        const float left = x > (whole ? level[i] : zero) ? share * decays[i] : decays[i];
+        const float by = reset * (decays[i] * before[i] + behind[i]) + by_u * decays[i] * u;
+        d[i] = wide(c[i]) + z * wide(g[i]) + (left - z * by) * d[i];
         out[i] = rounded<Kept>(d[i]);
       }
     }
@@ -196,18 +212,24 @@ ffi::Error run_forward(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuf
   });
 }
 
-ffi::Error run_backward(ffi::AnyBuffer kept, ffi::AnyBuffer cotangent, ffi::AnyBuffer slopes,
-                        ffi::AnyBuffer decay, ffi::AnyBuffer theta,
+ffi::Error run_backward(ffi::AnyBuffer kept, ffi::AnyBuffer direct, ffi::AnyBuffer spikes,
+                        ffi::AnyBuffer slopes, ffi::AnyBuffer decay, ffi::AnyBuffer theta,
                         ffi::Result<ffi::AnyBuffer> derivative, ffi::Result<ffi::AnyBuffer> first,
                         int64_t steps, int64_t neurons, int64_t channels, int64_t threads,
-                        int64_t reset, bool strict, bool given) {
+                        int64_t reset, bool strict, bool early, bool detached, bool with_direct,
+                        bool with_spikes, bool with_slopes) {
   return guarded([&] {
     const auto call = call_of(kept.element_count(), steps, neurons, channels, threads, reset, strict);
     with_type(kept.element_type(), [&](auto out) {
       using Kept = decltype(out);
-      const auto run = given ? backward<Kept, true> : backward<Kept, false>;
-      run(call, data<Kept>(kept), data<Kept>(cotangent), data<float>(slopes), data<float>(decay),
-          data<float>(theta), data<Kept>(derivative), data<float>(first));
+      const auto if_given = [](bool given, const ffi::AnyBuffer &buffer) {
+        return given ? data<Kept>(buffer) : nullptr;
+      };
+      const Cotangents<Kept> given{data<Kept>(kept), if_given(with_direct, direct),
+                                   if_given(with_spikes, spikes), if_given(with_slopes, slopes),
+                                   early, detached};
+      backward<Kept>(call, given, data<float>(decay), data<float>(theta), data<Kept>(derivative),
+                     data<float>(first));
     });
   });
 }
@@ -239,6 +261,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_derivatives, run_backward,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>()
                                   .Attr<int64_t>("steps")
@@ -247,4 +270,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_derivatives, run_backward,
                                   .Attr<int64_t>("threads")
                                   .Attr<int64_t>("reset")
                                   .Attr<bool>("strict")
-                                  .Attr<bool>("given"));
+                                  .Attr<bool>("early")
+                                  .Attr<bool>("detached")
+                                  .Attr<bool>("with_direct")
+                                  .Attr<bool>("with_spikes")
+                                  .Attr<bool>("with_slopes"));

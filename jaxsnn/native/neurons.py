@@ -54,24 +54,34 @@ def potentials(
 
 
 def derivatives(
-    neuron: Any, kept: Array, cotangent: Array, slopes: Array | None
+    neuron: Any,
+    kept: Array,
+    direct: Array | None,
+    spikes: Array | None,
+    slopes: Array | None,
+    *,
+    early: bool,
 ) -> tuple[Array, Array]:
     """Return the derivatives by the potentials, `[T, B, ...]`, and the first of them in float32.
 
     Args:
       neuron: LIF.
       kept: of the potentials, `[T, B, ...]`.
-      cotangent: of what was kept.
-      slopes: `rest'(u)` of each potential in float32; None if spikes are constants to it.
+      direct: cotangent of what was kept; None for 0.
+      spikes: cotangent of the spikes; None for 0.
+      slopes: of the surrogate at each potential; None where spikes are constants to all.
+      early: whether spikes are those of the potential before a step.
     """
     like = jax.ShapeDtypeStruct(kept.shape[1:], jnp.float32)
     results = jax.ShapeDtypeStruct(kept.shape, kept.dtype), like
     call = jax.ffi.ffi_call("jaxsnn_derivatives", results, vmap_method="broadcast_all")
-    given = slopes is not None
     decay, threshold, known = _constants(neuron, like, len(kept))
-    # An operand is needed where there are no slopes.
+    given = {"with_direct": direct, "with_spikes": spikes, "with_slopes": slopes}
+    # An operand is needed where nothing is given.
+    operands = [decay if x is None else x.astype(kept.dtype) for x in given.values()]
+    known |= {name: x is not None for name, x in given.items()}
     derivative, first = call(
-        kept, cotangent, slopes if given else decay, decay, threshold, **known, given=given
+        kept, *operands, decay, threshold, **known, early=early, detached=neuron.detach_reset
     )
     return derivative, first
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
 
 from jaxsnn.arrays import straight_through, sum_over_time
 from jaxsnn.native import neurons as native
@@ -45,13 +46,12 @@ def by_hand(
     Returns:
       Spikes and potentials `[T, B, ...]`, and the last potential.
     """
-    kept, fired, last = _trajectory(form, neuron, start, current, feedback)
+    kept, spikes, last = _trajectory(form, neuron, start, current, feedback)
     potential = _potential(form, neuron, kept)
-    # Else the reverse pass would keep the surrogate's values, too.
-    fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0)
-    spikes = fire(form, neuron, start, kept)
-    if fired is not None:
-        spikes = straight_through(fired, spikes)
+    if spikes is None:
+        # Else the reverse pass would keep the surrogate's values, too.
+        fire = jax.checkpoint(_fire, prevent_cse=False, static_argnums=0)
+        spikes = fire(form, neuron, start, kept)
     return spikes, potential, straight_through(last, potential[-1])
 
 
@@ -106,7 +106,7 @@ def _trajectory(
 ) -> tuple[Array, Array | None, Array]:
     """Return what is kept of the potentials, the spikes if they are known, and the last potential.
 
-    Cotangents of the latter two are not looked at.
+    The cotangent of the latter is not looked at.
     """
     if _is_native(form, start, form.timesteps or len(current), feedback):
         return native.potentials(
@@ -124,8 +124,9 @@ def _trajectory(
 
 
 def _trajectory_forward(
-    form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
+    form: Form, *traced: Any
 ) -> tuple[tuple[Array, Array | None, Array], tuple[Any, Array, Array, Array | None]]:
+    neuron, start, current, feedback = jax.tree.map(lambda traced: traced.value, traced)
     found = _trajectory(form, neuron, start, current, feedback)
     return found, (neuron, start, found[0], feedback)
 
@@ -136,9 +137,9 @@ def _trajectory_backward(
     cotangents: tuple[Array, Any, Any],
 ) -> tuple[Any, Array, Array, Array | None]:
     neuron, start, kept, feedback = saved
-    cotangent = cotangents[0]
     if _is_native(form, start, len(kept), feedback):
-        return *_natively(form, neuron, start, kept, cotangent), None
+        return *_natively(form, neuron, start, kept, *map(_given, cotangents[:2])), None
+    cotangent = jnp.zeros_like(kept) if _given(cotangents[0]) is None else cotangents[0]
     # With feedback the steps are many and small: what needs no loop is computed before it.
     before_loop = feedback is not None and not form.short
 
@@ -189,24 +190,51 @@ def _trajectory_backward(
     return d_neuron, d_start, d_current.astype(form.current), d_feedback
 
 
-def _natively(
-    form: Form, neuron: Leaky, start: Array, kept: Array, cotangent: Array
-) -> tuple[Any, Array, Array]:
-    """Return the derivatives by the constants, the first potential and the current."""
+def _given(cotangent: Any) -> Array | None:
+    """Return a cotangent, None where nothing depends on the result."""
+    return None if isinstance(cotangent, SymbolicZero) else cotangent
 
-    def slopes(potential: Array) -> Array:
+
+def _natively(
+    form: Form, neuron: Leaky, start: Array, kept: Array, direct: Array | None, heard: Array | None
+) -> tuple[Any, Array, Array]:
+    """Return the derivatives by the constants, the first potential and the current.
+
+    Args:
+      form: what was known before.
+      neuron: its constants.
+      start: the first potential.
+      kept: of the others.
+      direct: cotangent of what was kept.
+      heard: cotangent of the spikes.
+    """
+
+    def slope(of: Any, potential: Array) -> Array:
         ones = jnp.ones_like(potential)
-        found: Array = jax.jvp(partial(rest, neuron), (potential,), (ones,))[1]
+        found: Array = jax.jvp(partial(of, neuron), (potential,), (ones,))[1]
         return found
 
-    given = None if neuron.detach_reset else slopes(_potential(form, neuron, kept))
-    derivative, first = native.derivatives(neuron, kept, cotangent, given)
-    # By itself, so that what nobody asks for is not computed.
+    early, slopes = form.fires_first, None
+    if heard is not None or not neuron.detach_reset:
+        slopes = slope(spikes_of, _potential(form, neuron, kept))
+    derivative, first = native.derivatives(neuron, kept, direct, heard, slopes, early=early)
+    d_start = slope(rest, start) * first
+    if early and heard is not None:
+        d_start = d_start + slope(spikes_of, start) * heard[0]
+
+    # By themselves, so that what nobody asks for is not computed.
+    def by_constants(of: Any, potential: Array, cotangent: Array) -> Any:
+        return jax.vjp(lambda neuron: of(neuron, potential), neuron)[1](
+            cotangent.astype(potential.dtype)
+        )[0]
+
     before = _before(form, neuron, start, kept)
-    by_constants = jax.vjp(lambda neuron: rest(neuron, before), neuron)[1]
-    (d_neuron,) = by_constants(derivative.astype(before.dtype))
+    d_neuron = by_constants(rest, before, derivative)
+    if heard is not None:
+        at = before if early else _potential(form, neuron, kept)
+        d_neuron = jax.tree.map(jnp.add, d_neuron, by_constants(spikes_of, at, heard))
     d_current = sum_over_time(derivative) if form.timesteps else derivative
-    return d_neuron, slopes(start) * first, d_current.astype(form.current)
+    return d_neuron, d_start, d_current.astype(form.current)
 
 
-_trajectory.defvjp(_trajectory_forward, _trajectory_backward)
+_trajectory.defvjp(_trajectory_forward, _trajectory_backward, symbolic_zeros=True)

@@ -37,8 +37,8 @@ def draw(steps, dtype=jnp.float32, seed=0):
     return jnp.asarray(values, dtype)
 
 
-def outcome(neuron, current, timesteps=None, dtype=None):
-    """Return spikes, potentials, the last state, and derivatives by everything."""
+def outcome(neuron, current, timesteps=None, dtype=None, of=("spikes", "potentials")):
+    """Return spikes, potentials, the last state, and derivatives of some by everything."""
 
     def loss(neuron, current, start):
         initial = neurons.Membrane(start)
@@ -46,8 +46,12 @@ def outcome(neuron, current, timesteps=None, dtype=None):
             neuron, current, timesteps=timesteps, initial=initial, dtype=dtype
         )
         weights = jnp.cos(jnp.arange(spikes.size)).reshape(spikes.shape)
-        total = (weights * spikes).sum() + (0.1 * weights * potential).sum()
-        return total, (spikes, potential, last.potential)
+        losses = {
+            "spikes": (weights * spikes).sum(),
+            "potentials": (0.1 * weights * potential).sum(),
+            "last": (weights[0] * last.potential).sum(),
+        }
+        return sum(losses[name] for name in of), (spikes, potential, last.potential)
 
     start = draw(None, seed=1)
     value = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True))
@@ -93,6 +97,13 @@ def test_the_program_is_ours_where_onednn_is():
 def test_all_kinds_of_neurons_equal_xla(reset, strict, detach, order):
     neuron, current = make_neuron(reset, strict, detach, order), draw(6)
     check_close(outcome(neuron, current), by_xla(neuron, current), 1e-5)
+
+
+@pytest.mark.parametrize("of", [("spikes",), ("potentials",), ("last",), ("spikes", "last")])
+@pytest.mark.parametrize("detach, order", [(True, ORDERS[0]), (False, ORDERS[1])])
+def test_derivatives_of_some_of_the_results_equal_xla(detach, order, of):
+    neuron, current = make_neuron("soft", True, detach, order), draw(6)
+    check_close(outcome(neuron, current, of=of), by_xla(neuron, current, of=of), 1e-5)
 
 
 @pytest.mark.parametrize("detach", [True, False])
