@@ -109,3 +109,22 @@ def test_straight_through_gives_one_value_and_the_other_gradient():
     np.testing.assert_array_equal(gradient, [2, 3])
     other = jax.grad(lambda f: arrays.straight_through(f, x).sum())(x)
     np.testing.assert_array_equal(other, [0, 0])
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3, 16, 17])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int32])
+def test_a_sum_over_time_is_exact_however_many_steps(steps, dtype):
+    """Written out up to 16 steps, and a product behind."""
+    random = np.random.default_rng(steps)
+    x = jnp.asarray(random.integers(0, 3, (steps, 4, 5)), dtype)
+    total = arrays.sum_over_time(x)
+    assert total.dtype == (jnp.float32 if dtype == jnp.bfloat16 else dtype)
+    np.testing.assert_array_equal(total, np.asarray(x, np.float64).sum(0))
+    counted = jnp.arange(steps) % 2
+    np.testing.assert_array_equal(
+        arrays.sum_over_time(x, counted), np.asarray(x[1::2], float).sum(0)
+    )
+    if dtype == jnp.float32:
+        wave = jnp.cos(jnp.arange(20.0)).reshape(4, 5)
+        slope = jax.grad(lambda x: jnp.vdot(arrays.sum_over_time(x), wave))(x)
+        np.testing.assert_allclose(slope, jnp.broadcast_to(wave, x.shape), rtol=1e-6)
