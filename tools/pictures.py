@@ -270,7 +270,8 @@ def _labels(
         x, y = places[i]
         for dx, dy in _shifts(width, height):
             box = (x + dx, y + dy, x + dx + width, y + dy + height)
-            inside = frame[0] <= box[0] and box[2] <= frame[2] and box[3] <= frame[3] + height
+            inside = frame[0] <= box[0] and box[2] <= frame[2]
+            inside = inside and frame[1] <= box[1] and box[3] <= frame[3] + height
             others = [each for number, each in enumerate(taken) if number != i]
             if inside and not any(_overlap(box, each) for each in others):
                 style = {"fontsize": FONT - 1, "color": colours.get(point.series, GREY)}

@@ -137,9 +137,10 @@ def _trajectory_backward(
     cotangents: tuple[Array, Any, Any],
 ) -> tuple[Any, Array, Array, Array | None]:
     neuron, start, kept, feedback = saved
-    if _is_native(form, start, len(kept), feedback):
-        return *_natively(form, neuron, start, kept, *map(_given, cotangents[:2])), None
-    cotangent = jnp.zeros_like(kept) if _given(cotangents[0]) is None else cotangents[0]
+    direct, heard = map(_given, cotangents[:2])
+    if cotangents[1] is not None:  # the forward pass was native
+        return *_natively(form, neuron, start, kept, direct, heard), None
+    cotangent = jnp.zeros_like(kept) if direct is None else direct
     # With feedback the steps are many and small: what needs no loop is computed before it.
     before_loop = feedback is not None and not form.short
 
