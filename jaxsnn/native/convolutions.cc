@@ -15,6 +15,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
@@ -263,41 +264,30 @@ ffi::Error to_kernel(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
              kernel->untyped_data());
 }
 
+// Add the numbers that each function is told to the arrays that it takes and gives.
+template <typename Arrays>
+auto told(Arrays &&arrays) {
+  return std::forward<Arrays>(arrays)
+      .template Attr<int64_t>("stride")
+      .template Attr<ffi::Span<const int64_t>>("borders")
+      .template Attr<int64_t>("groups")
+      .template Attr<int64_t>("threads");
+}
+
+using Buffer = ffi::AnyBuffer;
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_convolve, convolve,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("stride")
-                                  .Attr<ffi::Span<const int64_t>>("borders")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("threads")
-                                  .Attr<bool>("biased"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxsnn_convolve, convolve,
+    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()).Attr<bool>("biased"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_images, to_images,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("stride")
-                                  .Attr<ffi::Span<const int64_t>>("borders")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("threads"));
+                              told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()));
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_kernel, to_kernel,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("stride")
-                                  .Attr<ffi::Span<const int64_t>>("borders")
-                                  .Attr<int64_t>("groups")
-                                  .Attr<int64_t>("threads")
-                                  .Attr<bool>("biased"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxsnn_to_kernel, to_kernel,
+    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>()).Attr<bool>("biased"));
 
 extern "C" int jaxsnn_onednn_version() {
   const auto *version = dnnl_version();

@@ -137,7 +137,7 @@ void backward(const Call &call, const Cotangents<Kept> &given, const float *deca
     const float share = known.share, zero = call.strict ? 0.0f : -FLT_MIN;
     const float reset = given.detached ? 0.0f : 1.0f, by_u = call.reset == kHard ? reset : 0.0f;
     const float *level = known.level.data(), *decays = known.decay.data();
-    const float *theta = known.theta.data();
+    const float *threshold = known.theta.data();
     const float *before = known.before.data(), *behind = known.behind.data();
     const std::vector<Kept> none(count, Kept{0});
     for (int64_t t = call.steps; t-- > 0;) {
@@ -150,7 +150,7 @@ void backward(const Call &call, const Cotangents<Kept> &given, const float *deca
       Kept *out = derivative + now;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        const float x = wide(k[i]), u = whole ? x : x + theta[i], z = wide(slope[i]);
+        const float x = wide(k[i]), u = whole ? x : x + threshold[i], z = wide(slope[i]);
         const float left = x > (whole ? level[i] : zero) ? share * decays[i] : decays[i];
         const float by = reset * (decays[i] * before[i] + behind[i]) + by_u * decays[i] * u;
         d[i] = wide(c[i]) + z * wide(g[i]) + (left - z * by) * d[i];
