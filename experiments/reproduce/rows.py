@@ -31,6 +31,7 @@ class Row:
       seeds: that are run.
       parts: a seed's runs, name -> its further options; one run without a name by itself.
       compared: number -> its own error.
+      start: the row whose dense network of the same seed this one starts from.
     """
 
     experiment: str
@@ -42,6 +43,7 @@ class Row:
     seeds: tuple[int, ...] = THREE
     parts: Mapping[str, str] = field(default_factory=lambda: {"": ""})
     compared: Mapping[str, float | None] = field(default_factory=lambda: COMPARED)
+    start: str = ""
 
     def arguments(self, seed: int, part: str = "") -> list[str]:
         """Return the options of a run, but for the folders."""
@@ -123,6 +125,10 @@ ROWS: dict[str, Row] = {
         "'no whitening' sgd adam 'random flips' 'sharp labels' average 'one step' 'all steps'",
         seeds=(0,),
     ),
-    "joint-cifar10": Row("joint", "cifar10", "The whole pipeline on colours.", 12, seeds=(0,)),
+    "joint-cifar10": Row(
+        "joint", "cifar10", "The fast recipe's network in a 50th and a 100th of the bytes.", 90,
+        more="--dense-epochs 0", seeds=(0,), start="fast-cifar10",
+        parts={"a 50th": "--bytes 67700", "a 100th": "--bytes 33850 --no-control"},
+    ),
     "sweep-mnist": Row("sweep", "mnist", "Twenty networks as one program, and their fronts.", 7),
 }  # fmt: skip

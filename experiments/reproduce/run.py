@@ -69,7 +69,7 @@ def reproduce(config: Config, rows: dict[str, Row] = ROWS, start: runs.Start = r
     for name, row in asked.items():
         lock = Lock(make_folder(config.out / name, "--out"), "--out")
         found = {
-            seed: runs.run_seed(name, row, seed, config.out, config.data_dir, start)
+            seed: runs.run_seed(name, row, seed, config.out, config.data_dir, start, rows)
             for seed in config.seeds or row.seeds
         }
         lock.release()

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from experiments.bench import machine
 from experiments.common.folder import CONFIG
 from experiments.reproduce.config import ROOT
-from experiments.reproduce.rows import Row
+from experiments.reproduce.rows import ROWS, Row
 from jaxsnn import report
 from jaxsnn.errors import UserError
 from jaxsnn.files import make_folder, write_atomic
@@ -25,7 +25,7 @@ Start = Callable[[Sequence[str], Path], int]
 
 RESULTS = "results.json"
 LAST = 3  # lines of a failed run's output that are shown
-PLACES = {"--out", "--data-dir"}  # options that say where, not what
+PLACES = {"--out", "--data-dir", "--weights"}  # options that say where, not what
 
 
 def start(words: Sequence[str], log: Path) -> int:
@@ -36,9 +36,17 @@ def start(words: Sequence[str], log: Path) -> int:
 
 
 def run_seed(
-    name: str, row: Row, seed: int, folder: Path, data_dir: Path | None, start: Start = start
+    name: str,
+    row: Row,
+    seed: int,
+    folder: Path,
+    data_dir: Path | None,
+    start: Start = start,
+    rows: Mapping[str, Row] = ROWS,
 ) -> dict[str, dict[str, Any]]:
     """Return the results of a seed's runs, part -> content of results.json with their origin.
+
+    The row that this one starts from is run first, or read back.
 
     Args:
       name: of the row.
@@ -47,15 +55,20 @@ def run_seed(
       folder: of all runs; this seed's is FOLDER/NAME/seedN, with the part in front if there are.
       data_dir: folder of the data; digits need none.
       start: how a program is started.
+      rows: that there are.
 
     Raises:
       UserError: if a run fails, or its folder has a run with other options.
     """
     place = make_folder(folder / name, "--out").resolve()
-    found = {}
+    found, weights = {}, list[str]()
+    if row.start:
+        run_seed(row.start, rows[row.start], seed, folder, data_dir, start, rows)
+        dense = folder / row.start / f"seed{seed}" / "models" / "dense.safetensors"
+        weights = ["--weights", str(dense.resolve())]
     for part in row.parts:
         stem = re.sub(r"[^\w.]+", "-", f"{part} seed{seed}").strip("-")
-        options = row.arguments(seed, part)
+        options = row.arguments(seed, part) + weights
         if row.dataset != "digits" and data_dir is not None:
             options += ["--data-dir", str(data_dir.resolve())]
         found[part] = _run(place, stem, [f"experiments.{row.experiment}", *options], start)

@@ -117,11 +117,16 @@ def _has_extra(further: Mapping[str, Any]) -> bool:
 
 
 def _anywhere(command: str) -> str:
-    """Return a command with DIR for the folder of the data, and without the run's own."""
+    """Return a command with DIR for the folder of the data, RUNS for that of all runs.
+
+    The run's own folder is left out.
+    """
     words, kept = command.split(), []
     for before, word in zip(["", *words], words, strict=False):
         if before == "--data-dir":
             kept.append("DIR")
+        elif before == "--weights":
+            kept.append("/".join(["RUNS", *Path(word).parts[-4:]]))
         elif before != "--out" and word not in ("--out", "--resume"):
             kept.append(word)
     return " ".join(kept)

@@ -186,6 +186,23 @@ def test_a_folder_with_a_run_of_other_options_is_refused(stored, config, start):
         run.reproduce(config, {"mine": other}, start)
 
 
+def test_a_row_starts_from_the_network_of_another_row(config, start, started):
+    later = replace(ROW, more="--rate 0.1", seeds=(1,), start="first")
+    rows = {"first": ROW, "mine": later}
+    asked = replace(config, store=True)
+    assert run.reproduce(asked, rows, start)
+    first, mine = started
+    weights = Path(mine[mine.index("--weights") + 1])
+    assert Path(first[first.index("--out") + 1]) / "models" / "dense.safetensors" == weights
+    content = storing.read(config.results / "mine.json")
+    assert content["commands"] == [
+        "python -m experiments.own --preset cpu --dataset digits --rate 0.1 --seed 1 "
+        "--weights RUNS/first/seed1/models/dense.safetensors"
+    ]
+    assert content["seconds"] == 2.0  # of this row alone
+    assert run.reproduce(asked, rows, start) and started == [first, mine]  # both are read back
+
+
 def test_parts_of_a_seed_are_runs_of_their_own(config, start, started):
     row = replace(ROW, seeds=(0,), parts={"10 %": "--keep 0.1", "2 %": "--keep 0.02"})
     config.results.mkdir()
