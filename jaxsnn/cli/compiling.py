@@ -34,6 +34,9 @@ class Compile:
     """Prefix of the functions; the file's name if left out."""
     target: Literal["cpu", "mcu"] = "cpu"
     """cpu: for one sample and for many; mcu: for one, with little memory and no vectors."""
+    processor: Literal["amx", "avx512_vnni", "avx2", "other"] | None = None
+    """What to make the C fast for, by what multiplies there; this machine's if left out. It is
+    right on any."""
     test: Flag = False
     """Also write a program, OUT_test.c, that reads samples and prints their scores; for mcu with a
     linker script, OUT_test.ld: it runs on an emulated Cortex-M (docs/deploying.md)."""
@@ -55,7 +58,7 @@ class Compile:
         try:
             source = compiling.to_c(
                 model.network, inputs, name=name, target=self.target, notes=notes,
-                allow_rounding=self.allow_rounding,
+                processor=self.processor, allow_rounding=self.allow_rounding,
             )  # fmt: skip
         except UserError as error:
             raise UserError(f"{self.file}: {error}") from None

@@ -13,7 +13,7 @@ import numpy as np
 from jax import Array
 
 from jaxsnn.compile.handler import Machine
-from jaxsnn.compile.plan import Plan, make_plan
+from jaxsnn.compile.plan import PROCESSORS, Plan, make_plan
 from jaxsnn.compile.source import Source, assemble, sample_size, sample_type
 from jaxsnn.errors import UserError
 from jaxsnn.export.integer import IntegerNetwork, to_integer
@@ -113,6 +113,7 @@ def to_c(
     *,
     name: str = "network",
     target: str = "cpu",
+    processor: str | None = None,
     notes: Mapping[str, str] | None = None,
     allow_rounding: bool = False,
 ) -> Source:
@@ -123,6 +124,8 @@ def to_c(
       inputs: of the task: shape, encoding and steps of time.
       name: prefix of the functions, a C identifier.
       target: "cpu"; or "mcu", without the code for many samples at once.
+      processor: that the C should be fast on, whichever it is right on: "amx", "avx512_vnni",
+        "avx2" or "other"; left out, this one.
       notes: provenance, printed on top of the file.
       allow_rounding: take a network whose integers are not its own numbers (`to_integer`).
 
@@ -139,7 +142,7 @@ def to_c(
       >>> "void network_predict(const uint8_t sample[" in source.header
       True
     """
-    plan = plan_of(net, inputs, allow_rounding=allow_rounding)
+    plan = plan_of(net, inputs, processor=processor, allow_rounding=allow_rounding)
     return assemble(plan, _name(name), dict(notes or {}), target=_target(target))
 
 
@@ -197,18 +200,28 @@ def _openmp(name: str, compiler: str) -> tuple[str, ...]:
     return "-fopenmp", f"-D{name.upper()}_THREADS={os.cpu_count() or 1}"
 
 
-def plan_of(net: Network | IntegerNetwork, inputs: Inputs, *, allow_rounding: bool = False) -> Plan:
+def plan_of(
+    net: Network | IntegerNetwork,
+    inputs: Inputs,
+    *,
+    processor: str | None = None,
+    allow_rounding: bool = False,
+) -> Plan:
     """Return the plan of a network for a task's inputs.
 
     Raises:
-      UserError: for a network without integers or C, and one that would be rounded.
+      UserError: for a network without integers or C, one that would be rounded, and an unknown
+        processor.
     """
+    if processor is not None and processor not in PROCESSORS:
+        raise UserError(f"processor {processor!r} is unknown; choose from {', '.join(PROCESSORS)}")
     if not isinstance(inputs, Inputs):
         raise UserError(f"inputs must be an Inputs, found {type(inputs).__name__}")
     integers = net if isinstance(net, IntegerNetwork) else to_integer(net, inputs)
     if not isinstance(net, IntegerNetwork) and not allow_rounding:
         refuse_rounding(integers.report)
-    return make_plan(integers, inputs.shape, constant=inputs.encoding == "direct")
+    constant = inputs.encoding == "direct"
+    return make_plan(integers, inputs.shape, constant=constant, processor=processor)
 
 
 def _name(name: str) -> str:

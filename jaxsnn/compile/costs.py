@@ -1,8 +1,8 @@
-"""What one sample costs each engine, in nanoseconds, and which one is cheaper.
+"""What a sample costs each engine, in nanoseconds.
 
-Work is counted by kind: additions of rows, steps of neurons, weights that an event adds, ... The
-prices in `costs.json` were fitted to measurements on the processor that it names; `fit_costs` does
-it again on another:
+Work is counted by kind: additions of rows, steps of neurons, weights that an event adds, ... What
+each costs depends on the instructions that there are. The prices in `costs.json` were fitted to
+measurements on the processor that it names; `fit_costs` does it again on another:
 
     python -m jaxsnn.compile.fit_costs --out costs.json
 """
@@ -16,21 +16,26 @@ import numpy as np
 
 from jaxsnn.compile.layouts import Layout
 from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
+from jaxsnn.compile.products import LINE, Product
 
-__all__ = ["cost", "dense_work", "events_work", "maps_work", "prices", "rates"]
+__all__ = [
+    "LANES", "cost", "dense_work", "events_work", "lanes_work", "maps_work", "prices",
+    "products_work", "rates",
+]  # fmt: skip
 
 Work = dict[str, float]  # kind -> how often
 
 INPUT_RATE, SPIKE_RATE = 0.2, 0.1  # of values that are not 0: what a network is expected to see
-ROW = 32  # bytes of a word that the prices are for
+ROW = 32  # bytes of a word that the prices are counted by
+LANES = {"amx": 512, "avx512_vnni": 512, "avx2": 256, "other": 128}  # samples of a word
 TILE = 8  # words that a run of a list goes over at once
 
 
 @cache
-def prices() -> dict[str, float]:
-    """Return the nanoseconds of each kind of work."""
+def prices(processor: str) -> dict[str, float]:
+    """Return the nanoseconds of each kind of work on one of `plan.PROCESSORS`."""
     text = (resources.files("jaxsnn.compile") / "costs.json").read_text(encoding="utf-8")
-    found: dict[str, float] = json.loads(text)["nanoseconds"]
+    found: dict[str, float] = json.loads(text)["nanoseconds"][processor]
     return found
 
 
@@ -88,6 +93,36 @@ def events_work(plan: Plan, step: Weigh, rate: float) -> Work:
     each = np.count_nonzero(step.kernel) / step.kernel.shape[2] * min(1.0, share)
     return {"look": source.size * times, "place": active * places, "event": active * each,
             "potential": step.size * plan.timesteps}  # fmt: skip
+
+
+def products_work(layer: Product) -> Work:
+    """Return the work of a layer as products of bytes (`products`)."""
+    step, steps = layer.step, layer.plan.timesteps
+    lines = layer.blocks * layer.width // LINE
+    positions = -(-layer.positions // layer.rows) * layer.rows
+    rows, taps = positions * layer.source.times, step.kernel.shape[0] * layer.groups
+    work = {"kept": float(positions * steps * lines)}
+    if layer.tiled and layer.plan.processor == "amx":
+        return work | {"tile": taps / 16 * lines * rows / 16}
+    work |= {"product": taps * lines * rows, "line": 0.0}
+    if layer.positions == 1:  # few rows share what is read of the weights
+        work["line"] = taps * lines * -(-rows // 8)
+    if step.recurrent is not None:
+        own = -(-step.shape[2] // 4) * lines * steps
+        work |= {kind: work[kind] + own for kind in ("product", "line")}
+    return work
+
+
+def lanes_work(plan: Plan, step: Weigh) -> Work:
+    """Return the work of a layer for many samples, a bit each (`lanes`), for one of them."""
+    source, lanes = plan.signals[step.source], LANES[plan.processor]
+    positions, times = step.shape[0] * step.shape[1], 1 if source.constant else plan.timesteps
+    bits = _addends(step.kernel) * source.planes * positions * times
+    if step.recurrent is not None:
+        bits += _addends(step.recurrent) * plan.timesteps
+    leaks = int(np.abs(step.neurons.factor).max()).bit_count()  # each bit adds a potential up
+    planes = step.size * plan.timesteps * step.neurons.bits * (1 + max(0, leaks - 1))
+    return {"bit": bits / lanes, "plane": planes / lanes}
 
 
 def _addends(kernel: np.ndarray) -> int:

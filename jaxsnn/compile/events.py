@@ -25,6 +25,7 @@ class Engine:
     calls: str
     state_bytes: int  # of static memory that is written
     table_bytes: int  # of constants
+    takes_many: bool = False  # whether many samples can go through it, too
 
 
 def emit(plan: Plan) -> Engine:

@@ -113,7 +113,7 @@ def way_of(plan: Plan, step: Weigh) -> str:
     times, rate = 1 if wire.constant else plan.timesteps, rates(plan)[step.source]
 
     def price(way: str) -> float:
-        return cost(dense_work(step, wire, times, way, rate), prices())
+        return cost(dense_work(step, wire, times, way, rate), prices(plan.processor))
 
     return min((*written_out, "lists", "rows"), key=price)
 

@@ -10,7 +10,7 @@ from jaxsnn.compile.plan import Constants, Second, Weigh
 from jaxsnn.compile.second import PREFIX, reached, second_numbers
 from jaxsnn.export.integer.second import CURRENT, DELAYED
 
-__all__ = ["NeuronCode", "neurons_of"]
+__all__ = ["NeuronCode", "chunk_of", "neurons_of"]
 
 CHUNK = 8  # steps of time that a loop over positions takes a neuron through
 
@@ -45,12 +45,12 @@ class NeuronCode:
         """Return a step of `u`, and of `s`: an unsigned expression is what they hear."""
         neurons, type_, known = self.step.neurons, f"int{self.bits}_t", self.known
         leak = self._leak("u", neurons, "")
-        less = [f"u = ({type_})(u - (on ? {known['theta']} : 0));"]
+        less = [f"u = ({type_})(u - ({known['theta']} & -on));"]
         if neurons.rises:
-            less.append(f"u = ({type_})(u - (on ? s : 0));")
+            less.append(f"u = ({type_})(u - (s & -on));")
         rest = {
             None: [leak],
-            "hard": [leak, f"u = ({type_})(on ? 0 : u);"],
+            "hard": [leak, f"u = ({type_})(u & (on - 1));"],
             "soft": [*less, leak],
             "soft_undecayed": [leak, *less],
         }[neurons.reset]
@@ -69,7 +69,7 @@ class NeuronCode:
             return [leak, self._add("s", drive), through]
         if second.kind == DELAYED:
             return [through, leak, self._add("s", drive)]
-        jump = f"s = (int{self.bits}_t)(s + (on ? {self.known[PREFIX + 'jump']} : 0));"
+        jump = f"s = (int{self.bits}_t)(s + ({self.known[PREFIX + 'jump']} & -on));"
         return [leak, jump, self._add("u", drive)]
 
     def _add(self, state: str, drive: str) -> str:
@@ -91,7 +91,7 @@ class NeuronCode:
         lines = []
         if self.fires:
             lines.append(f"static uint8_t fired[{timesteps * positions}];")
-        if _chunk(timesteps) < timesteps:
+        if chunk_of(timesteps) < timesteps:
             lines += [f"static int{self.bits}_t {each}[{positions}];" for each in self.states]
         if last:
             lines.append(f"static int32_t total[{positions}];")
@@ -99,7 +99,7 @@ class NeuronCode:
 
     def through_time(self, positions: int, timesteps: int, drive: str, *, last: bool) -> str:
         """Return loops over the positions of channel `o`; `drive` may name the step `TIME`."""
-        chunk, outer, inner = _chunk(timesteps), [], []
+        chunk, outer, inner = chunk_of(timesteps), [], []
         whole = chunk == timesteps
         for name, array in zip("us", self.states, strict=False):
             inner.append(f"int{self.bits}_t {name} = {'0' if whole else f'{array}[i]'};")
@@ -156,6 +156,6 @@ def neurons_of(
     return NeuronCode(step, known, arrays, 16 if narrow else 32)
 
 
-def _chunk(timesteps: int) -> int:
+def chunk_of(timesteps: int) -> int:
     """Return the most steps, not beyond CHUNK, that divide all."""
     return max(n for n in range(1, CHUNK + 1) if timesteps % n == 0)

@@ -18,9 +18,16 @@ from jaxsnn.export.integer import IntegerNetwork
 from jaxsnn.export.integer.inputs import IntegerGrid
 from jaxsnn.export.integer.network import IntegerSecond, Joined, Weighted, Weightless
 from jaxsnn.export.integer.second import ADAPTATION
+from jaxsnn.native.processor import flags
 
-__all__ = ["Constants", "Plan", "Pool", "Second", "Shortcut", "Weigh", "Wire", "make_plan"]
+__all__ = [
+    "PROCESSORS", "Constants", "Plan", "Pool", "Second", "Shortcut", "Weigh", "Wire", "make_plan",
+    "this_processor",
+]  # fmt: skip
 
+PROCESSORS = ("amx", "avx512_vnni", "avx2", "other")  # by what they multiply with, the best first
+NEEDED = {"amx": ("amx_int8", "avx512_vnni"), "avx512_vnni": ("avx512_vnni", "avx512bw"),
+          "avx2": ("avx2",)}  # fmt: skip
 Border = tuple[int, int]  # before and behind, of rows and of columns alike
 
 
@@ -147,13 +154,17 @@ class Pool:
 
 @dataclass(frozen=True)
 class Plan:
-    """A whole network: signals, the steps in order, and how the last signal becomes scores."""
+    """A whole network: signals, the steps in order, and how the last signal becomes scores.
+
+    The C is right on any processor, and is chosen to be fast on the `processor`.
+    """
 
     signals: tuple[Wire, ...]
     steps: tuple[Weigh | Pool, ...]
     timesteps: int
     classes: int
     voters: int  # neurons of the last layer that are added up for a class
+    processor: str = PROCESSORS[-1]
 
     @property
     def input(self) -> Wire:
@@ -180,13 +191,27 @@ class Plan:
         return sum(sizes)
 
 
-def make_plan(network: IntegerNetwork, shape: tuple[int, ...], *, constant: bool) -> Plan:
+def this_processor() -> str:
+    """Return which of `PROCESSORS` this machine has; "other" where Linux does not say."""
+    return next(
+        (name for name, needed in NEEDED.items() if flags().issuperset(needed)), PROCESSORS[-1]
+    )
+
+
+def make_plan(
+    network: IntegerNetwork,
+    shape: tuple[int, ...],
+    *,
+    constant: bool,
+    processor: str | None = None,
+) -> Plan:
     """Return the plan of a network for samples of one shape.
 
     Args:
       network: from `export.to_integer`.
       shape: of a sample at one step, `[H, W, C]`, `[L, C]` or `[features]`.
       constant: whether a sample is the same at every step (direct coding).
+      processor: that the C should be fast on; left out, this one.
 
     Raises:
       UserError: for a layer that has no C code, by its name, and layers that do not fit.
@@ -222,6 +247,7 @@ def make_plan(network: IntegerNetwork, shape: tuple[int, ...], *, constant: bool
         network.timesteps,
         last.size // voters,
         voters,
+        processor or this_processor(),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 
-from jaxsnn.compile import choice, lanes, mcu
+from jaxsnn.compile import choice, lanes, mcu, products
 from jaxsnn.compile.events import Engine
 from jaxsnn.compile.plan import Plan
 
@@ -45,18 +45,33 @@ def assemble(plan: Plan, name: str, notes: Mapping[str, str], *, target: str) ->
     """
     guard = name.upper()
     one = choice.fastest(plan) if target == "cpu" else mcu.emit(plan)
+    if target == "cpu":
+        notes = {**notes, "Made to be fast on": f"{plan.processor}, and right on any processor"}
     prototypes = _prototypes(plan, name, target, one)
     top = _comment(name, notes, plan)
     include = "#include <stdint.h>\n"
     header = f"{top}#ifndef {guard}_H\n#define {guard}_H\n\n{include}\n{prototypes}\n#endif\n"
     memory = "#include <string.h>\n" if target == "cpu" else ""
     parts = [top, f"{include}{memory}\n", prototypes, one_sample(plan, name, one)]
-    if target == "cpu":
-        many = lanes.emit(plan)
-        types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
-        parts += [types, _resource("lanes.c"), "\n", _load(plan), many.functions]
-        parts.append(_predict_batch(plan, name, many))
+    if target == "cpu" and choice.many_by_products(plan, one):
+        if not one.takes_many:
+            parts.append(products.emit(plan).functions)
+        parts.append(_predict_batch(plan, name, OF_BYTES))
+    elif target == "cpu":
+        parts.append(_by_lanes(plan, name))
     return Source(name, "\n".join(parts), header, one.table_bytes, one.state_bytes)
+
+
+def many_samples(plan: Plan, name: str) -> str:
+    """Return the functions for many samples, a bit each, all but their prototypes."""
+    return f"{_common(plan, name)}\n{_by_lanes(plan, name)}"
+
+
+def _by_lanes(plan: Plan, name: str) -> str:
+    many = lanes.emit(plan)
+    types = f"\ntypedef {many.offset_type} OFFSET;\ntypedef {many.run_type} RUN;\n\n"
+    parts = [types, _resource("lanes.c"), "\n", _load(plan), many.functions]
+    return "\n".join([*parts, _predict_batch(plan, name, _of_lanes(plan, many))])
 
 
 def one_sample(plan: Plan, name: str, one: Engine) -> str:
@@ -103,7 +118,7 @@ def _prototypes(plan: Plan, name: str, target: str, one: Engine) -> str:
     order = "row by row, channels last" + ("" if plan.input.constant else ", step after step")
     batch = f"""
 /* The same for many samples, which lie one after the other. With -fopenmp several threads share
-   them, by groups of as many as a word has bits; the scores do not depend on how many. */
+   them; the scores do not depend on how many. */
 void {name}_predict_batch(const {type_} *samples, int32_t *scores, int32_t count);
 """
     traced = f"""\
@@ -237,8 +252,23 @@ static inline void transpose(const SAMPLE *from, int s, int left, uint64_t (*wor
 """
 
 
-def _predict_batch(plan: Plan, name: str, many: lanes.Lanes) -> str:
-    upper, units = name.upper(), plan.classes * plan.voters
+OF_BYTES = """\
+/* What a thread works in. */
+typedef struct {
+  Bytes bytes;
+  int32_t units[UNITS];
+} Work;
+
+#define AT_ONCE 1
+static void run_many(const SAMPLE *sample, int samples, Work *work TRACE(, int32_t *counts)) {
+  (void)samples;
+  run_bytes(&work->bytes, sample, work->units TRACE(, counts));
+}
+"""
+
+
+def _of_lanes(plan: Plan, many: lanes.Lanes) -> str:
+    units = plan.classes * plan.voters
     return f"""\
 /* What a thread works in: {many.arena * 8 + 256 * units} bytes for each 64 samples of a word. */
 typedef struct {{
@@ -246,6 +276,27 @@ typedef struct {{
   int32_t units[LANES * UNITS];
 }} Work;
 
+#define AT_ONCE LANES
+static void run_many(const SAMPLE *sample, int samples, Work *work TRACE(, int32_t *counts)) {{
+  V *arena = work->arena;
+  int32_t *scores = work->units;
+  load(sample, samples, arena);
+{many.calls}
+}}
+"""
+
+
+def _predict_batch(plan: Plan, name: str, engine: str) -> str:
+    """Return the entry for many samples.
+
+    Args:
+      plan: the network.
+      name: prefix of its functions.
+      engine: what defines the type `Work`, and `run_many` for at most `AT_ONCE` samples.
+    """
+    upper = name.upper()
+    return f"""\
+{engine}
 #ifdef _OPENMP
 #include <omp.h>
 #ifndef {upper}_THREADS
@@ -264,21 +315,15 @@ static Work *my_work(void) {{
 }}
 #endif
 
-static void run_many(const SAMPLE *sample, int samples, V *arena, int32_t *scores
-    TRACE(, int32_t *counts)) {{
-  load(sample, samples, arena);
-{many.calls}
-}}
-
 static void run_batch(const SAMPLE *samples, int32_t *scores, int32_t count
     TRACE(, int32_t *counts)) {{
 #ifdef _OPENMP
 #pragma omp parallel for schedule(dynamic) num_threads(threads())
 #endif
-  for (int32_t first = 0; first < count; first += LANES) {{
-    const int used = count - first < LANES ? (int)(count - first) : LANES;
+  for (int32_t first = 0; first < count; first += AT_ONCE) {{
+    const int used = count - first < AT_ONCE ? (int)(count - first) : AT_ONCE;
     Work *work = my_work();
-    run_many(samples + (size_t)first * SAMPLE_SIZE, used, work->arena, work->units
+    run_many(samples + (size_t)first * SAMPLE_SIZE, used, work
         TRACE(, counts + (size_t)first * COUNTS));
     for (int s = 0; s < used; s++)
       vote(work->units + s * UNITS, scores + (size_t)(first + s) * CLASSES);

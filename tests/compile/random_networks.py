@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxsnn import models, tree
 from jaxsnn.compile import call, source
-from jaxsnn.compile.plan import Plan, make_plan
+from jaxsnn.compile.plan import PROCESSORS, Plan, make_plan
 from jaxsnn.errors import UserError
 from jaxsnn.export import to_integer
 from jaxsnn.export.integer import IntegerGrid
@@ -47,10 +47,13 @@ class Case:
     shape: tuple[int, ...]
     samples: np.ndarray  # [N, *shape] if constant, [N, T, *shape] else
     constant: bool
+    processor: str = PROCESSORS[0]  # that the C is made for
 
     @property
     def plan(self) -> Plan:
-        return make_plan(self.integers, self.shape, constant=self.constant)
+        return make_plan(
+            self.integers, self.shape, constant=self.constant, processor=self.processor
+        )
 
     @property
     def over_time(self) -> np.ndarray:
@@ -127,7 +130,7 @@ def draw(seed: int, samples: int = 5) -> Case:
     size = (samples, *shape) if constant else (samples, steps, *shape)
     x = random.integers(grid.low, grid.high + 1, size)
     x[0] = grid.high  # the largest potentials
-    return Case(layout, integers, shape, x, constant)
+    return Case(layout, integers, shape, x, constant, PROCESSORS[seed // 3 % len(PROCESSORS)])
 
 
 def compiled(case: Case, flags: tuple[str, ...] = ("-O1",), compiler: str | None = None):

@@ -117,11 +117,21 @@ def test_source_is_the_same_each_time_and_says_what_it_is(integers):
     assert "predict_batch" not in compiling.to_c(integers, INPUTS, target="mcu").code
 
 
+def test_the_processor_decides_how_not_what():
+    inputs = Inputs((8, 8, 3), timesteps=2)
+    large = to_integer(models.build("32C3-32C3-3", inputs.shape, LIF(0.5, 0.3)), inputs)
+    texts = {name: compiling.to_c(large, inputs, processor=name).code for name in ("amx", "other")}
+    for name, text in texts.items():
+        assert f"Made to be fast on: {name}, and right on any processor" in text
+    assert "multiply_tiles" in texts["amx"] and "multiply_tiles" not in texts["other"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"name": "no name"}, "name 'no name' is no C identifier"),
         ({"target": "gpu"}, "target 'gpu' is unknown; choose cpu or mcu"),
+        ({"processor": "m1"}, "processor 'm1' is unknown; choose from amx, avx512_vnni, avx2, oth"),
     ],
 )
 def test_unfit_options_are_refused(integers, options, message):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from jaxsnn.compile import choice, costs, events, fit_costs, folded, source
+from jaxsnn.compile import choice, costs, events, fit_costs, folded, products, source
 from jaxsnn.compile.fit_costs import layer
 from jaxsnn.compile.layouts import Layout, fitting_bits
-from jaxsnn.compile.plan import Wire
+from jaxsnn.compile.plan import PROCESSORS, Wire
 from jaxsnn.compile.sums import list_sums
 from jaxsnn.compile.trains import ends_of_trains
 from jaxsnn.native.builder import build, find_compiler
@@ -72,7 +72,11 @@ def test_a_train_changes_where_its_ends_say():
         for value in range(-largest, largest + 1):
             u = 0
             for each in ends:
-                u = (0 if u >= n.level[o] else u >> 1) + (value * factors[o] << 4) + constant[o]
+                u = (
+                    (0 if u >= n.level[o] else u >> 1)
+                    + (value * factors[o] << step.shift[o])
+                    + constant[o]
+                )
                 assert (u >= n.level[o]) == sum(int(value >= e[o]) for e in each) % 2
 
 
@@ -99,21 +103,36 @@ def test_the_plan_takes_what_costs_less():
     assert maps["layers"] < maps["events"]
 
 
+def test_most_weights_are_products_of_bytes_where_a_processor_has_them():
+    all_there = layer(16, 64, 64, 1.0, processor="amx")
+    one = choice.fastest(all_there)
+    assert one.takes_many and choice.many_by_products(all_there, one)
+    few, plain = layer(16, 64, 64, 0.02, processor="amx"), replace(all_there, processor="other")
+    for plan in (few, plain):
+        assert not choice.many_by_products(plan, choice.fastest(plan))
+
+
 def test_prices_name_their_processor_and_every_kind_of_work():
     text = (folded.resources.files("jaxsnn.compile") / "costs.json").read_text()
     assert json.loads(text)["processor"]
-    plan = layer(8, 4, 4, 0.5)
-    step, source_ = plan.layers[0], folded.layouts_of(plan)[0]
-    kinds = {*costs.maps_work(plan, step, source_), *costs.events_work(plan, step, 0.1)}
-    for way in ("terms", "lists", "rows"):
-        kinds |= set(costs.dense_work(step, plan.input, 4, way, 0.1))
-    assert kinds == set(costs.prices())
+    for processor in PROCESSORS:
+        plan = layer(16, 16, 16, 0.5, processor=processor)
+        step, source_ = plan.layers[0], folded.layouts_of(plan)[0]
+        kinds = {*costs.maps_work(plan, step, source_), *costs.events_work(plan, step, 0.1)}
+        for way in ("terms", "lists", "rows"):
+            kinds |= set(costs.dense_work(step, plan.input, 4, way, 0.1))
+        kinds |= set(costs.lanes_work(plan, step))
+        for side in (1, 16):  # without tiles, and with them where there are any
+            one = layer(side, 16, 16, 0.5, processor=processor)
+            kinds |= set(costs.products_work(products.layers_of(one)[1]))
+        assert kinds == set(costs.prices(processor))
 
 
 @pytest.mark.slow
 def test_prices_are_fitted_to_this_processor(tmp_path, capsys):
     fit_costs.main(fit_costs.FitCosts(tmp_path / "costs.json"))
     found = json.loads((tmp_path / "costs.json").read_text())
-    assert set(found["nanoseconds"]) == set(costs.prices())
-    assert found["median_error"] < 0.5
+    for processor, prices in found["nanoseconds"].items():
+        assert set(prices) == set(costs.prices(processor))
+        assert found["median_error"][processor] < 0.5
     assert "processor" in capsys.readouterr().out
