@@ -108,26 +108,25 @@ UNROLLED void multiply(const uint8_t *in, const int8_t *weights, Shape s, int32_
 /* Tiles of 16 rows and 64 bytes, which Linux lends to a process that asks for them. */
 long syscall(long number, ...);
 
-HELPER int has_tiles(void) {
-  static int asked, lent;
-  if (!asked) {
-    lent = syscall(158 /* arch_prctl */, 0x1023L /* ARCH_REQ_XCOMP_PERM */, 18L) == 0;
-    asked = 1;
-  }
-  return lent;
-}
-
-HELPER void begin_tiles(void) {
+/* whether this thread has tiles from now on, until `end_tiles` */
+HELPER int begin_tiles(void) {
   static const struct {
     uint8_t palette, start, reserved[14];
     uint16_t bytes[16];
     uint8_t rows[16];
   } shape = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
-  if (has_tiles()) _tile_loadconfig(&shape);
+  static int asked, lent;
+  if (!asked) {
+    lent = syscall(158 /* arch_prctl */, 0x1023L /* ARCH_REQ_XCOMP_PERM */, 18L) == 0;
+    asked = 1;
+  }
+  const int tiles = lent;
+  if (tiles) _tile_loadconfig(&shape);
+  return tiles;
 }
 
-HELPER void end_tiles(void) {
-  if (has_tiles()) _tile_release();
+HELPER void end_tiles(int tiles) {
+  if (tiles) _tile_release();
 }
 
 /* out[2][16][width]: 16 rows at `in`, and 16 `further` */
@@ -163,9 +162,8 @@ UNROLLED void multiply_tiles(
   }
 }
 #else
-HELPER int has_tiles(void) { return 0; }
-HELPER void begin_tiles(void) {}
-HELPER void end_tiles(void) {}
+HELPER int begin_tiles(void) { return 0; }
+HELPER void end_tiles(int tiles) { (void)tiles; }
 #define multiply_tiles multiply_twice
 #endif
 

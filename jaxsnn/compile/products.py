@@ -257,9 +257,9 @@ def layers_of(plan: Plan) -> dict[int, Product]:
 
 
 def emit(plan: Plan) -> Engine:
-    """Return the C of a plan whose values are bytes (`fits`): `run_bytes`, which takes a `Bytes`."""
+    """Return the C of a plan that `fits`: `run_bytes`, which works in a `Bytes`."""
     signals, layers = _signals(plan), layers_of(plan)
-    parts, calls = [], ["begin_tiles();", "take_bytes(w, sample);"]
+    parts, calls = [], ["w->tiles = begin_tiles();", "take_bytes(w, sample);"]
     tables, scratch = 0, 0
     for step in plan.steps:
         if isinstance(step, Pool):
@@ -272,9 +272,10 @@ def emit(plan: Plan) -> Engine:
         tables += layer.table_bytes
         if step.recurrent is not None:
             scratch = max(scratch, layer.blocks * layer.width * signals[step.source].times)
-    calls.append("end_tiles();")
+    calls.append("end_tiles(w->tiles);")
     members = [f"  ALIGNED uint8_t signal{i}[{each.size}];" for i, each in signals.items()]
     members += [f"  int32_t sums[{scratch}];"] * bool(scratch)
+    members.append("  int tiles; /* whether there are any */")
     common = (resources.files("jaxsnn.compile") / "products.c").read_text(encoding="utf-8")
     memory = "/* what goes from layer to layer, all steps of time */\ntypedef struct {\n"
     text = [

@@ -124,7 +124,7 @@ def _used(layer: "Product") -> list[str]:
 
 def _tiles(place: str, further: str, behind: str = "") -> list[str]:
     arguments = f"({place}, {further}, weights, s, sums{behind});"
-    return ["if (has_tiles())", f"  multiply_tiles{arguments}", "else",
+    return ["if (w->tiles)", f"  multiply_tiles{arguments}", "else",
             f"  multiply_twice{arguments}"]  # fmt: skip
 
 
