@@ -20,7 +20,8 @@ typedef struct { __m512i all; } SUMS;
 
 UNROLLED void clear_sums(SUMS *sums) { sums->all = _mm512_setzero_si512(); }
 
-UNROLLED void add_products(SUMS *sums, uint32_t values, const int8_t *weights) {
+UNROLLED void add_products(SUMS *sums, uint32_t values, const int8_t *weights, int wide) {
+  (void)wide;
   const __m512i x = _mm512_set1_epi32((int)values), w = _mm512_loadu_si512(weights);
   sums->all = _mm512_dpbusd_epi32(sums->all, x, w);
 }
@@ -34,15 +35,26 @@ typedef struct { __m256i low, high; } SUMS;
 
 UNROLLED void clear_sums(SUMS *sums) { sums->low = sums->high = _mm256_setzero_si256(); }
 
-/* Two neighbours are added in 16 bits first, which is enough (`fits`). */
-UNROLLED void add_products(SUMS *sums, uint32_t values, const int8_t *weights) {
-  const __m256i x = _mm256_set1_epi32((int)values), ones = _mm256_set1_epi16(1);
+UNROLLED __m256i four_products(__m256i x, __m256i w) {
+  return _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1));
+}
+
+/* Two neighbours are added in 16 bits first. Where these are too few, one of them is 0. */
+UNROLLED void add_products(SUMS *sums, uint32_t values, const int8_t *weights, int wide) {
+  const __m256i x = _mm256_set1_epi32((int)values);
   const __m256i w = _mm256_loadu_si256((const void *)weights);
   const __m256i v = _mm256_loadu_si256((const void *)(weights + 32));
-  const __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), ones);
-  const __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(x, v), ones);
-  sums->low = _mm256_add_epi32(sums->low, a);
-  sums->high = _mm256_add_epi32(sums->high, b);
+  if (!wide) {
+    sums->low = _mm256_add_epi32(sums->low, four_products(x, w));
+    sums->high = _mm256_add_epi32(sums->high, four_products(x, v));
+    return;
+  }
+  const __m256i even = _mm256_and_si256(x, _mm256_set1_epi16(0xFF));
+  const __m256i odd = _mm256_xor_si256(x, even);
+  sums->low = _mm256_add_epi32(
+      sums->low, _mm256_add_epi32(four_products(even, w), four_products(odd, w)));
+  sums->high = _mm256_add_epi32(
+      sums->high, _mm256_add_epi32(four_products(even, v), four_products(odd, v)));
 }
 
 UNROLLED void store_sums(int32_t *out, const SUMS *sums) {
@@ -57,7 +69,8 @@ typedef struct { int32_t each[LINE]; } SUMS;
 
 UNROLLED void clear_sums(SUMS *sums) { memset(sums, 0, sizeof *sums); }
 
-UNROLLED void add_products(SUMS *sums, uint32_t values, const int8_t *weights) {
+UNROLLED void add_products(SUMS *sums, uint32_t values, const int8_t *weights, int wide) {
+  (void)wide;
   uint8_t x[4];
   memcpy(x, &values, sizeof x);
   for (int o = 0; o < LINE; o++)
@@ -68,8 +81,9 @@ UNROLLED void store_sums(int32_t *out, const SUMS *sums) { memcpy(out, sums, siz
 #endif
 
 /* What a layer multiplies: for each of `runs` rows of a window `groups` of four bytes, `apart` from
-   row to row; weights [runs][groups][width][4]. A row of sums begins `step` bytes further in. */
-typedef struct { int runs, groups, apart, width, step; } Shape;
+   row to row; weights [runs][groups][width][4]. A row of sums begins `step` bytes further in. It is
+   wide if two products can be beyond 16 bits. */
+typedef struct { int runs, groups, apart, width, step, wide; } Shape;
 
 UNROLLED void multiply_some(
     const uint8_t *in, const int8_t *weights, Shape s, int32_t *out, int rows, int lines) {
@@ -82,7 +96,8 @@ UNROLLED void multiply_some(
       for (int r = 0; r < rows; r++) {
         uint32_t values;
         memcpy(&values, from + r * s.step, sizeof values);
-        for (int i = 0; i < lines; i++) add_products(&sums[r][i], values, weights + 4 * LINE * i);
+        for (int i = 0; i < lines; i++)
+          add_products(&sums[r][i], values, weights + 4 * LINE * i, s.wide);
       }
   }
   for (int r = 0; r < rows; r++)

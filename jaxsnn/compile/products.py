@@ -29,15 +29,14 @@ PAIR = 2**15 - 1  # that two products may add up to
 
 
 def fits(plan: Plan) -> bool:
-    """Return whether all values and weights are bytes, and two products a word of 16 bits."""
+    """Return whether all values and weights are bytes."""
     for step in plan.layers:
-        pairs = [(step.kernel, _span(plan.signals[step.source]))]
+        most = int(np.abs(step.kernel).max(initial=0))
         if step.recurrent is not None:
-            pairs.append((step.recurrent // _own_unit(step.recurrent), 1))
-        for kernel, span in pairs:
-            most = int(np.abs(kernel).max(initial=0))
-            if most > WEIGHT or 2 * span * most > PAIR:
-                return False
+            own = step.recurrent // _own_unit(step.recurrent)
+            most = max(most, int(np.abs(own).max(initial=0)))
+        if most > WEIGHT:
+            return False
     return all(_span(wire) <= 255 for wire in plan.signals)
 
 
@@ -169,7 +168,8 @@ class Product:
         size, channels = self.step.kernel.shape[0], self.source.shape[2]
         step = self.step.stride * channels if self.positions > 1 else self.source.frame
         apart = self.source.columns * channels
-        return f"{{{size}, {self.groups}, {apart}, {self.width}, {step}}}"
+        wide = 2 * _span(self.source.wire) * int(np.abs(self.step.kernel).max(initial=0)) > PAIR
+        return f"{{{size}, {self.groups}, {apart}, {self.width}, {step}, {int(wide)}}}"
 
     @cached_property
     def neurons(self) -> NeuronCode:

@@ -74,7 +74,7 @@ def over_recurrent(layer: "Product") -> str:
     time = "" if times == 1 else f" + t * {width}"
     drive = f"sum + (uint32_t)heard[b * {width} + i] * (uint32_t){code.known['own']}"
     lines = [
-        f"const Shape s1 = {layer.shape}, s2 = {{1, {groups}, 0, {width}, 0}};",
+        f"const Shape s1 = {layer.shape}, s2 = {{1, {groups}, 0, {width}, 0, 0}};",
         f"int32_t heard[{every}];",
         f"uint8_t own[{groups * 4}] = {{0}};",
         *_states(layer, every),
