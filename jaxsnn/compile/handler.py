@@ -96,7 +96,7 @@ class Machine:
     @property
     def _bytes(self) -> int:
         """Return the bytes of a sample."""
-        return int(self.sample.size) * np.dtype(self.sample.dtype).itemsize
+        return int(self.sample.size * np.dtype(self.sample.dtype).itemsize)
 
     @property
     def _one(self) -> Any:
