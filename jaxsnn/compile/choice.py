@@ -5,6 +5,7 @@ from jaxsnn.compile.costs import (
     cost,
     dense_work,
     events_work,
+    hearing_work,
     lanes_work,
     maps_work,
     prices,
@@ -57,7 +58,7 @@ def expected(plan: Plan) -> dict[str, float]:
             work = dense_work(step, source.wire, source.times, way, rate[step.source])
         else:
             work = maps_work(plan, step, source)
-        totals["layers"] += cost(work, price)
+        totals["layers"] += cost(work, price) + cost(hearing_work(plan, step), price)
         totals["events"] += cost(events_work(plan, step, rate[step.source]), price)
         totals["lanes"] += cost(lanes_work(plan, step), price)
     if products.fits(plan):

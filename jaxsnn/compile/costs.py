@@ -19,14 +19,15 @@ from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
 from jaxsnn.compile.products import LINE, Product
 
 __all__ = [
-    "LANES", "cost", "dense_work", "events_work", "lanes_work", "maps_work", "prices",
-    "products_work", "rates",
+    "LANES", "cost", "dense_work", "events_work", "hearing_work", "lanes_work", "maps_work",
+    "prices", "products_work", "rates",
 ]  # fmt: skip
 
 Work = dict[str, float]  # kind -> how often
 
 INPUT_RATE, SPIKE_RATE = 0.2, 0.1  # of values that are not 0: what a network is expected to see
 ROW = 32  # bytes of a word that the prices are counted by
+STORED = 4  # times slower are potentials that no register holds from step to step
 LANES = {"amx": 512, "avx512_vnni": 512, "avx2": 256, "other": 128}  # samples of a word
 TILE = 8  # words that a run of a list goes over at once
 
@@ -82,6 +83,14 @@ def dense_work(step: Weigh, source: Wire, times: int, way: str, rate: float) -> 
             "output": outputs * times}  # fmt: skip
 
 
+def hearing_work(plan: Plan, step: Weigh) -> Work:
+    """Return the work of a layer that adds up its own spikes one by one."""
+    if step.recurrent is None:
+        return {}
+    spikes = SPIKE_RATE * plan.timesteps
+    return {"event": spikes * np.count_nonzero(step.recurrent), "look": step.size * plan.timesteps}
+
+
 def events_work(plan: Plan, step: Weigh, rate: float) -> Work:
     """Return the work of a layer that is driven by events (`events`)."""
     source = plan.signals[step.source]
@@ -91,7 +100,9 @@ def events_work(plan: Plan, step: Weigh, rate: float) -> Work:
     share = (step.shape[0] * step.shape[1]) / (source.shape[0] * source.shape[1])
     places = size**2 * min(1.0, share)
     each = np.count_nonzero(step.kernel) / step.kernel.shape[2] * min(1.0, share)
-    return {"look": source.size * times, "place": active * places, "event": active * each,
+    own = hearing_work(plan, step)
+    return {"look": source.size * times + own.get("look", 0), "place": active * places,
+            "event": active * each + own.get("event", 0),
             "potential": step.size * plan.timesteps}  # fmt: skip
 
 
@@ -121,7 +132,8 @@ def lanes_work(plan: Plan, step: Weigh) -> Work:
     if step.recurrent is not None:
         bits += _addends(step.recurrent) * plan.timesteps
     leaks = int(np.abs(step.neurons.factor).max()).bit_count()  # each bit adds a potential up
-    planes = step.size * plan.timesteps * step.neurons.bits * (1 + max(0, leaks - 1))
+    stored = 1 if step.recurrent is None else STORED
+    planes = step.size * plan.timesteps * step.neurons.bits * stored * max(1, leaks)
     return {"bit": bits / lanes, "plane": planes / lanes}
 
 
