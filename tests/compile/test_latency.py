@@ -112,6 +112,14 @@ def test_most_weights_are_products_of_bytes_where_a_processor_has_them():
         assert not choice.many_by_products(plan, choice.fastest(plan))
 
 
+def test_a_layer_that_hears_itself_costs_every_engine_more():
+    alone = layer(1, 64, 64, 0.5, processor="avx2")
+    step = replace(alone.layers[0], recurrent=alone.layers[0].kernel[0, 0])
+    without, with_ = (choice.expected(plan) for plan in (alone, replace(alone, steps=(step,))))
+    assert with_.keys() == without.keys() == {"layers", "events", "lanes", "products"}
+    assert all(with_[engine] > without[engine] for engine in with_)
+
+
 def test_prices_name_their_processor_and_every_kind_of_work():
     text = (folded.resources.files("jaxsnn.compile") / "costs.json").read_text()
     assert json.loads(text)["processor"]
