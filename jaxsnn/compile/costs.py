@@ -16,7 +16,7 @@ import numpy as np
 
 from jaxsnn.compile.layouts import Layout
 from jaxsnn.compile.plan import Plan, Pool, Weigh, Wire
-from jaxsnn.compile.products import LINE, Product
+from jaxsnn.compile.products_layer import LINE, Product
 
 __all__ = [
     "LANES", "cost", "dense_work", "events_work", "hearing_work", "lanes_work", "maps_work",

@@ -8,24 +8,19 @@ what they find there is not kept.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
 from importlib import resources
 
 import numpy as np
 
 from jaxsnn.compile.digits import table
 from jaxsnn.compile.events import Engine
-from jaxsnn.compile.folded_neurons import NeuronCode, neurons_of
-from jaxsnn.compile.plan import Constants, Plan, Pool, Second, Weigh, Wire
+from jaxsnn.compile.plan import Plan, Pool, Weigh
+from jaxsnn.compile.products_layer import GROUP, LINE, TILE, Bytes, Product, own_unit, span
 from jaxsnn.compile.products_loops import over_maps, over_recurrent, over_steps
 
-__all__ = ["LINE", "Bytes", "Product", "emit", "fits", "layers_of"]
+__all__ = ["emit", "fits", "layers_of"]
 
-LINE, GROUP, TILE = 16, 4, 64  # sums side by side; bytes that are added up at once, and by a tile
-ROWS = 8  # rows of sums at a time, without tiles
 WEIGHT = 127  # of a byte
-PAIR = 2**15 - 1  # that two products may add up to
 
 
 def fits(plan: Plan) -> bool:
@@ -33,216 +28,11 @@ def fits(plan: Plan) -> bool:
     for step in plan.layers:
         most = int(np.abs(step.kernel).max(initial=0))
         if step.recurrent is not None:
-            own = step.recurrent // _own_unit(step.recurrent)
+            own = step.recurrent // own_unit(step.recurrent)
             most = max(most, int(np.abs(own).max(initial=0)))
         if most > WEIGHT:
             return False
-    return all(_span(wire) <= 255 for wire in plan.signals)
-
-
-def _own_unit(recurrent: np.ndarray) -> np.ndarray:
-    """Return what all weights of each output are a multiple of, `[O]`."""
-    unit: np.ndarray = np.maximum(np.gcd.reduce(recurrent, axis=0), 1)
-    return unit
-
-
-@dataclass(frozen=True)
-class Bytes:
-    """A signal in memory: bytes `[T, rows, columns, channels]`, `value - low` each.
-
-    Attributes:
-      wire: the signal, whose border is that of the layer that reads it.
-      shape: rows, columns and channels of what writes it.
-      times: steps of time; 1 if all are the same.
-      further: bytes that are read behind it.
-    """
-
-    wire: Wire
-    shape: tuple[int, int, int]
-    times: int
-    further: int
-
-    @property
-    def columns(self) -> int:
-        """Return the columns, border included."""
-        return self.shape[1] + sum(self.wire.border)
-
-    @property
-    def frame(self) -> int:
-        """Return the bytes of a step of time."""
-        return (self.shape[0] + sum(self.wire.border)) * self.columns * self.shape[2]
-
-    @property
-    def size(self) -> int:
-        """Return the bytes of all steps, and of what is read behind them."""
-        return self.times * self.frame + self.further
-
-    def place(self, time: str, row: str, column: str) -> str:
-        """Return where C finds the channels of a position; the border does not count."""
-        border = f" + {self.wire.border[0]}" if self.wire.border[0] else ""
-        channels = self.shape[2]
-        inside = f"(({row}{border}) * {self.columns} + {column}{border}) * {channels}"
-        return inside if self.times == 1 else f"{time} * {self.frame} + {inside}"
-
-
-@dataclass(frozen=True)
-class Product:
-    """A layer with weights, and how its sums are cut into blocks.
-
-    Attributes:
-      plan: the network.
-      step: the layer.
-      source: the signal that it reads.
-      target: that it writes; None if it gives the scores.
-      beside: that its shortcut reads.
-    """
-
-    plan: Plan
-    step: Weigh
-    source: Bytes
-    target: Bytes | None
-    beside: Bytes | None
-
-    @property
-    def name(self) -> str:
-        """Return the name of its function."""
-        return f"bytes_{self.step.identifier}"
-
-    @property
-    def positions(self) -> int:
-        """Return the positions of windows one after the other, from the first to the last."""
-        rows, columns, _ = self.step.shape
-        return (rows - 1) * self.source.columns + columns
-
-    @property
-    def run(self) -> int:
-        """Return the bytes of a row of a window."""
-        return int(self.step.kernel.shape[1] * self.step.kernel.shape[2])
-
-    @property
-    def tiled(self) -> bool:
-        """Return whether tiles pay: enough rows and bytes to fill them."""
-        return min(self.positions, self.step.shape[2]) >= LINE and self.run >= TILE // 2
-
-    @property
-    def groups(self) -> int:
-        """Return the groups of a row of a window; a tile's are full, with weights of 0."""
-        unit = TILE if self.tiled else GROUP
-        return -(-self.run // unit) * unit // GROUP
-
-    @property
-    def width(self) -> int:
-        """Return the sums that a block has side by side."""
-        return LINE if -(-self.step.shape[2] // LINE) % 2 else 2 * LINE
-
-    @property
-    def blocks(self) -> int:
-        """Return the number of blocks."""
-        return -(-self.step.shape[2] // self.width)
-
-    @property
-    def rows(self) -> int:
-        """Return the rows of a block: positions, of two tiles if no step of time differs."""
-        if not self.tiled:
-            return min(ROWS, self.positions)
-        return 2 * LINE if self.source.times == 1 else LINE
-
-    @property
-    def block_bytes(self) -> int:
-        """Return the bytes of a block's weights."""
-        return int(self.step.kernel.shape[0]) * self.groups * GROUP * self.width
-
-    @property
-    def table_bytes(self) -> int:
-        """Return the bytes of its weights."""
-        own = 0 if self.step.recurrent is None else self._own_groups * GROUP * self.width
-        return self.blocks * (self.block_bytes + own)
-
-    @property
-    def _own_groups(self) -> int:
-        return -(-self.step.shape[2] // GROUP)
-
-    @property
-    def shape(self) -> str:
-        """Return the C of what it multiplies, row by row of positions."""
-        size, channels = self.step.kernel.shape[0], self.source.shape[2]
-        step = self.step.stride * channels if self.positions > 1 else self.source.frame
-        apart = self.source.columns * channels
-        wide = 2 * _span(self.source.wire) * int(np.abs(self.step.kernel).max(initial=0)) > PAIR
-        return f"{{{size}, {self.groups}, {apart}, {self.width}, {step}, {int(wide)}}}"
-
-    @cached_property
-    def neurons(self) -> NeuronCode:
-        """Return its neurons; constants of outputs are filled up to whole blocks."""
-        step, more = self.step, self.blocks * self.width - self.step.shape[2]
-
-        def filled(each: np.ndarray) -> np.ndarray:
-            return np.pad(each, (0, more), "edge")
-
-        constant = step.bias + (self.source.wire.low * step.kernel.sum((0, 1, 2)) << step.shift)
-        beside: dict[str, np.ndarray] = {}
-        if step.shortcut is not None and self.beside is not None:
-            constant = constant + self.beside.wire.low * step.shortcut.weight
-            beside = {"from": step.shortcut.sources, "gain": step.shortcut.weight}
-        if step.recurrent is not None:
-            beside = {"own": _own_unit(step.recurrent)}
-        n, second = step.neurons, step.neurons.second
-        if second is not None:
-            parts = (second.keep, second.factor, second.right, second.jump)
-            second = Second(second.kind, *map(filled, parts))
-        n = Constants(
-            filled(n.level), filled(n.theta), filled(n.keep), filled(n.factor), filled(n.right),
-            n.reset, n.fires_first, n.bits, second,
-        )  # fmt: skip
-        whole = replace(step, shift=filled(step.shift), neurons=n)
-        padded = {name: filled(each) for name, each in beside.items()}
-        return neurons_of(self.name, whole, filled(constant), padded, narrow=True)
-
-    def code(self) -> str:
-        """Return its tables and its function."""
-        if self.step.recurrent is not None:
-            body = over_recurrent(self)
-        else:
-            body = (over_maps if self.positions > 1 else over_steps)(self)
-        tables = [
-            table(
-                "ALIGNED int8_t",
-                f"{self.name}_weights",
-                self._weights(self.step.kernel, self.groups),
-            )
-        ]
-        if self.step.recurrent is not None:
-            own = (self.step.recurrent // _own_unit(self.step.recurrent))[None, None]
-            tables.append(
-                table("ALIGNED int8_t", f"{self.name}_own", self._weights(own, self._own_groups))
-            )
-        tables += [text for array, text in self.neurons.arrays.items() if array in body]
-        rows, columns, outputs = self.step.shape
-        counts = "" if self.step.neurons.reset is None else " TRACE(, int32_t *counts)"
-        units = ", int32_t *units" if self.target is None else ""
-        return f"""\
-{"".join(tables)}
-/* {self.step.name}: {rows} x {columns} x {outputs} */
-static void {self.name}(Bytes *w{units}{counts}) {{
-{body}
-}}
-"""
-
-    @property
-    def call(self) -> str:
-        """Return how its function is called."""
-        counts = "" if self.step.neurons.reset is None else " TRACE(, counts)"
-        return f"{self.name}(w{', units' if self.target is None else ''}{counts});"
-
-    def _weights(self, kernel: np.ndarray, groups: int) -> list[int]:
-        """Return a kernel as [blocks][rows of a window][groups][width][4]."""
-        size, _, _, outputs = kernel.shape
-        run = kernel.shape[1] * kernel.shape[2]
-        more = (0, 0), (0, groups * GROUP - run), (0, self.blocks * self.width - outputs)
-        laid = np.pad(kernel.reshape(size, run, outputs), more)
-        laid = laid.reshape(size, groups, GROUP, self.blocks, self.width)
-        found: list[int] = laid.transpose(3, 0, 1, 4, 2).ravel().tolist()
-        return found
+    return all(span(wire) <= 255 for wire in plan.signals)
 
 
 def layers_of(plan: Plan) -> dict[int, Product]:
@@ -267,8 +57,8 @@ def emit(plan: Plan) -> Engine:
             calls.append(f"bytes_pool{step.target}(w);")
             continue
         layer = layers[step.target]
-        parts.append(layer.code())
-        calls.append(layer.call)
+        parts.append(_code(layer))
+        calls.append(_call(layer))
         tables += layer.table_bytes
         if step.recurrent is not None:
             scratch = max(scratch, layer.blocks * layer.width * signals[step.source].times)
@@ -287,6 +77,48 @@ def emit(plan: Plan) -> Engine:
     return Engine("\n".join(text), "\n".join("  " + line for line in one), state, tables, True)
 
 
+def _code(layer: Product) -> str:
+    """Return the tables and the function of a layer."""
+    step = layer.step
+    if step.recurrent is not None:
+        body = over_recurrent(layer)
+    else:
+        body = (over_maps if layer.positions > 1 else over_steps)(layer)
+    weights = {"weights": _weights(layer, step.kernel, layer.groups)}
+    if step.recurrent is not None:
+        own = (step.recurrent // own_unit(step.recurrent))[None, None]
+        weights["own"] = _weights(layer, own, layer.own_groups)
+    tables = [table("ALIGNED int8_t", f"{layer.name}_{x}", each) for x, each in weights.items()]
+    tables += [text for array, text in layer.neurons.arrays.items() if array in body]
+    rows, columns, outputs = step.shape
+    counts = "" if step.neurons.reset is None else " TRACE(, int32_t *counts)"
+    units = ", int32_t *units" if layer.target is None else ""
+    return f"""\
+{"".join(tables)}
+/* {step.name}: {rows} x {columns} x {outputs} */
+static void {layer.name}(Bytes *w{units}{counts}) {{
+{body}
+}}
+"""
+
+
+def _call(layer: Product) -> str:
+    """Return how the function of a layer is called."""
+    counts = "" if layer.step.neurons.reset is None else " TRACE(, counts)"
+    return f"{layer.name}(w{', units' if layer.target is None else ''}{counts});"
+
+
+def _weights(layer: Product, kernel: np.ndarray, groups: int) -> list[int]:
+    """Return a kernel as [blocks][rows of a window][groups][width][4]."""
+    size, _, _, outputs = kernel.shape
+    run = kernel.shape[1] * kernel.shape[2]
+    more = (0, 0), (0, groups * GROUP - run), (0, layer.blocks * layer.width - outputs)
+    laid = np.pad(kernel.reshape(size, run, outputs), more)
+    laid = laid.reshape(size, groups, GROUP, layer.blocks, layer.width)
+    found: list[int] = laid.transpose(3, 0, 1, 4, 2).ravel().tolist()
+    return found
+
+
 def _signals(plan: Plan) -> Mapping[int, Bytes]:
     """Return where each signal lies that a step reads."""
     shapes = {0: plan.input.shape} | {step.target: step.shape for step in plan.steps}
@@ -300,10 +132,6 @@ def _signals(plan: Plan) -> Mapping[int, Bytes]:
         times = 1 if wire.constant else plan.timesteps
         found[step.source] = Bytes(wire, shapes[step.source], times, further)
     return found
-
-
-def _span(wire: Wire) -> int:
-    return max(1, wire.high - wire.low)
 
 
 def _fill(index: int, signal: Bytes) -> str:

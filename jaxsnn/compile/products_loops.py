@@ -4,18 +4,14 @@ A block is some outputs at some positions; its neurons go through a chunk of ste
 are at hand, each potential in a register.
 """
 
-from typing import TYPE_CHECKING
-
 from jaxsnn.compile.folded_neurons import chunk_of
+from jaxsnn.compile.products_layer import Product
 from jaxsnn.compile.second import reached
-
-if TYPE_CHECKING:
-    from jaxsnn.compile.products import Product
 
 __all__ = ["over_maps", "over_recurrent", "over_steps"]
 
 
-def over_maps(layer: "Product") -> str:
+def over_maps(layer: Product) -> str:
     """Return the loops of a layer with positions: blocks of outputs, of positions, then time.
 
     With tiles two groups of 16 rows are multiplied at once: the same positions a step later, or if
@@ -50,7 +46,7 @@ def over_maps(layer: "Product") -> str:
     return "\n".join(_in(1, _blocks(layer, lines)))
 
 
-def over_steps(layer: "Product") -> str:
+def over_steps(layer: Product) -> str:
     """Return the loops of a layer without positions, whose rows of sums are steps of time."""
     times, chunk, width = layer.source.times, chunk_of(layer.plan.timesteps), layer.width
     lines = [
@@ -65,7 +61,7 @@ def over_steps(layer: "Product") -> str:
     return "\n".join(_in(1, _blocks(layer, lines)))
 
 
-def over_recurrent(layer: "Product") -> str:
+def over_recurrent(layer: Product) -> str:
     """Return the loops of a layer that hears itself: all its neurons, then the next step."""
     times, width, outputs = layer.source.times, layer.width, layer.step.shape[2]
     code, groups, every = layer.neurons, -(-outputs // 4), layer.blocks * layer.width
@@ -102,7 +98,7 @@ def over_recurrent(layer: "Product") -> str:
     return "\n".join(_in(1, lines))
 
 
-def _blocks(layer: "Product", inside: list[str]) -> list[str]:
+def _blocks(layer: Product, inside: list[str]) -> list[str]:
     """Return the loop over blocks of outputs, of whose sums `used` are some."""
     return [
         f"const Shape s = {layer.shape};",
@@ -114,7 +110,7 @@ def _blocks(layer: "Product", inside: list[str]) -> list[str]:
     ]
 
 
-def _used(layer: "Product") -> list[str]:
+def _used(layer: Product) -> list[str]:
     """Return how many sums of block `b` are outputs."""
     rest = layer.step.shape[2] - (layer.blocks - 1) * layer.width
     if layer.blocks == 1 or rest == layer.width:
@@ -128,7 +124,7 @@ def _tiles(place: str, further: str, behind: str = "") -> list[str]:
             f"  multiply_twice{arguments}"]  # fmt: skip
 
 
-def _arrays(layer: "Product", size: int, steps: int) -> list[str]:
+def _arrays(layer: Product, size: int, steps: int) -> list[str]:
     """Return what a block works in: `size` sums a step."""
     chunk = chunk_of(layer.plan.timesteps)
     lines = [f"ALIGNED int32_t sums[{steps * size}];"]
@@ -143,28 +139,28 @@ def _arrays(layer: "Product", size: int, steps: int) -> list[str]:
     return lines
 
 
-def _states(layer: "Product", size: int) -> list[str]:
+def _states(layer: Product, size: int) -> list[str]:
     names = ["us", "ss"][: len(layer.neurons.states)]
     return [f"int{layer.neurons.bits}_t {name}[{size}] = {{0}};" for name in names]
 
 
-def _read(layer: "Product", *, fresh: bool = False) -> list[str]:
+def _read(layer: Product, *, fresh: bool = False) -> list[str]:
     names = ["u", "s"][: len(layer.neurons.states)]
     type_ = f"int{layer.neurons.bits}_t"
     return [f"{type_} {name} = {'0' if fresh else f'{name}s[n]'};" for name in names]
 
 
-def _write(layer: "Product") -> list[str]:
+def _write(layer: Product) -> list[str]:
     return [f"{name}s[n] = {name};" for name in ["u", "s"][: len(layer.neurons.states)]]
 
 
-def _drive(layer: "Product", total: str) -> str:
+def _drive(layer: Product, total: str) -> str:
     """Return what a neuron hears of a sum."""
     known = layer.neurons.known
     return f"((uint32_t){total} << {known['shift']}) + {known['constant']}"
 
 
-def _through_time(layer: "Product", inside: list[str], rows: int) -> list[str]:
+def _through_time(layer: Product, inside: list[str], rows: int) -> list[str]:
     """Return how a block's neurons go through all steps, a chunk after the other.
 
     Args:
@@ -210,7 +206,7 @@ def _through_time(layer: "Product", inside: list[str], rows: int) -> list[str]:
     return lines
 
 
-def _over_rows(layer: "Product", rows: int, inside: list[str]) -> list[str]:
+def _over_rows(layer: Product, rows: int, inside: list[str]) -> list[str]:
     """Return a loop over the rows that are positions of the output: `y` and `x`."""
     height, width, _ = layer.step.shape
     columns = layer.source.columns
@@ -222,13 +218,13 @@ def _over_rows(layer: "Product", rows: int, inside: list[str]) -> list[str]:
     return [f"for (int r = 0; r < {rows}; r++) {{", *_in(1, [*position, *inside]), "}"]
 
 
-def _unit(layer: "Product") -> str:
+def _unit(layer: Product) -> str:
     """Return the first neuron of a block at a position."""
     _, width, outputs = layer.step.shape
     return f"(y * {width} + x) * {outputs} + b * {layer.width}"
 
 
-def _keep(layer: "Product", time: str, first: str) -> list[str]:
+def _keep(layer: Product, time: str, first: str) -> list[str]:
     """Return how a row of spikes goes where it is read."""
     lines = []
     if layer.target is not None:
@@ -243,7 +239,7 @@ def _keep(layer: "Product", time: str, first: str) -> list[str]:
     return lines
 
 
-def _beside(layer: "Product", chunk: int, rows: int) -> list[str]:
+def _beside(layer: Product, chunk: int, rows: int) -> list[str]:
     """Return what a block's shortcut adds in a chunk: `more`, 0 where nothing is kept."""
     added, beside, known = layer.step.shortcut, layer.beside, layer.neurons.known
     if added is None or beside is None:
