@@ -16,7 +16,7 @@ the whole time axis: `fire_over_time`.
 A `Surrogate` compares by value, so two equal ones share a compiled program.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,6 +70,11 @@ class Surrogate:
     def __post_init__(self) -> None:
         check_range("surrogate width", self.width, 0.0, float("inf"), open_low=True, open_high=True)
         check_range("surrogate peak", self.peak, 0.0, float("inf"), open_high=True)
+
+    @property
+    def curve(self) -> str | None:
+        """Return the name of its shape in `CURVES`, None for another one."""
+        return next((name for name, known in CURVES.items() if self.shape is known), None)
 
     def __call__(self, distance: Array) -> Array:
         """Return `h(distance)`, elementwise."""
@@ -161,7 +166,7 @@ def constant() -> Surrogate:
     >>> constant()(jnp.asarray([0.0, 9.0])).tolist()
     [1.0, 1.0]
     """
-    return Surrogate(jnp.ones_like)
+    return Surrogate(_one)
 
 
 def stdb(peak: float = 0.3, rate: float = 0.01) -> Surrogate:
@@ -291,6 +296,10 @@ def _fire_jvp(
     return _fire(surrogate, strict, potential, threshold), height * d_distance
 
 
+def _one(x: Array) -> Array:
+    return jnp.ones_like(x)
+
+
 def _rectangle(x: Array) -> Array:
     return (jnp.abs(x) < 0.5).astype(x.dtype)
 
@@ -313,3 +322,10 @@ def _exponential(x: Array) -> Array:
 
 def _logistic(x: Array) -> Array:
     return 4.0 * jax.nn.sigmoid(x) * jax.nn.sigmoid(-x)
+
+
+# Those of a few operations, which other code may write out.
+CURVES: Mapping[str, Derivative] = {
+    "one": _one, "rectangle": _rectangle, "triangle": _triangle, "lorentzian": _lorentzian,
+    "hyperbola": _hyperbola,
+}  # fmt: skip

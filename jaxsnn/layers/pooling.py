@@ -14,6 +14,7 @@ from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.layers.layer import Layer
 from jaxsnn.layers.tape import Tape
+from jaxsnn.native import channels
 from jaxsnn.origins import Tiled
 
 __all__ = ["AveragePool", "Dropout", "Flatten", "MaxPool", "Vote", "mean_pixels"]
@@ -38,7 +39,7 @@ class AveragePool(Layer):
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
         del tape
         _check_images(self, signal)
-        pooled = signal.fold(lambda x: windows(x, self.size).mean((2, 4)), channelwise=True)
+        pooled = signal.fold(partial(mean, size=self.size), channelwise=True)
         return replace(pooled, events_per_unit=signal.events_per_unit * self.size**2)
 
 
@@ -75,7 +76,7 @@ class MaxPool(Layer):
     def __call__(self, signal: Signal, tape: Tape) -> Signal:
         """Return the signal on a coarser grid, `[T, B, H/size, W/size, C]`."""
         _check_images(self, signal)
-        pooled = signal.fold(lambda x: largest(windows(x, self.size), self.ties), channelwise=True)
+        pooled = signal.fold(partial(most, size=self.size, ties=self.ties), channelwise=True)
         tape.note_spikes(pooled.value, of=signal.value)
         tape.pools[self.name] = signal.sources
         tape.activity.pooled[self.name] = lax.stop_gradient(tape.total(pooled))
@@ -89,6 +90,25 @@ def _check_images(pool: Layer, signal: Signal) -> None:
             f"layer {pool.name!r} pools images [H, W, C], found an input of the shape "
             f"{signal.shape}"
         )
+
+
+def mean(images: Array, size: int) -> Array:
+    """Return the mean of each window, `[N, H/size, W/size, C]` of `[N, H, W, C]`."""
+    if _fits(images, size):
+        return channels.average(images, size)
+    return windows(images, size).mean((2, 4))
+
+
+def most(images: Array, size: int, ties: str) -> Array:
+    """Return the largest of each window, `[N, H/size, W/size, C]` of `[N, H, W, C]`."""
+    if size in channels.SEARCHED and _fits(images, size):
+        return channels.largest(images, size, ties == "shared")
+    return largest(windows(images, size), ties)
+
+
+def _fits(images: Array, size: int) -> bool:
+    """Return whether windows are pooled by our own code for a CPU."""
+    return channels.available(images) and min(images.shape[1:3]) >= size
 
 
 def windows(images: Array, size: int) -> Array:

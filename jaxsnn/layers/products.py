@@ -73,7 +73,7 @@ def _backward(
     if not is_short(x.dtype):
         return to_x, x.T @ cotangent  # XLA is faster at it
     shape = _row(kernel).shape
-    to_kernel, _ = onednn.gradient_of_kernel(1, NO_BORDERS, shape, _row(x), rows)
+    to_kernel = onednn.gradient_of_kernel_by_patches(1, NO_BORDERS, shape, _row(x), rows)
     return to_x, to_kernel[0, 0].astype(kernel.dtype)
 
 

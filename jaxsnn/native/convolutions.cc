@@ -7,6 +7,7 @@
 
 #include <omp.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <exception>
@@ -19,9 +20,7 @@
 #include <vector>
 
 #include "oneapi/dnnl/dnnl.hpp"
-#include "xla/ffi/api/ffi.h"
 
-namespace ffi = xla::ffi;
 using dnnl::memory;
 
 namespace {
@@ -29,6 +28,7 @@ namespace {
 enum Direction : int64_t { kForward, kToImages, kToKernel };
 
 constexpr size_t kMostPrimitives = 1024;       // of a process; beyond it all are made anew
+constexpr size_t kMostPatches = size_t{2} << 20;  // bytes of patches at a time
 constexpr size_t kMostKept = size_t{64} << 20;  // bytes of scratch memory that a thread keeps
 
 dnnl::engine &cpu() {
@@ -152,15 +152,16 @@ Convolution make(int64_t direction, const Problem &p) {
   return c;
 }
 
-std::shared_ptr<const Convolution> find(int64_t direction, int64_t threads, const Problem &p) {
+// Return what a function makes, made once for each key.
+template <typename Value, typename Make>
+std::shared_ptr<const Value> once(const std::vector<int64_t> &key, const Make &make) {
   static std::mutex lock;
-  static std::map<std::vector<int64_t>, std::shared_ptr<const Convolution>> known;
-  const auto key = p.key(direction, threads);
+  static std::map<std::vector<int64_t>, std::shared_ptr<const Value>> known;
   std::lock_guard<std::mutex> guard(lock);
   const auto found = known.find(key);
   if (found != known.end()) return found->second;
   if (known.size() >= kMostPrimitives) known.clear();
-  return known[key] = std::make_shared<const Convolution>(make(direction, p));
+  return known[key] = std::make_shared<const Value>(make());
 }
 
 void execute(int64_t direction, const Convolution &c, void *first, void *second, void *bias,
@@ -233,11 +234,96 @@ ffi::Error run(int64_t direction, const Options &o, const ffi::AnyBuffer &images
                           o.stride, o.borders[0], o.borders[1], o.borders[2], o.borders[3],
                           o.groups, o.biased};
     const Threads limit(static_cast<int>(o.threads));
-    execute(direction, *find(direction, o.threads, problem), first, second, bias, result);
+    const auto known = once<Convolution>(problem.key(direction, o.threads), [&] { return make(direction, problem); });
+    execute(direction, *known, first, second, bias, result);
     return ffi::Error::Success();
   } catch (const std::exception &error) {
     return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
   }
+}
+
+// The gradient of a kernel as a product: all patches of the images, transposed, with the cotangent.
+// Over few pixels oneDNN's own takes up to seven times as long.
+struct Product {
+  dnnl::primitive run;
+  memory::desc patches, cotangent, kernel, scratch;
+};
+
+Product make_product(int64_t rows, int64_t taps, int64_t outputs, memory::data_type type) {
+  dnnl::primitive_attr attributes;
+  attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  dnnl::post_ops added;
+  added.append_sum(1.0f);
+  attributes.set_post_ops(added);
+  Product p;
+  p.patches = memory::desc({taps, rows}, type, memory::dims{1, taps});
+  p.cotangent = memory::desc({rows, outputs}, type, memory::dims{outputs, 1});
+  p.kernel = memory::desc({taps, outputs}, memory::data_type::f32, memory::dims{outputs, 1});
+  const dnnl::matmul::primitive_desc product(cpu(), p.patches, p.cotangent, p.kernel, attributes);
+  p.run = dnnl::matmul(product);
+  p.scratch = product.scratchpad_desc();
+  return p;
+}
+
+// The patches of some images [H, W, C], one row [kh, kw, C] for each pixel of an output [H', W'].
+template <typename T>
+void gather(const Problem &p, const T *images, int64_t samples, int64_t threads, T *patches) {
+  const int64_t height = p.images[1], width = p.images[2], channels = p.images[3];
+  const int64_t down = p.kernel[0], right = p.kernel[1];
+  const int64_t rows = p.outputs[1], columns = p.outputs[2];
+#pragma omp parallel for num_threads(threads) if (threads > 1)
+  for (int64_t line = 0; line < samples * rows; ++line) {
+    const T *image = images + line / rows * height * width * channels;
+    T *out = patches + line * columns * down * right * channels;
+    for (int64_t column = 0; column < columns; ++column) {
+      const int64_t first = column * p.stride - p.left;  // of the window; some may lie outside
+      const int64_t begin = std::max(first, int64_t{0}), end = std::min(first + right, width);
+      for (int64_t tap = 0; tap < down; ++tap, out += right * channels) {
+        const int64_t row = line % rows * p.stride + tap - p.top;
+        if (row < 0 || row >= height || begin >= end) {
+          std::fill_n(out, right * channels, T{0});
+          continue;
+        }
+        std::fill_n(out, (begin - first) * channels, T{0});
+        std::copy_n(image + (row * width + begin) * channels, (end - begin) * channels,
+                    out + (begin - first) * channels);
+        std::fill_n(out + (end - first) * channels, (first + right - end) * channels, T{0});
+      }
+    }
+  }
+}
+
+void by_patches(const Problem &p, int64_t threads, const uint16_t *images, const uint16_t *cotangent,
+                float *kernel) {
+  static thread_local Block patches_block, scratch_block;
+  const int64_t outputs = p.outputs[3], taps = p.kernel[0] * p.kernel[1] * p.kernel[2];
+  const int64_t pixels = p.outputs[1] * p.outputs[2], image = p.images[1] * p.images[2] * p.images[3];
+  const bool are_images = p.kernel[0] * p.kernel[1] * p.stride == 1;
+  const int64_t most = are_images ? p.images[0] : std::max(int64_t(kMostPatches / (pixels * taps * sizeof *images)), int64_t{1});
+  std::fill_n(kernel, taps * outputs, 0.0f);
+  dnnl::stream stream(cpu());
+  for (int64_t at = 0; at < p.images[0]; at += most) {
+    const int64_t samples = std::min(most, p.images[0] - at), rows = samples * pixels;
+    const auto product = once<Product>({threads, rows, taps, outputs}, [&] {
+      return make_product(rows, taps, outputs, memory::data_type::bf16);
+    });
+    const uint16_t *patches = images + at * image;
+    if (!are_images) {
+      auto *block = static_cast<uint16_t *>(patches_block.at_least(rows * taps * sizeof *images));
+      gather(p, images + at * image, samples, threads, block);
+      patches = block;
+    }
+    product->run.execute(
+        stream, {{DNNL_ARG_SRC, memory(product->patches, cpu(), const_cast<uint16_t *>(patches))},
+                 {DNNL_ARG_WEIGHTS, memory(product->cotangent, cpu(),
+                                           const_cast<uint16_t *>(cotangent + at * pixels * outputs))},
+                 {DNNL_ARG_DST, memory(product->kernel, cpu(), kernel)},
+                 {DNNL_ARG_SCRATCHPAD,
+                  memory(product->scratch, cpu(), scratch_block.at_least(product->scratch.get_size()))}});
+    stream.wait();
+  }
+  patches_block.shrink();
+  scratch_block.shrink();
 }
 
 ffi::Error convolve(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::AnyBuffer bias,
@@ -264,6 +350,26 @@ ffi::Error to_kernel(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
              kernel->untyped_data());
 }
 
+ffi::Error to_kernel_by_patches(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
+                                ffi::Result<ffi::AnyBuffer> kernel, int64_t stride,
+                                ffi::Span<const int64_t> borders, int64_t groups, int64_t threads) {
+  try {
+    if (images.element_type() != ffi::DataType::BF16 || groups != 1)
+      throw std::invalid_argument("only bfloat16 without groups is gathered");
+    const Problem problem{shape(images.dimensions()), shape(kernel->dimensions()),
+                          shape(cotangent.dimensions()), memory::data_type::bf16,
+                          memory::data_type::f32, memory::data_type::bf16,
+                          stride, borders[0], borders[1], borders[2], borders[3], groups, false};
+    const Threads limit(static_cast<int>(threads));
+    by_patches(problem, threads, static_cast<const uint16_t *>(images.untyped_data()),
+               static_cast<const uint16_t *>(cotangent.untyped_data()),
+               static_cast<float *>(kernel->untyped_data()));
+    return ffi::Error::Success();
+  } catch (const std::exception &error) {
+    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
+  }
+}
+
 // Add the numbers that each function is told to the arrays that it takes and gives.
 template <typename Arrays>
 auto told(Arrays &&arrays) {
@@ -288,6 +394,9 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_images, to_images,
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxsnn_to_kernel, to_kernel,
     told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>()).Attr<bool>("biased"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_kernel_by_patches, to_kernel_by_patches,
+                              told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()));
 
 extern "C" int jaxsnn_onednn_version() {
   const auto *version = dnnl_version();

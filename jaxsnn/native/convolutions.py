@@ -25,6 +25,7 @@ __all__ = [
     "describe",
     "gradient_of_images",
     "gradient_of_kernel",
+    "gradient_of_kernel_by_patches",
     "instructions",
     "missing",
     "off",
@@ -142,6 +143,21 @@ def gradient_of_kernel(
         images, cotangent, biased=biased, **_known(stride, borders, groups)
     )
     return kernel, bias
+
+
+def gradient_of_kernel_by_patches(
+    stride: int, borders: Borders, shape: tuple[int, ...], images: Array, cotangent: Array
+) -> Array:
+    """Return the gradient of a kernel, in float32, from images and the gradient in bfloat16.
+
+    All patches are laid out, a few megabytes at a time, and multiplied at once: over few pixels
+    that is many times faster than oneDNN's own way.
+    """
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    kernel: Array = _handler("jaxsnn_to_kernel_by_patches", result)(
+        images, cotangent, **_known(stride, borders, 1)
+    )
+    return kernel
 
 
 def _size(stride: int, borders: Borders, images: Array, kernel: Array) -> list[int]:

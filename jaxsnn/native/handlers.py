@@ -17,6 +17,8 @@ __all__ = ["register", "threads"]
 def register(name: str, functions: Iterable[str], *flags: str) -> ctypes.CDLL:
     """Build a source file of this folder, load it, and tell XLA the names of its functions.
 
+    `numbers.h` is put before it.
+
     Args:
       name: of the file.
       functions: that XLA may call.
@@ -25,7 +27,8 @@ def register(name: str, functions: Iterable[str], *flags: str) -> ctypes.CDLL:
     Raises:
       UserError: if there is no compiler, it fails, or the library does not load.
     """
-    source = (resources.files("jaxsnn.native") / name).read_text(encoding="utf-8")
+    folder = resources.files("jaxsnn.native")
+    source = "".join((folder / x).read_text(encoding="utf-8") for x in ("numbers.h", name))
     path = build(
         # The version of jaxlib is part of the source, so that another one builds anew.
         f"// jaxlib {jaxlib.version.__version__}, {' '.join(flags)}\n{source}",

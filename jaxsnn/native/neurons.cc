@@ -7,44 +7,11 @@
 
 #include <algorithm>
 #include <cfloat>
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-#include <exception>
-#include <stdexcept>
-#include <string>
-#include <type_traits>
 #include <vector>
-
-#include "xla/ffi/api/ffi.h"
-
-namespace ffi = xla::ffi;
 
 namespace {
 
 constexpr int64_t kBlock = 1024;  // neurons
-
-using bfloat16 = uint16_t;  // its bits; a struct would keep the compiler from vectors
-
-inline float wide(float x) { return x; }
-inline float wide(bfloat16 x) {
-  const uint32_t bits = uint32_t{x} << 16;
-  float found;
-  std::memcpy(&found, &bits, sizeof found);
-  return found;
-}
-
-template <typename T>
-inline T rounded(float x) {
-  if constexpr (std::is_same_v<T, float>) {
-    return x;
-  } else {
-    uint32_t bits;
-    std::memcpy(&bits, &x, sizeof bits);
-    const uint32_t nearest = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;  // ties to even
-    return static_cast<bfloat16>(x == x ? nearest : 0x7FC0);
-  }
-}
 
 enum Reset : int64_t { kHard, kSoft, kSoftUndecayed };
 
@@ -89,50 +56,74 @@ void each_block(const Call &call, const float *decay, const float *theta, const 
   }
 }
 
-// u[t] = rest(u[t-1]) + x[t]. Spikes are those of u[t], or of u[t-1] with `early`.
+// u[t] = rest(u[t-1]) + x[t]. Spikes are those of u[t], or of u[t-1] with `early`. Either all steps
+// are stored, or with `last` nothing but the last potential.
 template <typename In, typename Kept>
 void forward(const Call &call, bool constant, bool early, const float *start, const In *current,
              const float *decay, const float *theta, Kept *kept, Kept *spikes, float *last) {
   each_block(call, decay, theta, [&](int64_t lane, int64_t begin, int64_t count, const Constants &known) {
-    float *u = last + lane * call.neurons + begin;
-    std::copy_n(start + lane * call.neurons + begin, count, u);
+    const int64_t here = lane * call.neurons + begin;
+    std::vector<float> potentials(start + here, start + here + count);
+    float *u = potentials.data();
     const float share = known.share;
     const Kept one = rounded<Kept>(1.0f);
     for (int64_t t = 0; t < call.steps; ++t) {
       const int64_t now = (lane * call.steps + t) * call.neurons + begin;
-      const In *x = current + (constant ? lane * call.neurons + begin : now);
-      Kept *k = kept + now, *s = spikes + now;
+      const In *x = current + (constant ? here : now);
       const float *d = known.decay.data(), *h = known.theta.data(), *level = known.level.data();
       const float *before = known.before.data(), *behind = known.behind.data();
+      const auto after = [=](int64_t i) {
+        const bool fired = u[i] > level[i];
+        return d[i] * (fired ? share * u[i] - before[i] : u[i]) - (fired ? behind[i] : 0.0f) + wide(x[i]);
+      };
+      if (last) {
+#pragma omp simd
+        for (int64_t i = 0; i < count; ++i) u[i] = after(i);
+        continue;
+      }
+      Kept *k = kept + now, *s = spikes + now;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        const bool fired = u[i] > level[i];
-        const float left = d[i] * (fired ? share * u[i] - before[i] : u[i]) - (fired ? behind[i] : 0.0f);
-        const float after = left + wide(x[i]);
-        const float tested = early ? u[i] : after;
-        u[i] = after;
-        k[i] = rounded<Kept>(std::is_same_v<Kept, float> ? after : after - h[i]);
+        const float next = after(i), tested = early ? u[i] : next;
+        u[i] = next;
+        k[i] = rounded<Kept>(std::is_same_v<Kept, float> ? next : next - h[i]);
         s[i] = tested > level[i] ? one : Kept{0};
       }
     }
+    if (last) std::copy_n(u, count, last + here);
   });
 }
 
-// What is known of the derivatives of a call.
+// The slope of a spike by its potential, as the surrogate has it: a known curve, or as given.
+enum Curve : int64_t { kGiven, kOne, kRectangle, kTriangle, kLorentzian, kHyperbola };
+
+template <Curve curve>
+inline float height(float x) {
+  const float distance = std::fabs(x);
+  if constexpr (curve == kRectangle) return distance < 0.5f ? 1.0f : 0.0f;
+  if constexpr (curve == kTriangle) return std::max(0.0f, 1.0f - distance);
+  if constexpr (curve == kLorentzian) return 1.0f / (1.0f + x * x);
+  if constexpr (curve == kHyperbola) return 1.0f / ((1.0f + distance) * (1.0f + distance));
+  return 1.0f;
+}
+
+// What is known of the derivatives of a call. Slopes are `peak` times the curve of `u - theta`, or
+// of `u / theta - 1`, in widths; the latter are divided by theta.
 template <typename Kept>
 struct Cotangents {
   const Kept *kept, *direct, *spikes, *slopes;  // each but the first may be missing
-  bool early, detached;
+  bool early, detached, normalized;
+  float peak, per_width;
 };
 
 // d[t] = direct[t] + z'(u[t]) spikes[t] + rest'(u[t]) d[t+1], with z' the surrogate's slope;
-// spikes[t+1] with `early`. A reset multiplies by rest' = decay (1 or share) - z' (by_u u + by).
-template <typename Kept>
+// spikes[t+1] with `early`. With `first`, d[0] is also given in float32. A reset multiplies by rest' = decay (1 or share) - z' (by_u u + by).
+template <Curve curve, typename Kept>
 void backward(const Call &call, const Cotangents<Kept> &given, const float *decay,
               const float *theta, Kept *derivative, float *first) {
   each_block(call, decay, theta, [&](int64_t lane, int64_t begin, int64_t count, const Constants &known) {
-    float *d = first + lane * call.neurons + begin;
-    std::fill_n(d, count, 0.0f);
+    std::vector<float> derivatives(count, 0.0f);
+    float *d = derivatives.data();
     constexpr bool whole = std::is_same_v<Kept, float>;
     const float share = known.share, zero = call.strict ? 0.0f : -FLT_MIN;
     const float reset = given.detached ? 0.0f : 1.0f, by_u = call.reset == kHard ? reset : 0.0f;
@@ -140,6 +131,13 @@ void backward(const Call &call, const Cotangents<Kept> &given, const float *deca
     const float *threshold = known.theta.data();
     const float *before = known.before.data(), *behind = known.behind.data();
     const std::vector<Kept> none(count, Kept{0});
+    std::vector<float> scales(count, 1.0f), peaks(count, given.peak);
+    for (int64_t i = 0; i < count; ++i) {
+      const float unit = given.normalized ? 1.0f / threshold[i] : 1.0f;
+      scales[i] = unit * given.per_width;
+      peaks[i] *= unit;
+    }
+    const float *scale = scales.data(), *peak = peaks.data();
     for (int64_t t = call.steps; t-- > 0;) {
       const int64_t now = (lane * call.steps + t) * call.neurons + begin;
       const int64_t then = given.early ? now + call.neurons : now;
@@ -150,42 +148,17 @@ void backward(const Call &call, const Cotangents<Kept> &given, const float *deca
       Kept *out = derivative + now;
 #pragma omp simd
       for (int64_t i = 0; i < count; ++i) {
-        const float x = wide(k[i]), u = whole ? x : x + threshold[i], z = wide(slope[i]);
+        const float x = wide(k[i]), u = whole ? x : x + threshold[i];
+        const float z = curve == kGiven ? wide(slope[i])
+                                        : peak[i] * height<curve>((u - threshold[i]) * scale[i]);
         const float left = x > (whole ? level[i] : zero) ? share * decays[i] : decays[i];
         const float by = reset * (decays[i] * before[i] + behind[i]) + by_u * decays[i] * u;
         d[i] = wide(c[i]) + z * wide(g[i]) + (left - z * by) * d[i];
         out[i] = rounded<Kept>(d[i]);
       }
     }
+    if (first) std::copy_n(d, count, first + lane * call.neurons + begin);
   });
-}
-
-template <typename T>
-const T *data(const ffi::AnyBuffer &buffer) {
-  return static_cast<const T *>(buffer.untyped_data());
-}
-
-template <typename T>
-T *data(ffi::Result<ffi::AnyBuffer> &buffer) {
-  return static_cast<T *>(buffer->untyped_data());
-}
-
-// Call a function with a value of the type that a buffer holds.
-template <typename Body>
-void with_type(ffi::DataType found, const Body &body) {
-  if (found == ffi::DataType::F32) body(float{});
-  else if (found == ffi::DataType::BF16) body(bfloat16{});
-  else throw std::invalid_argument("only float32 and bfloat16 are computed");
-}
-
-template <typename Body>
-ffi::Error guarded(const Body &body) {
-  try {
-    body();
-    return ffi::Error::Success();
-  } catch (const std::exception &error) {
-    return ffi::Error::Internal(std::string("neurons: ") + error.what());
-  }
 }
 
 Call call_of(int64_t size, int64_t steps, int64_t neurons, int64_t channels, int64_t threads,
@@ -195,10 +168,10 @@ Call call_of(int64_t size, int64_t steps, int64_t neurons, int64_t channels, int
 
 ffi::Error run_forward(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuffer decay,
                        ffi::AnyBuffer theta, ffi::Result<ffi::AnyBuffer> kept,
-                       ffi::Result<ffi::AnyBuffer> spikes, ffi::Result<ffi::AnyBuffer> last,
-                       int64_t steps, int64_t neurons, int64_t channels, int64_t threads,
-                       int64_t reset, bool strict, bool constant, bool early) {
-  return guarded([&] {
+                       ffi::Result<ffi::AnyBuffer> spikes, int64_t steps, int64_t neurons,
+                       int64_t channels, int64_t threads, int64_t reset, bool strict, bool constant,
+                       bool early) {
+  return guarded("neurons", [&] {
     const auto call = call_of(kept->element_count(), steps, neurons, channels, threads, reset, strict);
     with_type(current.element_type(), [&](auto in) {
       with_type(kept->element_type(), [&](auto out) {
@@ -206,10 +179,40 @@ ffi::Error run_forward(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuf
         using Kept = decltype(out);
         forward<In, Kept>(call, constant, early, data<float>(start), data<In>(current),
                           data<float>(decay), data<float>(theta), data<Kept>(kept),
-                          data<Kept>(spikes), data<float>(last));
+                          data<Kept>(spikes), nullptr);
       });
     });
   });
+}
+
+ffi::Error run_to_last(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuffer decay,
+                       ffi::AnyBuffer theta, ffi::Result<ffi::AnyBuffer> last, int64_t steps,
+                       int64_t neurons, int64_t channels, int64_t threads, int64_t reset, bool strict,
+                       bool constant) {
+  return guarded("neurons", [&] {
+    const auto call =
+        call_of(last->element_count() * steps, steps, neurons, channels, threads, reset, strict);
+    with_type(current.element_type(), [&](auto in) {
+      using In = decltype(in);
+      forward<In, float>(call, constant, false, data<float>(start), data<In>(current),
+                         data<float>(decay), data<float>(theta), nullptr, nullptr,
+                         data<float>(last));
+    });
+  });
+}
+
+// Call a function with a curve that is known when it is compiled.
+template <typename Body>
+void with_curve(int64_t curve, const Body &body) {
+  switch (curve) {
+    case kGiven: return body(std::integral_constant<Curve, kGiven>());
+    case kOne: return body(std::integral_constant<Curve, kOne>());
+    case kRectangle: return body(std::integral_constant<Curve, kRectangle>());
+    case kTriangle: return body(std::integral_constant<Curve, kTriangle>());
+    case kLorentzian: return body(std::integral_constant<Curve, kLorentzian>());
+    case kHyperbola: return body(std::integral_constant<Curve, kHyperbola>());
+    default: throw std::invalid_argument("this curve is unknown");
+  }
 }
 
 ffi::Error run_backward(ffi::AnyBuffer kept, ffi::AnyBuffer direct, ffi::AnyBuffer spikes,
@@ -217,8 +220,9 @@ ffi::Error run_backward(ffi::AnyBuffer kept, ffi::AnyBuffer direct, ffi::AnyBuff
                         ffi::Result<ffi::AnyBuffer> derivative, ffi::Result<ffi::AnyBuffer> first,
                         int64_t steps, int64_t neurons, int64_t channels, int64_t threads,
                         int64_t reset, bool strict, bool early, bool detached, bool with_direct,
-                        bool with_spikes, bool with_slopes) {
-  return guarded([&] {
+                        bool with_spikes, bool with_slopes, bool with_first, int64_t curve,
+                        float width, float peak, bool normalized) {
+  return guarded("neurons", [&] {
     const auto call = call_of(kept.element_count(), steps, neurons, channels, threads, reset, strict);
     with_type(kept.element_type(), [&](auto out) {
       using Kept = decltype(out);
@@ -227,51 +231,60 @@ ffi::Error run_backward(ffi::AnyBuffer kept, ffi::AnyBuffer direct, ffi::AnyBuff
       };
       const Cotangents<Kept> given{data<Kept>(kept), if_given(with_direct, direct),
                                    if_given(with_spikes, spikes), if_given(with_slopes, slopes),
-                                   early, detached};
-      backward<Kept>(call, given, data<float>(decay), data<float>(theta), data<Kept>(derivative),
-                     data<float>(first));
+                                   early, detached, normalized, peak, 1.0f / width};
+      with_curve(curve, [&](auto known) {
+        backward<decltype(known)::value, Kept>(call, given, data<float>(decay), data<float>(theta),
+                                               data<Kept>(derivative),
+                                               with_first ? data<float>(first) : nullptr);
+      });
     });
   });
 }
 
+// Add the numbers that each function is told to the arrays that it takes and gives.
+template <typename Arrays>
+auto told(Arrays &&arrays) {
+  return std::forward<Arrays>(arrays)
+      .template Attr<int64_t>("steps")
+      .template Attr<int64_t>("neurons")
+      .template Attr<int64_t>("channels")
+      .template Attr<int64_t>("threads")
+      .template Attr<int64_t>("reset")
+      .template Attr<bool>("strict");
+}
+
+using Buffer = ffi::AnyBuffer;
+
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_potentials, run_forward,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("steps")
-                                  .Attr<int64_t>("neurons")
-                                  .Attr<int64_t>("channels")
-                                  .Attr<int64_t>("threads")
-                                  .Attr<int64_t>("reset")
-                                  .Attr<bool>("strict")
-                                  .Attr<bool>("constant")
-                                  .Attr<bool>("early"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxsnn_potentials, run_forward,
+    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>())
+        .Attr<bool>("constant")
+        .Attr<bool>("early"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(
+    jaxsnn_last_potential, run_to_last,
+    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>())
+        .Attr<bool>("constant"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_derivatives, run_backward,
-                              ffi::Ffi::Bind()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Arg<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Ret<ffi::AnyBuffer>()
-                                  .Attr<int64_t>("steps")
-                                  .Attr<int64_t>("neurons")
-                                  .Attr<int64_t>("channels")
-                                  .Attr<int64_t>("threads")
-                                  .Attr<int64_t>("reset")
-                                  .Attr<bool>("strict")
+                              told(ffi::Ffi::Bind()
+                                       .Arg<Buffer>()
+                                       .Arg<Buffer>()
+                                       .Arg<Buffer>()
+                                       .Arg<Buffer>()
+                                       .Arg<Buffer>()
+                                       .Arg<Buffer>()
+                                       .Ret<Buffer>()
+                                       .Ret<Buffer>())
                                   .Attr<bool>("early")
                                   .Attr<bool>("detached")
                                   .Attr<bool>("with_direct")
                                   .Attr<bool>("with_spikes")
-                                  .Attr<bool>("with_slopes"));
+                                  .Attr<bool>("with_slopes")
+                                  .Attr<bool>("with_first")
+                                  .Attr<int64_t>("curve")
+                                  .Attr<float>("width")
+                                  .Attr<float>("peak")
+                                  .Attr<bool>("normalized"));

@@ -16,9 +16,11 @@ from jax import Array
 from jaxsnn.native import convolutions
 from jaxsnn.native.handlers import threads
 
-__all__ = ["available", "derivatives", "potentials"]
+__all__ = ["available", "derivatives", "knows_slopes", "potentials"]
 
 RESETS = ("hard", "soft", "soft_undecayed")  # as numbered in neurons.cc
+GIVEN = "given"  # the slopes of another surrogate, as an array
+CURVES = (GIVEN, "one", "rectangle", "triangle", "lorentzian", "hyperbola")  # as numbered there
 
 
 def available(start: Array, dtype: jax.typing.DTypeLike) -> bool:
@@ -44,12 +46,18 @@ def potentials(
     """
     steps = timesteps or len(current)
     all_steps = jax.ShapeDtypeStruct((steps, *start.shape), jnp.bfloat16 if short else jnp.float32)
-    results = all_steps, all_steps, jax.ShapeDtypeStruct(start.shape, jnp.float32)
-    call = jax.ffi.ffi_call("jaxsnn_potentials", results, vmap_method="broadcast_all")
     decay, threshold, known = _constants(neuron, start, steps)
-    kept, spikes, last = call(
-        start, current, decay, threshold, **known, constant=timesteps is not None, early=early
-    )
+    known["constant"] = timesteps is not None
+
+    def call(name: str, results: Any, **more: Any) -> Any:
+        function = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
+        return function(start, current, decay, threshold, **known, **more)
+
+    kept, spikes = call("jaxsnn_potentials", (all_steps, all_steps), early=early)
+    if not short:
+        return kept, spikes, kept[-1]
+    # By itself, so that it is not computed where nobody asks for it.
+    last = call("jaxsnn_last_potential", jax.ShapeDtypeStruct(start.shape, jnp.float32))
     return kept, spikes, last
 
 
@@ -61,7 +69,8 @@ def derivatives(
     slopes: Array | None,
     *,
     early: bool,
-) -> tuple[Array, Array]:
+    with_first: bool,
+) -> tuple[Array, Array | None]:
     """Return the derivatives by the potentials, `[T, B, ...]`, and the first of them in float32.
 
     Args:
@@ -69,21 +78,41 @@ def derivatives(
       kept: of the potentials, `[T, B, ...]`.
       direct: cotangent of what was kept; None for 0.
       spikes: cotangent of the spikes; None for 0.
-      slopes: of the surrogate at each potential; None where spikes are constants to all.
+      slopes: of the surrogate at each potential; None where they are known (`knows_slopes`), or
+        spikes are constants to all.
       early: whether spikes are those of the potential before a step.
+      with_first: whether the second is needed; None if not.
     """
     like = jax.ShapeDtypeStruct(kept.shape[1:], jnp.float32)
-    results = jax.ShapeDtypeStruct(kept.shape, kept.dtype), like
+    none = jax.ShapeDtypeStruct((1,), jnp.float32)  # a result is needed
+    results = jax.ShapeDtypeStruct(kept.shape, kept.dtype), like if with_first else none
     call = jax.ffi.ffi_call("jaxsnn_derivatives", results, vmap_method="broadcast_all")
     decay, threshold, known = _constants(neuron, like, len(kept))
     given = {"with_direct": direct, "with_spikes": spikes, "with_slopes": slopes}
     # An operand is needed where nothing is given.
     operands = [decay if x is None else x.astype(kept.dtype) for x in given.values()]
     known |= {name: x is not None for name, x in given.items()}
-    derivative, first = call(
-        kept, *operands, decay, threshold, **known, early=early, detached=neuron.detach_reset
-    )
-    return derivative, first
+    known |= _curve(neuron, needed=slopes is None and (spikes is not None or not neuron.detach_reset))
+    known |= {"early": early, "detached": neuron.detach_reset, "with_first": with_first}
+    derivative, first = call(kept, *operands, decay, threshold, **known)
+    return derivative, first if with_first else None
+
+
+def knows_slopes(neuron: Any) -> bool:
+    """Return whether the slopes of a neuron's surrogate are computed here, from its potentials."""
+    return neuron.surrogate.curve in CURVES and not neuron.surrogate.timed
+
+
+def _curve(neuron: Any, needed: bool) -> dict[str, Any]:
+    """Return what a function is told of the surrogate's curve."""
+    surrogate = neuron.surrogate
+    name = surrogate.curve if needed and knows_slopes(neuron) else GIVEN
+    return {
+        "curve": np.int64(CURVES.index(name)),
+        "width": np.float32(surrogate.width),
+        "peak": np.float32(surrogate.peak),
+        "normalized": bool(surrogate.normalized),
+    }
 
 
 def _constants(neuron: Any, like: Any, steps: int) -> tuple[Array, Array, dict[str, Any]]:

@@ -11,10 +11,16 @@ from pathlib import Path
 from jaxsnn.errors import UserError
 from jaxsnn.native.handlers import register
 
-__all__ = ["CONVOLUTIONS", "NEURONS", "Library", "instruction_set", "load"]
+__all__ = ["CHANNELS", "CONVOLUTIONS", "NEURONS", "Library", "instruction_set", "load"]
 
-CONVOLUTIONS = ("jaxsnn_convolve", "jaxsnn_to_images", "jaxsnn_to_kernel")
-NEURONS = ("jaxsnn_potentials", "jaxsnn_derivatives")
+CONVOLUTIONS = (
+    "jaxsnn_convolve", "jaxsnn_to_images", "jaxsnn_to_kernel", "jaxsnn_to_kernel_by_patches",
+)  # fmt: skip
+NEURONS = ("jaxsnn_potentials", "jaxsnn_last_potential", "jaxsnn_derivatives")
+CHANNELS = (
+    "jaxsnn_sum", "jaxsnn_mix", "jaxsnn_average", "jaxsnn_spread", "jaxsnn_largest",
+    "jaxsnn_to_largest",
+)  # fmt: skip
 NAMES = ("libdnnl.so.3", "libdnnl.so")
 MAJOR = 3  # of oneDNN: an older or newer one has other functions
 
@@ -51,6 +57,7 @@ def load() -> ctypes.CDLL:
     if version // 100 != MAJOR:
         raise UserError(f"{library.file} is oneDNN {version // 100}, but {MAJOR} is needed")
     register("neurons.cc", NEURONS, "-O3", "-march=native")
+    register("channels.cc", CHANNELS, "-O3", "-march=native")
     return handlers
 
 

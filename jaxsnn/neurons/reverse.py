@@ -125,21 +125,22 @@ def _trajectory(
 
 def _trajectory_forward(
     form: Form, *traced: Any
-) -> tuple[tuple[Array, Array | None, Array], tuple[Any, Array, Array, Array | None]]:
+) -> tuple[tuple[Array, Array | None, Array], tuple[Any, Array, Array, Array | None, tuple[()] | None]]:
     neuron, start, current, feedback = jax.tree.map(lambda traced: traced.value, traced)
     found = _trajectory(form, neuron, start, current, feedback)
-    return found, (neuron, start, found[0], feedback)
+    asked = () if traced[1].perturbed else None  # for the derivative by the start
+    return found, (neuron, start, found[0], feedback, asked)
 
 
 def _trajectory_backward(
     form: Form,
-    saved: tuple[Any, Array, Array, Array | None],
+    saved: tuple[Any, Array, Array, Array | None, tuple[()] | None],
     cotangents: tuple[Array, Any, Any],
 ) -> tuple[Any, Array, Array, Array | None]:
-    neuron, start, kept, feedback = saved
+    neuron, start, kept, feedback, asked = saved
     direct, heard = map(_given, cotangents[:2])
     if cotangents[1] is not None:  # the forward pass was native
-        return *_natively(form, neuron, start, kept, direct, heard), None
+        return *_natively(form, neuron, start, kept, direct, heard, asked is not None), None
     cotangent = jnp.zeros_like(kept) if direct is None else direct
     # With feedback the steps are many and small: what needs no loop is computed before it.
     before_loop = feedback is not None and not form.short
@@ -197,7 +198,13 @@ def _given(cotangent: Any) -> Array | None:
 
 
 def _natively(
-    form: Form, neuron: Leaky, start: Array, kept: Array, direct: Array | None, heard: Array | None
+    form: Form,
+    neuron: Leaky,
+    start: Array,
+    kept: Array,
+    direct: Array | None,
+    heard: Array | None,
+    by_start: bool,
 ) -> tuple[Any, Array, Array]:
     """Return the derivatives by the constants, the first potential and the current.
 
@@ -208,6 +215,7 @@ def _natively(
       kept: of the others.
       direct: cotangent of what was kept.
       heard: cotangent of the spikes.
+      by_start: whether the derivative by the first potential is needed; 0 if not.
     """
 
     def slope(of: Any, potential: Array) -> Array:
@@ -216,11 +224,14 @@ def _natively(
         return found
 
     early, slopes = form.fires_first, None
-    if heard is not None or not neuron.detach_reset:
+    needed = heard is not None or not neuron.detach_reset
+    if needed and not native.knows_slopes(neuron):
         slopes = slope(spikes_of, _potential(form, neuron, kept))
-    derivative, first = native.derivatives(neuron, kept, direct, heard, slopes, early=early)
-    d_start = slope(rest, start) * first
-    if early and heard is not None:
+    derivative, first = native.derivatives(
+        neuron, kept, direct, heard, slopes, early=early, with_first=by_start
+    )
+    d_start = jnp.zeros_like(start) if first is None else slope(rest, start) * first
+    if by_start and early and heard is not None:
         d_start = d_start + slope(spikes_of, start) * heard[0]
 
     # By themselves, so that what nobody asks for is not computed.

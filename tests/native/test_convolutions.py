@@ -108,6 +108,36 @@ def both_ways(function, *arguments):
 
 
 @needs_onednn
+@pytest.mark.skipif(not onednn.available(jnp.bfloat16), reason="bfloat16 is not at hand")
+@pytest.mark.parametrize("seed", range(12))
+def test_patches_and_a_product_are_the_gradient_of_a_kernel(seed):
+    stride, borders, _, of_images, of_kernel = random_case(seed)
+    of_kernel = (*of_kernel[:2], of_images[3], of_kernel[3])
+    random = np.random.default_rng(200 + seed)
+    images = jnp.asarray(random.standard_normal(of_images), jnp.bfloat16)
+    wide = images.astype(jnp.float32)
+    outputs, back = jax.vjp(
+        lambda kernel: by_xla(wide, kernel, stride, borders), jnp.zeros(of_kernel)
+    )
+    cotangent = jnp.asarray(random.standard_normal(outputs.shape), jnp.bfloat16)
+    found = onednn.gradient_of_kernel_by_patches(stride, borders, of_kernel, images, cotangent)
+    close(found, back(cotangent.astype(jnp.float32))[0], jnp.float32)
+
+
+@needs_onednn
+@pytest.mark.skipif(not onednn.available(jnp.bfloat16), reason="bfloat16 is not at hand")
+def test_many_patches_are_laid_out_in_parts():
+    borders = ((1, 1), (1, 1))
+    images, cotangent = (
+        jnp.asarray(np.random.default_rng(seed).integers(-2, 3, (70, 8, 8, 64)), jnp.bfloat16)
+        for seed in (0, 1)
+    )  # 5 MB of patches; sums of whole numbers are exact
+    found = onednn.gradient_of_kernel_by_patches(1, borders, (3, 3, 64, 64), images, cotangent)
+    with_all = onednn.gradient_of_kernel(1, borders, (3, 3, 64, 64), images, cotangent)[0]
+    np.testing.assert_array_equal(found, with_all)
+
+
+@needs_onednn
 @pytest.mark.parametrize(
     "program",
     [

@@ -22,13 +22,20 @@ SHAPE = (3, 5, 7)  # a batch of samples of 5 places and 7 channels
 KINDS = list(itertools.product(RESETS, (True, False), (True, False), ORDERS))
 
 
-def make_neuron(reset, strict, detach, order, each=False):
+SLOPES = [
+    surrogate.rectangle(), surrogate.rectangle(0.5), surrogate.triangle(2.0),
+    surrogate.triangle(1.0, 0.3, normalized=True), surrogate.atan(3.0), surrogate.fast_sigmoid(5.0),
+    surrogate.sigmoid(), surrogate.constant(), surrogate.custom(jnp.cos, normalized=True),
+]  # fmt: skip
+
+
+def make_neuron(reset, strict, detach, order, each=False, slope=SLOPES[4]):
     """Return a neuron; with `each`, one constant for each channel."""
     constants = (0.75, 1.0)
     if each:
         constants = jnp.linspace(0.5, 1.0, SHAPE[-1]), jnp.linspace(0.5, 2.0, SHAPE[-1])
     options = {"reset": reset, "strict": strict, "detach_reset": detach, "order": order}
-    return neurons.LIF(*constants, **options, surrogate=surrogate.atan(2.0))
+    return neurons.LIF(*constants, **options, surrogate=slope)
 
 
 def draw(steps, dtype=jnp.float32, seed=0):
@@ -99,6 +106,25 @@ def test_all_kinds_of_neurons_equal_xla(reset, strict, detach, order):
     check_close(outcome(neuron, current), by_xla(neuron, current), 1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("slope", SLOPES)
+def test_all_surrogates_equal_xla(slope, dtype):
+    neuron = make_neuron("hard", True, False, ORDERS[0], each=True, slope=slope)
+    current = draw(6, dtype)
+    tolerance = 1e-5 if dtype == jnp.float32 else 5e-2
+    check_close(outcome(neuron, current), by_xla(neuron, current), tolerance)
+
+
+@pytest.mark.parametrize("slope", SLOPES)
+def test_slopes_of_a_known_curve_are_no_array(slope):
+    neuron = neurons.LIF(0.5, surrogate=slope)
+    known = slope.curve is not None
+    assert known == (slope not in (SLOPES[6], SLOPES[8]))
+    gradient = jax.make_jaxpr(jax.grad(lambda x: neurons.unroll(neuron, x)[0].sum()))(draw(3))
+    assert f"('with_slopes', {not known})" in str(gradient)
+    assert "('with_first', False)" in str(gradient)  # nobody asks for the derivative by the start
+
+
 @pytest.mark.parametrize("of", [("spikes",), ("potentials",), ("last",), ("spikes", "last")])
 @pytest.mark.parametrize("detach, order", [(True, ORDERS[0]), (False, ORDERS[1])])
 def test_derivatives_of_some_of_the_results_equal_xla(detach, order, of):
@@ -130,8 +156,7 @@ def test_in_bfloat16_spikes_and_potentials_equal_xla_and_derivatives_are_as_near
 
 def test_a_current_in_float32_of_spikes_in_bfloat16():
     neuron, current = make_neuron("hard", True, True, ORDERS[0]), draw(6)
-    pair = outcome(neuron, current, dtype=jnp.bfloat16), by_xla(neuron, current, dtype=jnp.bfloat16)
-    check_close(*pair, 5e-2)
+    check_close(outcome(neuron, current, dtype=jnp.bfloat16), outcome(neuron, current), 5e-2)
 
 
 @pytest.mark.parametrize("channels", [1, 3, 1000, 1025, 3000])
