@@ -53,7 +53,7 @@ MOST_WEIGHTS = {"AVX2": 1 << 19, "AVX-512": math.inf, "AMX": math.inf}
 
 # Of an output in bfloat16 on AMX below which the gradient of the kernel is a product of all
 # patches: over 2 x 2, 4 x 4, 7 x 7 and 8 x 8 pixels it takes 0.1, 0.3, 0.6 and 0.9 of oneDNN's own
-# time, over 14 x 14 three times as long.
+# time, over 14 x 14 three times as long. With fewer channels than pixels, gathering costs too much.
 MOST_PIXELS = 64
 
 
@@ -251,8 +251,9 @@ def _gradient_of_weights(
 
 def _are_few(cotangent: Array) -> bool:
     """Return whether outputs have so few pixels that patches and a product are faster."""
-    pixels = math.prod(cotangent.shape[1:3])
-    return is_short(cotangent.dtype) and onednn.instructions() == "AMX" and pixels <= MOST_PIXELS
+    pixels, channels = math.prod(cotangent.shape[1:3]), cotangent.shape[-1]
+    few = pixels <= min(MOST_PIXELS, channels)
+    return few and is_short(cotangent.dtype) and onednn.instructions() == "AMX"
 
 
 def _is_faster(stride: int, shape: tuple[int, ...]) -> bool:

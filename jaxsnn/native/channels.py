@@ -8,7 +8,8 @@ float64.
     average         the mean of each window of pixels
     largest         the largest of each
 
-Each has a reverse pass by hand; the standardised values are not kept for it.
+Each has a reverse pass by hand, which keeps nothing but the inputs. There are no tangents and no
+second derivatives, as there are none of the convolutions of oneDNN.
 """
 
 from functools import partial

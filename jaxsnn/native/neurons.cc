@@ -56,15 +56,16 @@ void each_block(const Call &call, const float *decay, const float *theta, const 
   }
 }
 
-// u[t] = rest(u[t-1]) + x[t]. Spikes are those of u[t], or of u[t-1] with `early`. Either all steps
+// u[t] = rest(u[t-1]) + x[t], from 0 without a start. Spikes are those of u[t], or of u[t-1] with `early`. Either all steps
 // are stored, or with `last` nothing but the last potential.
 template <typename In, typename Kept>
 void forward(const Call &call, bool constant, bool early, const float *start, const In *current,
              const float *decay, const float *theta, Kept *kept, Kept *spikes, float *last) {
   each_block(call, decay, theta, [&](int64_t lane, int64_t begin, int64_t count, const Constants &known) {
     const int64_t here = lane * call.neurons + begin;
-    std::vector<float> potentials(start + here, start + here + count);
+    std::vector<float> potentials(count, 0.0f);
     float *u = potentials.data();
+    if (start) std::copy_n(start + here, count, u);
     const float share = known.share;
     const Kept one = rounded<Kept>(1.0f);
     for (int64_t t = 0; t < call.steps; ++t) {
@@ -170,14 +171,14 @@ ffi::Error run_forward(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuf
                        ffi::AnyBuffer theta, ffi::Result<ffi::AnyBuffer> kept,
                        ffi::Result<ffi::AnyBuffer> spikes, int64_t steps, int64_t neurons,
                        int64_t channels, int64_t threads, int64_t reset, bool strict, bool constant,
-                       bool early) {
+                       bool at_rest, bool early) {
   return guarded("neurons", [&] {
     const auto call = call_of(kept->element_count(), steps, neurons, channels, threads, reset, strict);
     with_type(current.element_type(), [&](auto in) {
       with_type(kept->element_type(), [&](auto out) {
         using In = decltype(in);
         using Kept = decltype(out);
-        forward<In, Kept>(call, constant, early, data<float>(start), data<In>(current),
+        forward<In, Kept>(call, constant, early, at_rest ? nullptr : data<float>(start), data<In>(current),
                           data<float>(decay), data<float>(theta), data<Kept>(kept),
                           data<Kept>(spikes), nullptr);
       });
@@ -188,13 +189,13 @@ ffi::Error run_forward(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuf
 ffi::Error run_to_last(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuffer decay,
                        ffi::AnyBuffer theta, ffi::Result<ffi::AnyBuffer> last, int64_t steps,
                        int64_t neurons, int64_t channels, int64_t threads, int64_t reset, bool strict,
-                       bool constant) {
+                       bool constant, bool at_rest) {
   return guarded("neurons", [&] {
     const auto call =
         call_of(last->element_count() * steps, steps, neurons, channels, threads, reset, strict);
     with_type(current.element_type(), [&](auto in) {
       using In = decltype(in);
-      forward<In, float>(call, constant, false, data<float>(start), data<In>(current),
+      forward<In, float>(call, constant, false, at_rest ? nullptr : data<float>(start), data<In>(current),
                          data<float>(decay), data<float>(theta), nullptr, nullptr,
                          data<float>(last));
     });
@@ -261,12 +262,14 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxsnn_potentials, run_forward,
     told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>())
         .Attr<bool>("constant")
+        .Attr<bool>("at_rest")
         .Attr<bool>("early"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(
     jaxsnn_last_potential, run_to_last,
     told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>())
-        .Attr<bool>("constant"));
+        .Attr<bool>("constant")
+        .Attr<bool>("at_rest"));
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_derivatives, run_backward,
                               told(ffi::Ffi::Bind()

@@ -32,7 +32,14 @@ def available(start: Array, dtype: jax.typing.DTypeLike) -> bool:
 
 
 def potentials(
-    neuron: Any, start: Array, current: Array, timesteps: int | None, *, short: bool, early: bool
+    neuron: Any,
+    start: Array,
+    current: Array,
+    timesteps: int | None,
+    *,
+    at_rest: bool,
+    short: bool,
+    early: bool,
 ) -> tuple[Array, Array, Array]:
     """Return what is kept of the potentials `[T, B, ...]`, the spikes, and the last potential.
 
@@ -41,17 +48,20 @@ def potentials(
       start: the potential before the first step, `[B, ...]`.
       current: `[T, B, ...]`, or `[B, ...]` of a constant one.
       timesteps: of a constant current.
+      at_rest: whether that potential is 0, so that it need not be read.
       short: whether spikes are bfloat16 and of `u` the distance `u - theta` is kept in bfloat16.
       early: whether spikes are those of the potential before a step.
     """
     steps = timesteps or len(current)
     all_steps = jax.ShapeDtypeStruct((steps, *start.shape), jnp.bfloat16 if short else jnp.float32)
     decay, threshold, known = _constants(neuron, start, steps)
-    known["constant"] = timesteps is not None
+    known |= {"constant": timesteps is not None, "at_rest": at_rest}
+    # An operand is needed where nothing is read.
+    first = decay if at_rest else start
 
     def call(name: str, results: Any, **more: Any) -> Any:
         function = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
-        return function(start, current, decay, threshold, **known, **more)
+        return function(first, current, decay, threshold, **known, **more)
 
     kept, spikes = call("jaxsnn_potentials", (all_steps, all_steps), early=early)
     if not short:

@@ -101,13 +101,14 @@ class LIF(Neuron):
         *,
         timesteps: int | None,
         start: Membrane,
+        at_rest: bool,
         feedback: Array | None,
         short: bool,
     ) -> tuple[Array, Array, Membrane]:
         """Run over the whole time axis, with a reverse pass by hand."""
         if feedback is not None and self._fires_first:
             raise UserError("feedback needs neurons of the order 'integrate_then_fire'")
-        form = Form(timesteps, short, current.dtype, self._fires_first)
+        form = Form(timesteps, short, current.dtype, self._fires_first, at_rest)
         spikes, potential, last = by_hand(form, self, start.potential, current, feedback)
         return spikes, potential, Membrane(last)
 

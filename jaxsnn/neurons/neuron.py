@@ -150,6 +150,7 @@ class Neuron:
         *,
         timesteps: int | None,
         start: Any,
+        at_rest: bool,
         feedback: Array | None,
         short: bool,
     ) -> tuple[Array, Array, Any]:
@@ -159,12 +160,14 @@ class Neuron:
           current: `[T, B, ...]`, or `[B, ...]` with `timesteps`, perhaps in bfloat16.
           timesteps: number of steps of a constant current.
           start: the state before the first step, in the dtype of potentials.
+          at_rest: whether that is known to be the one of `begin`.
           feedback: weights `[C, C]` through which the last spikes are heard.
           short: whether spikes are bfloat16.
 
         Returns:
           Spikes and potentials `[T, B, ...]`, and the last state.
         """
+        del at_rest
         rank = start.potential.ndim
         # [1, ..., C], so that a step may multiply them with its state as they are.
         neuron = jax.tree.map(lambda x: x.reshape((1,) * (rank - x.ndim) + x.shape), self)

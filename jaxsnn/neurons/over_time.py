@@ -70,6 +70,7 @@ def unroll(
         current,
         timesteps=timesteps,
         start=start,
+        at_rest=initial is None,
         feedback=feedback,
         short=is_short(current.dtype if dtype is None else dtype),
     )

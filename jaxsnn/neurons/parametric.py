@@ -99,6 +99,7 @@ class PLIF(Neuron):
         *,
         timesteps: int | None,
         start: Membrane,
+        at_rest: bool,
         feedback: Array | None,
         short: bool,
     ) -> tuple[Array, Array, Membrane]:
@@ -106,8 +107,14 @@ class PLIF(Neuron):
         if self.input_gain:
             current = laid_out(self.gain, current) * current
             feedback = None if feedback is None else feedback * laid_out(self.gain, feedback)
-        options: dict[str, Any] = {"timesteps": timesteps, "start": start, "short": short}
-        return self.plain().over_time(current, feedback=feedback, **options)
+        return self.plain().over_time(
+            current,
+            timesteps=timesteps,
+            start=start,
+            at_rest=at_rest,
+            feedback=feedback,
+            short=short,
+        )
 
     def as_lif(self) -> LIF:
         """Return the LIF neuron of the same spikes: the gain divides the threshold instead."""

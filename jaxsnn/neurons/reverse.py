@@ -29,6 +29,7 @@ class Form(NamedTuple):
     short: bool  # whether what is kept is bfloat16
     current: Any  # its dtype
     fires_first: bool  # whether spikes are those of the potential before a step
+    at_rest: bool  # whether the potential before the first step is 0
 
 
 def by_hand(
@@ -110,7 +111,13 @@ def _trajectory(
     """
     if _is_native(form, start, form.timesteps or len(current), feedback):
         return native.potentials(
-            neuron, start, current, form.timesteps, short=form.short, early=form.fires_first
+            neuron,
+            start,
+            current,
+            form.timesteps,
+            at_rest=form.at_rest,
+            short=form.short,
+            early=form.fires_first,
         )
 
     def step(potential: Array, drive: Array) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from jaxsnn.encode import Signal, direct
 from jaxsnn.errors import UserError
 from jaxsnn.layers import Integrator, Neurons, Tape
 from jaxsnn.layers.layer import named
+from jaxsnn.native import convolutions
 from jaxsnn.neurons import LIF, unroll
 
 KEY = jax.random.key(0)
@@ -83,7 +84,8 @@ def test_a_maximum_has_tangents_second_derivatives_and_gradients_of_what_is_no_n
     def cubed(x):
         return (run(layers.MaxPool(2, ties), x).value ** 3).sum()
 
-    check_grads(cubed, (x,), order=2, rtol=1e-2)
+    with convolutions.off():  # our own code knows first derivatives alone
+        check_grads(cubed, (x,), order=2, rtol=1e-2)
     slope = jax.grad(lambda x: run(layers.MaxPool(2, ties), x).value.sum())
     broken = slope(x.at[0, 0, 1, 0, 0].set(jnp.nan))
     if ties == "first":

@@ -159,6 +159,15 @@ def test_a_current_in_float32_of_spikes_in_bfloat16():
     check_close(outcome(neuron, current, dtype=jnp.bfloat16), outcome(neuron, current), 5e-2)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_at_rest_is_a_start_of_zeros(dtype):
+    neuron, current = make_neuron("soft", True, True, ORDERS[1]), draw(5, dtype)
+    known = neurons.unroll(neuron, current)
+    given = neurons.unroll(neuron, current, initial=neurons.Membrane(jnp.zeros(SHAPE)))
+    for one, other in zip(jax.tree.leaves(known), jax.tree.leaves(given), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 @pytest.mark.parametrize("channels", [1, 3, 1000, 1025, 3000])
 def test_blocks_of_any_size(channels):
     neuron = neurons.LIF(jnp.linspace(0.1, 1.0, channels), reset="soft")
@@ -202,7 +211,9 @@ def test_devices_share_a_batch():
 def test_bfloat16_is_rounded_to_the_nearest_even_and_nan_stays():
     values = jnp.asarray([1.0, 1.00390625, 1.01171875, 3.0e38, jnp.inf, jnp.nan, -2.7, 0.1])
     neuron = neurons.LIF(1.0, 0.5, reset="soft")
-    kept = ours.potentials(neuron, 0 * jnp.ones(8), values[None], None, short=True, early=False)[0]
+    kept = ours.potentials(
+        neuron, jnp.zeros(8), values[None], None, at_rest=True, short=True, early=False
+    )[0]  # fmt: skip
     wanted = (values - 0.5).astype(jnp.bfloat16)
     np.testing.assert_array_equal(kept[0].astype(jnp.float32), wanted.astype(jnp.float32))
 
