@@ -4,8 +4,9 @@ A candidate is a share of channels, a number of bits and a sparsity of the conne
 channels that stay. The file that it will take is known before any training: channels are cut, the
 smallest weights pruned, the others quantized and packed, and the file's bytes counted.
 
-    bytes    for each share and number of bits the least sparsity with which the file fits
-             (bisection); the candidate with the highest accuracy is taken
+    bytes    for each share and number of bits the least sparsity with which the file fits, or is
+             larger by no more than `spare` (bisection); the candidate with the highest accuracy is
+             taken
     points   shares, bits and sparsities as listed; of those that lose no more, the smallest file
 
 What accuracy a candidate keeps is measured after a short training on some of the images with all of
@@ -292,7 +293,7 @@ def _sparsest(pipeline: Pipeline, narrow: Narrow, share: float, bits: int) -> Ca
 
 def _solved(pipeline: Pipeline, narrow: Narrow, least: Candidate) -> Candidate:
     """Return the candidate of the lowest sparsity whose file fits, between `least` and none."""
-    budget = pipeline.chosen.bytes or 0
+    budget = (pipeline.chosen.bytes or 0) * (1 + pipeline.chosen.spare)
     full = _sized(pipeline, narrow, least.channels, least.bits, 0.0)
     if full is not None and full.num_bytes <= budget:  # codes alone, without positions
         return full

@@ -22,6 +22,7 @@ from jaxsnn.methods import admm, channels, stages
 from jaxsnn.methods.controls import file_bytes
 from jaxsnn.methods.result import CONTROL, Trainer
 from jaxsnn.network import Network
+from jaxsnn.options import recipe_of
 from jaxsnn.train import Guide, Task
 from jaxsnn.train.guiding import foreseen
 
@@ -275,6 +276,8 @@ class Pipeline:
             )
         if c.tidy:
             self.folded(held.free)
+        if "bits" in c.stages and c.layer_bits is not None:
+            tree.match(recipe_of(c.layer_bits), held.free.params)
         if "bits" in c.stages and c.levels == "learned":
             phase = self.learning(optax.identity(), held, 1)
             jax.eval_shape(phase.optimizer.init, held.free.params)
@@ -293,27 +296,32 @@ def level_recipe(
 ) -> dict[str, Projection]:
     """Return the recipe of quantized kernels, zero outside the masks.
 
-    The scores of a read-out are compared with each other: of rescaled levels it has one scale,
-    with which they are whole numbers of one unit.
+    The scores of a read-out are compared with each other: it has one scale, with which they are
+    whole numbers of one unit.
 
     Args:
-      chosen: its `levels` and `per`.
-      bits: of the levels that have some, may be traced.
+      chosen: its `levels`, `layer_bits` and `per`.
+      bits: of the levels that have some, in layers without bits of their own; may be traced.
       net: the network, whose parameters may be traced.
       task: its task.
       masks: tree like the parameters; None if all weights may stay.
     """
     if chosen.levels == "learned":
         raise ValueError("learned bits have widths of their own")
-    if chosen.levels != "rescaled":
-        return admm.quantize_recipe(chosen.levels, bits, masks=masks, per=chosen.per)
-    kept = {} if masks is None else tree.named_leaves(masks)
+    widths: dict[str, Any] = tree.match({KERNELS: bits}, net.params)
+    if chosen.layer_bits is not None:
+        widths |= tree.match(recipe_of(chosen.layer_bits), net.params)
     readout = net.flow(task.inputs).readout if net.synapses else ()
-    last = {f"{layer}/kernel" for layer in readout}
-
-    def levels(name: str) -> Projection:
-        if name in last:
-            return sets.rescaled(bits, per="layer", kept=kept.get(name))
-        return sets.rescaled(bits, kept=kept.get(name))
-
-    return {name: levels(name) for name in tree.match({KERNELS: 0}, net.params)}
+    last = {f"{layer}/kernel" for layer in readout} & set(widths)
+    if chosen.levels != "rescaled":
+        own = {name: each for name, each in widths.items() if name not in last}
+        found = admm.quantize_recipe(chosen.levels, own, masks=masks, per=chosen.per)
+        one = {name: widths[name] for name in last}
+        return found | admm.quantize_recipe(chosen.levels, one, masks=masks)
+    kept = {} if masks is None else tree.named_leaves(masks)
+    return {
+        name: sets.rescaled(
+            each, per="layer" if name in last else "channel", kept=kept.get(name)
+        )
+        for name, each in widths.items()
+    }

@@ -1,5 +1,6 @@
 """The options of the joint pipeline: which stages, in which order, how much of each."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from jaxsnn.errors import UserError
@@ -52,8 +53,11 @@ class Options:
     """Levels of the weights: rescaled, those of ADMM, or learned (bits of each channel)."""
     bits: Annotated[int, Whole(1, 8)] = 2
     """Bits of the levels rescaled, uniform and pow2; of learned ones the mean."""
+    layer_bits: Annotated[PerLayer | None, Whole(1, 8)] = None
+    """Bits of some layers, layer=number,...; the others have `bits`, or what a budget finds."""
     per: Literal["leaf", "channel"] = "leaf"
-    """One scale of ADMM's levels for each layer (leaf), or one for each output channel."""
+    """One scale of ADMM's levels for each layer (leaf), or one for each output channel of all
+    layers but the read-out."""
     widths_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 0.03
     """First step size of learned bits; they move by units where weights move by hundredths."""
     bits_epochs: Annotated[int, Whole(0)] = 3
@@ -81,6 +85,9 @@ class Options:
     """Bits that are tried."""
     search_sparsity: Annotated[tuple[float, ...], Range(0, 1, open_high=True)] = (0.8, 0.9, 0.95)
     """Sparsities that are tried for points; for bytes they follow from the size."""
+    spare: Annotated[float, Range(0, 1)] = 0.0
+    """Share by which what is planned for bytes may exceed them: levels with a zero remove weights
+    while they are trained."""
     search_samples: Annotated[int, Whole(1, 1 << 40)] = 5000
     """Training images on which each candidate is trained."""
     search_epochs: Annotated[int, Whole(1)] = 2
@@ -115,12 +122,19 @@ class Options:
             raise UserError(
                 f"constant_bits {self.constant_bits} counts on folded norms: ask for tidy, too"
             )
+        if self.layer_bits is not None and self.levels in ("ternary", "binary", "learned"):
+            raise UserError(f"layer_bits: the levels {self.levels} take none")
         if self.levels in BITS:
-            low, high = BITS[self.levels]
-            if not low <= self.bits <= high:
-                raise UserError(
-                    f"bits of levels {self.levels} must be in [{low}, {high}], found {self.bits}"
-                )
+            for name in ("bits", "layer_bits"):
+                _check_bits(name, getattr(self, name), self.levels)
+
+
+def _check_bits(name: str, found: PerLayer | None, levels: str) -> None:
+    """Refuse bits that some levels do not have."""
+    low, high = BITS[levels]
+    for bits in found.values() if isinstance(found, Mapping) else (found,):
+        if bits is not None and not low <= bits <= high:
+            raise UserError(f"{name} of levels {levels} must be in [{low}, {high}], found {bits}")
 
 
 def _check_stages(chosen: Options) -> None:

@@ -140,7 +140,7 @@ def test_who_cannot_be_compared_has_a_time_and_no_ratio():
     assert row["median_ms"] == 3 and row["ratio"] is None and tables.judge(row) == "other net"
 
 
-def test_each_peer_meets_ours_in_its_own_flavour():
+def test_each_peer_meets_ours_in_its_own_flavour(monkeypatch):
     peers = contenders.PEERS
     rows, references = comparison.line_up(WORKLOADS["W1"], peers, plain=True)
     assert references["snntorch"] == "jaxsnn" and references["snnax"] is None
@@ -151,6 +151,7 @@ def test_each_peer_meets_ours_in_its_own_flavour():
     assert references["spyx"] == "jaxsnn/through" and "jaxsnn/late" not in rows
     _, references = comparison.line_up(WORKLOADS["W4"], peers, plain=False)
     assert references["spyx"] == "jaxsnn/through"  # late, eight layers are silent for T = 4
+    monkeypatch.setattr(comparison.onednn, "missing", lambda: "oneDNN is not installed")
     rows, _ = comparison.line_up(WORKLOADS["W4-inference"], {}, plain=False)
     assert {name: row.variant for name, row in rows.items()} == {
         "jaxsnn": "predict", "jaxsnn evaluate": "evaluate", "jaxsnn call": "call",
