@@ -97,6 +97,9 @@ def test_the_least_sparsity_that_fits_is_found(stages_of, whole):
     least = budgets._sparsest(stages, whole, 0.0, 2)
     found = budgets._solved(stages, whole, least)
     assert 0.97 * budget <= found.num_bytes <= budget and 0.5 < found.sparsity < 0.9
+    stages = replace(stages, chosen=replace(stages.chosen, spare=0.1))
+    larger = budgets._solved(stages, whole, least)
+    assert 1.06 * budget <= larger.num_bytes <= 1.1 * budget and larger.sparsity < found.sparsity
 
 
 def test_the_bytes_of_biases_and_thresholds_count(stages_of, net, task):

@@ -7,6 +7,7 @@ import numpy as np
 import optax
 import pytest
 
+from jaxsnn import compress as sets
 from jaxsnn import data, models, train, tree
 from jaxsnn.errors import UserError
 from jaxsnn.methods import channels, gains, joint, pipeline
@@ -108,6 +109,17 @@ def test_quantized_weights_stay_on_their_grid_and_it_is_known(result):
                 if len(levels) == 2:
                     assert levels[1] / levels[0] == pytest.approx(3, rel=1e-5)
             np.testing.assert_array_equal(net.quantized[layer].decode(), kernel)
+
+
+@pytest.mark.parametrize("levels", ["rescaled", "uniform"])
+def test_layers_have_bits_of_their_own_and_the_read_out_one_scale(levels, fresh, task):
+    chosen = joint.Options(levels=levels, bits=2, layer_bits={"conv1": 4}, per="channel")
+    seen = sets.project(fresh, pipeline.level_recipe(chosen, chosen.bits, fresh, task))
+    steps = seen.steps
+    assert {name: int(step.bits.max()) for name, step in steps.items()} == {
+        "conv1/kernel": 4, "dense1/kernel": 2, "dense2/kernel": 2,
+    }  # fmt: skip
+    assert steps["dense2/kernel"].scale.size == 1 and steps["conv1/kernel"].scale.size == 4
 
 
 @pytest.mark.thorough  # trains in another order
@@ -216,6 +228,12 @@ OUT_OF_RANGE = {
     "sparsity": ({"sparsity": 1.0}, "sparsity must be in"),
     "bits": ({"bits": 9}, "bits must be in"),
     "bits of the levels": ({"levels": "pow2", "bits": 1}, "bits of levels pow2"),
+    "bits of a layer": ({"layer_bits": {"conv1": 9}}, "layer_bits must be in"),
+    "bits of a layer's levels": (
+        {"levels": "uniform", "layer_bits": {"conv1": 1}}, "layer_bits of levels uniform"
+    ),
+    "bits of levels without": ({"levels": "ternary", "layer_bits": 2}, "levels ternary take none"),
+    "spare": ({"spare": -0.1}, "spare must be in"),
     "bits of norms": ({"constant_bits": 8}, "constant_bits 8 counts on folded norms: ask for tidy"),
     "spike weight": ({"spike_weight": -1}, "spike_weight must be in"),
     "exit alone": ({"stages": ("exit",)}, "behind another stage"),
@@ -245,6 +263,7 @@ UNFIT = {
     "ratio that empties": ({"channel_ratios": 0.8}, "conv1"),
     "sparsity that empties": ({"sparsity": 0.995}, "conv1/kernel"),
     "calibration": ({"calibration_batches": 100}, "calibration_batches"),
+    "bits of no such layer": ({"layer_bits": {"conv9": 3}}, "conv9"),
     "bytes that nobody reaches": ({"bytes": 50}, "the smallest file that was reached takes"),
 }
 
