@@ -79,6 +79,7 @@ def _in_one_pass(norm: nnx.BatchNorm, current: Array, bias: Array | None, train:
     A bias only shifts the mean: in training nothing but the running mean knows of it.
     """
     shift = 0.0 if bias is None else bias
+    assert norm.scale is not None and norm.bias is not None
     scale, offset = norm.scale[...], norm.bias[...]
     if not train:
         root = lax.rsqrt(norm.var[...] + norm.epsilon)

@@ -320,8 +320,6 @@ def level_recipe(
         return found | admm.quantize_recipe(chosen.levels, one, masks=masks)
     kept = {} if masks is None else tree.named_leaves(masks)
     return {
-        name: sets.rescaled(
-            each, per="layer" if name in last else "channel", kept=kept.get(name)
-        )
+        name: sets.rescaled(each, per="layer" if name in last else "channel", kept=kept.get(name))
         for name, each in widths.items()
     }

@@ -1,8 +1,8 @@
 """What surrounds a convolution, in one pass over memory each: batch norms and poolings.
 
-XLA on a CPU converts bfloat16 to float32 as a pass of its own, and its loops are slow where the last
-axis, the channels, is short. The numbers are those of XLA up to the order of sums; long ones are
-float64.
+XLA on a CPU converts bfloat16 to float32 as a pass of its own, and its loops are slow where the
+last axis, the channels, is short. The numbers are those of XLA up to the order of sums; long ones
+are float64.
 
     standardise     (x - mean) / sqrt(var + eps) scale + bias      of each channel, over all else
     average         the mean of each window of pixels
@@ -83,7 +83,7 @@ standardise.defvjp(_standardise_forward, _standardise_backward)
 
 @jax.custom_vjp
 def scaled(x: Array, center: Array, scale: Array, bias: Array) -> Array:
-    """Return `(x - center) scale + bias`, `[N, ..., C]` in the type of `x`; the others float32 `[C]`."""
+    """Return `(x - center) scale + bias`, `[N, ..., C]`, in the type of `x`; others are `[C]`."""
     return _mix(None, x, center, scale, bias)
 
 
@@ -176,9 +176,7 @@ def _mix(
     call = jax.ffi.ffi_call("jaxsnn_mix", like, vmap_method="broadcast_all")
     # An operand is needed where nothing is given.
     first, factor = (center, center) if x is None or by_x is None else (x, by_x)
-    found: Array = call(
-        first, y, center, factor, by_y, offset, **_known(y), with_x=x is not None
-    )
+    found: Array = call(first, y, center, factor, by_y, offset, **_known(y), with_x=x is not None)
     return found
 
 

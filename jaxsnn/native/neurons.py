@@ -60,7 +60,7 @@ def potentials(
     first = decay if at_rest else start
 
     def call(name: str, results: Any, **more: Any) -> Any:
-        function = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
+        function: Any = jax.ffi.ffi_call(name, results, vmap_method="broadcast_all")
         return function(first, current, decay, threshold, **known, **more)
 
     kept, spikes = call("jaxsnn_potentials", (all_steps, all_steps), early=early)
@@ -102,7 +102,9 @@ def derivatives(
     # An operand is needed where nothing is given.
     operands = [decay if x is None else x.astype(kept.dtype) for x in given.values()]
     known |= {name: x is not None for name, x in given.items()}
-    known |= _curve(neuron, needed=slopes is None and (spikes is not None or not neuron.detach_reset))
+    known |= _curve(
+        neuron, needed=slopes is None and (spikes is not None or not neuron.detach_reset)
+    )
     known |= {"early": early, "detached": neuron.detach_reset, "with_first": with_first}
     derivative, first = call(kept, *operands, decay, threshold, **known)
     return derivative, first if with_first else None

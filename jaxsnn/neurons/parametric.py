@@ -13,7 +13,6 @@ the threshold, too (`strict=False`). A trained `w` needs no range, `lambda` is a
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import jax
 import jax.numpy as jnp

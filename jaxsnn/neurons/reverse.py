@@ -32,6 +32,16 @@ class Form(NamedTuple):
     at_rest: bool  # whether the potential before the first step is 0
 
 
+class Saved(NamedTuple):
+    """What the reverse pass gets."""
+
+    neuron: Any
+    start: Array
+    kept: Array
+    feedback: Array | None
+    asked: tuple[()] | None  # there if the derivative by the start is needed
+
+
 def by_hand(
     form: Form, neuron: Leaky, start: Array, current: Array, feedback: Array | None
 ) -> tuple[Array, Array, Array]:
@@ -132,16 +142,18 @@ def _trajectory(
 
 def _trajectory_forward(
     form: Form, *traced: Any
-) -> tuple[tuple[Array, Array | None, Array], tuple[Any, Array, Array, Array | None, tuple[()] | None]]:
+) -> tuple[
+    tuple[Array, Array | None, Array], tuple[Any, Array, Array, Array | None, tuple[()] | None]
+]:
     neuron, start, current, feedback = jax.tree.map(lambda traced: traced.value, traced)
     found = _trajectory(form, neuron, start, current, feedback)
-    asked = () if traced[1].perturbed else None  # for the derivative by the start
-    return found, (neuron, start, found[0], feedback, asked)
+    asked = () if traced[1].perturbed else None
+    return found, Saved(neuron, start, found[0], feedback, asked)
 
 
 def _trajectory_backward(
     form: Form,
-    saved: tuple[Any, Array, Array, Array | None, tuple[()] | None],
+    saved: Saved,
     cotangents: tuple[Array, Any, Any],
 ) -> tuple[Any, Array, Array, Array | None]:
     neuron, start, kept, feedback, asked = saved

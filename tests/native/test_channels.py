@@ -28,7 +28,7 @@ def draw(shape, dtype=jnp.float32, seed=0, center=1.0):
 
 
 def normed(x, scale, offset, bias, train):
-    """Return a weighted sum of the normalised current, and it with the running mean and variance."""
+    """Return a weighted sum of the normalised current; and it, the running mean and variance."""
     norm = norms.make_norm("batch", x.shape[-1], nnx.Rngs(0))
     norm.scale[...], norm.bias[...], norm.mean[...] = scale, offset, 0.3 * offset
     found = norms.normalise(norm, x, bias, train, x.dtype)
@@ -175,7 +175,9 @@ def test_a_network_takes_this_way_where_it_is_open():
     net = models.build("4C3-AP2-3", (8, 8, 1), norm=True)
 
     def program():
-        return str(jax.make_jaxpr(lambda x: net(Signal(x, timesteps=2)).readout)(jnp.ones((2, 1, 8, 8, 1))))
+        return str(
+            jax.make_jaxpr(lambda x: net(Signal(x, timesteps=2)).readout)(jnp.ones((2, 1, 8, 8, 1)))
+        )
 
     assert "jaxsnn_mix" in program()
     assert "jaxsnn_average" in program()
