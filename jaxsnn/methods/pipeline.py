@@ -277,7 +277,10 @@ class Pipeline:
         if c.tidy:
             self.folded(held.free)
         if "bits" in c.stages and c.layer_bits is not None:
-            tree.match(recipe_of(c.layer_bits), held.free.params)
+            try:
+                tree.match(recipe_of(c.layer_bits), held.free.params)
+            except UserError as error:
+                raise UserError(f"layer_bits: {error}; name other layers, or give None") from None
         if "bits" in c.stages and c.levels == "learned":
             phase = self.learning(optax.identity(), held, 1)
             jax.eval_shape(phase.optimizer.init, held.free.params)

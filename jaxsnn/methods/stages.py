@@ -123,7 +123,7 @@ class Options:
                 f"constant_bits {self.constant_bits} counts on folded norms: ask for tidy, too"
             )
         if self.layer_bits is not None and self.levels in ("ternary", "binary", "learned"):
-            raise UserError(f"layer_bits: the levels {self.levels} take none")
+            raise UserError(f"layer_bits: the levels {self.levels} take none; give None")
         if self.levels in BITS:
             for name in ("bits", "layer_bits"):
                 _check_bits(name, getattr(self, name), self.levels)

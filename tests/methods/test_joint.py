@@ -263,7 +263,7 @@ UNFIT = {
     "ratio that empties": ({"channel_ratios": 0.8}, "conv1"),
     "sparsity that empties": ({"sparsity": 0.995}, "conv1/kernel"),
     "calibration": ({"calibration_batches": 100}, "calibration_batches"),
-    "bits of no such layer": ({"layer_bits": {"conv9": 3}}, "conv9"),
+    "bits of no such layer": ({"layer_bits": {"conv9": 3}}, "layer_bits: .*conv9.* or give None"),
     "bytes that nobody reaches": ({"bytes": 50}, "the smallest file that was reached takes"),
 }
 
