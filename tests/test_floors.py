@@ -42,8 +42,9 @@ __main__
 """
 LEVEL = {name: level for level, line in enumerate(FLOORS.split("\n")) for name in line.split()}
 
-# What acts on any pytree, whatever made it: of the package only the foundation.
-FOR_COMPRESS = {"errors", "tree", "arrays", "files", "options", "alike", "compress"}
+# What acts on any pytree, whatever made it: of the package only the foundation, and the machine's
+# own instructions, which know arrays alone.
+FOR_COMPRESS = {"errors", "tree", "arrays", "files", "options", "alike", "native", "compress"}
 
 # Not in the list: rich, which Flax loads by itself.
 HEAVY = ["matplotlib", "tensorflow", "tensorflow_datasets", "sklearn", "tyro", "torch", "orbax"]

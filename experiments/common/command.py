@@ -12,7 +12,7 @@ from typing import Any, get_args, get_type_hints
 
 from experiments.common import processes, programs
 from experiments.common.options import changed, flat
-from jaxsnn import data, foreign
+from jaxsnn import data, foreign, native
 from jaxsnn.cli import arguments
 from jaxsnn.cli.ending import exit_code
 from jaxsnn.errors import UserError, shown
@@ -55,6 +55,7 @@ def _run(experiment: Experiment, config: Any) -> None:
     """Do what an experiment does with a configuration, on kept programs, measured if asked for."""
     if config.run.preset == "smoke":
         programs.hurry()
+    native.begin()
     if said := programs.keep(config.run.cache):
         print(said, file=sys.stderr)
     with processes.together(config):

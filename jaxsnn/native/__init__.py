@@ -6,6 +6,7 @@ says in one line which path is taken and why.
 
 from jaxsnn.native.builder import build, find_compiler
 from jaxsnn.native.convolutions import describe
+from jaxsnn.native.onednn import begin
 from jaxsnn.native.processor import choose_dtype
 
-__all__ = ["build", "choose_dtype", "describe", "find_compiler"]
+__all__ = ["begin", "build", "choose_dtype", "describe", "find_compiler"]

@@ -230,122 +230,82 @@ void with_size(int64_t size, const Body &body) {
   }
 }
 
-ffi::Error run_sum(ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer center,
-                   ffi::Result<ffi::AnyBuffer> sums, ffi::Result<ffi::AnyBuffer> products,
-                   int64_t rows, int64_t channels, int64_t threads) {
-  return guarded("channels", [&] {
-    const Call call(x.element_count(), rows, channels, threads);
-    with_type(x.element_type(), [&](auto type) {
-      using T = decltype(type);
-      sum<T>(call, data<T>(x), data<T>(y), data<float>(center), data<float>(sums),
-             data<float>(products));
-    });
+Call call_of(const Frame &frame, const Array &array) {
+  const int64_t rows = frame.whole("rows"), channels = frame.whole("channels");
+  return Call(size_of(array), rows, channels, frame.threads(rows * channels));
+}
+
+// Given: x, y, center.
+void run_sum(const Frame &frame) {
+  with_type(frame.given(0), [&](auto type) {
+    using T = decltype(type);
+    sum<T>(call_of(frame, frame.given(0)), frame.from<T>(0), frame.from<T>(1),
+           frame.from<float>(2), frame.to<float>(0), frame.to<float>(1));
   });
 }
 
-ffi::Error run_mix(ffi::AnyBuffer x, ffi::AnyBuffer y, ffi::AnyBuffer center, ffi::AnyBuffer by_x,
-                   ffi::AnyBuffer by_y, ffi::AnyBuffer offset, ffi::Result<ffi::AnyBuffer> out,
-                   int64_t rows, int64_t channels, int64_t threads, bool with_x) {
-  return guarded("channels", [&] {
-    const Call call(y.element_count(), rows, channels, threads);
-    with_type(y.element_type(), [&](auto type) {
-      using T = decltype(type);
-      const auto run = with_x ? mix<true, T> : mix<false, T>;
-      run(call, data<T>(x), data<T>(y), data<float>(center), data<float>(by_x), data<float>(by_y),
-          data<float>(offset), data<T>(out));
-    });
+// Given: x, y, center, the factors of x and of y, what is added.
+void run_mix(const Frame &frame) {
+  with_type(frame.given(1), [&](auto type) {
+    using T = decltype(type);
+    const auto run = frame.is("with_x") ? mix<true, T> : mix<false, T>;
+    run(call_of(frame, frame.given(1)), frame.from<T>(0), frame.from<T>(1), frame.from<float>(2),
+        frame.from<float>(3), frame.from<float>(4), frame.from<float>(5), frame.to<T>(0));
   });
 }
 
-template <bool forward>
-ffi::Error run_windows(ffi::AnyBuffer from, ffi::Result<ffi::AnyBuffer> to, int64_t height,
-                       int64_t width, int64_t channels, int64_t size, int64_t threads) {
-  return guarded("channels", [&] {
-    const int64_t images = forward ? from.element_count() : to->element_count();
-    const Windows w{images / (height * width * channels), height, width, channels, size, threads};
-    with_type(from.element_type(), [&](auto type) {
-      using T = decltype(type);
-      if constexpr (forward) average<T>(w, data<T>(from), data<T>(to));
-      else spread<T>(w, data<T>(from), data<T>(to));
-    });
+Windows windows_of(const Frame &frame, const Array &images) {
+  const int64_t height = frame.whole("height"), width = frame.whole("width");
+  const int64_t channels = frame.whole("channels");
+  return Windows{size_of(images) / (height * width * channels), height, width, channels,
+                 frame.whole("size"), frame.threads(size_of(images))};
+}
+
+void run_average(const Frame &frame) {
+  with_type(frame.given(0), [&](auto type) {
+    using T = decltype(type);
+    average<T>(windows_of(frame, frame.given(0)), frame.from<T>(0), frame.to<T>(0));
   });
 }
 
-ffi::Error run_largest(ffi::AnyBuffer images, ffi::Result<ffi::AnyBuffer> outputs, int64_t height,
-                       int64_t width, int64_t channels, int64_t size, int64_t threads) {
-  return guarded("channels", [&] {
-    const int64_t samples = images.element_count() / (height * width * channels);
-    const Windows w{samples, height, width, channels, size, threads};
-    with_type(images.element_type(), [&](auto type) {
-      with_size(size, [&](auto known) {
-        using T = decltype(type);
-        largest<decltype(known)::value, T>(w, data<T>(images), data<T>(outputs));
-      });
-    });
+void run_spread(const Frame &frame) {
+  with_type(frame.given(0), [&](auto type) {
+    using T = decltype(type);
+    spread<T>(windows_of(frame, frame.result(0)), frame.from<T>(0), frame.to<T>(0));
   });
 }
 
-ffi::Error run_to_largest(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
-                          ffi::Result<ffi::AnyBuffer> derivative, int64_t height, int64_t width,
-                          int64_t channels, int64_t size, int64_t threads, bool shared) {
-  return guarded("channels", [&] {
-    const int64_t samples = images.element_count() / (height * width * channels);
-    const Windows w{samples, height, width, channels, size, threads};
-    with_type(images.element_type(), [&](auto type) {
-      with_size(size, [&](auto known) {
-        using T = decltype(type);
-        constexpr int64_t fixed = decltype(known)::value;
-        const auto run = shared ? to_largest<fixed, true, T> : to_largest<fixed, false, T>;
-        run(w, data<T>(images), data<T>(cotangent), data<T>(derivative));
-      });
-    });
+// Call a function with windows, their type, and their size as it is known to the compiler.
+template <typename Body>
+void with_windows(const Frame &frame, const Body &body) {
+  const Windows w = windows_of(frame, frame.given(0));
+  with_type(frame.given(0), [&](auto type) {
+    with_size(w.size, [&](auto size) { body(w, type, size); });
   });
 }
 
-// Add the numbers that each function is told to the arrays that it takes and gives.
-template <typename Arrays>
-auto told(Arrays &&arrays) {
-  return std::forward<Arrays>(arrays)
-      .template Attr<int64_t>("rows")
-      .template Attr<int64_t>("channels")
-      .template Attr<int64_t>("threads");
+void run_largest(const Frame &frame) {
+  with_windows(frame, [&](const Windows &w, auto type, auto size) {
+    using T = decltype(type);
+    largest<decltype(size)::value, T>(w, frame.from<T>(0), frame.to<T>(0));
+  });
 }
 
-template <typename Arrays>
-auto of_windows(Arrays &&arrays) {
-  return std::forward<Arrays>(arrays)
-      .template Attr<int64_t>("height")
-      .template Attr<int64_t>("width")
-      .template Attr<int64_t>("channels")
-      .template Attr<int64_t>("size")
-      .template Attr<int64_t>("threads");
+// Given: images, cotangent.
+void run_to_largest(const Frame &frame) {
+  with_windows(frame, [&](const Windows &w, auto type, auto size) {
+    using T = decltype(type);
+    constexpr int64_t known = decltype(size)::value;
+    const auto run = frame.is("shared") ? to_largest<known, true, T> : to_largest<known, false, T>;
+    run(w, frame.from<T>(0), frame.from<T>(1), frame.to<T>(0));
+  });
 }
-
-using Buffer = ffi::AnyBuffer;
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxsnn_sum, run_sum,
-    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>()));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_mix, run_mix,
-                              told(ffi::Ffi::Bind()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Ret<Buffer>())
-                                  .Attr<bool>("with_x"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_average, run_windows<true>,
-                              of_windows(ffi::Ffi::Bind().Arg<Buffer>().Ret<Buffer>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_spread, run_windows<false>,
-                              of_windows(ffi::Ffi::Bind().Arg<Buffer>().Ret<Buffer>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_largest, run_largest,
-                              of_windows(ffi::Ffi::Bind().Arg<Buffer>().Ret<Buffer>()));
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxsnn_to_largest, run_to_largest,
-    of_windows(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()).Attr<bool>("shared"));
+FUNCTION(jaxsnn_sum, run_sum)
+FUNCTION(jaxsnn_mix, run_mix)
+FUNCTION(jaxsnn_average, run_average)
+FUNCTION(jaxsnn_spread, run_spread)
+FUNCTION(jaxsnn_largest, run_largest)
+FUNCTION(jaxsnn_to_largest, run_to_largest)

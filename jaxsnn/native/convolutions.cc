@@ -81,6 +81,13 @@ struct Problem {
       all.insert(all.end(), shape->begin(), shape->end());
     return all;
   }
+
+  // Products, in passes over a number that take as long.
+  int64_t work() const {
+    const bool is_short = of_images == memory::data_type::bf16;
+    const int64_t taps = kernel[0] * kernel[1] * kernel[2];
+    return outputs[0] * outputs[1] * outputs[2] * outputs[3] * taps / (is_short ? 150 : 38);
+  }
 };
 
 memory::desc kernel_layout(const Problem &p, memory::data_type type, bool any) {
@@ -206,40 +213,27 @@ class Threads {
   int before_;
 };
 
-std::vector<int64_t> shape(ffi::Span<const int64_t> dimensions) {
-  return {dimensions.begin(), dimensions.end()};
-}
+std::vector<int64_t> shape(const Array &array) { return {array.dims, array.dims + array.rank}; }
 
-memory::data_type type(ffi::DataType found) {
-  if (found == ffi::DataType::F32) return memory::data_type::f32;
-  if (found == ffi::DataType::BF16) return memory::data_type::bf16;
+memory::data_type type(const Array &array) {
+  if (array.dtype == XLA_FFI_DataType_F32) return memory::data_type::f32;
+  if (array.dtype == XLA_FFI_DataType_BF16) return memory::data_type::bf16;
   throw std::invalid_argument("only float32 and bfloat16 are convolved");
 }
 
-// What a call knows beside its arrays.
-struct Options {
-  int64_t stride;
-  ffi::Span<const int64_t> borders;
-  int64_t groups, threads;
-  bool biased;
-};
+Problem problem_of(const Frame &frame, const Array &images, const Array &kernel,
+                   const Array &outputs, bool biased) {
+  const int64_t *borders = frame.wholes("borders");
+  return Problem{shape(images), shape(kernel), shape(outputs), type(images), type(kernel),
+                 type(outputs), frame.whole("stride"), borders[0], borders[1], borders[2],
+                 borders[3], frame.whole("groups"), biased};
+}
 
-ffi::Error run(int64_t direction, const Options &o, const ffi::AnyBuffer &images,
-               const ffi::AnyBuffer &kernel, const ffi::AnyBuffer &outputs, void *first,
-               void *second, void *bias, void *result) {
-  try {
-    const Problem problem{shape(images.dimensions()), shape(kernel.dimensions()),
-                          shape(outputs.dimensions()), type(images.element_type()),
-                          type(kernel.element_type()), type(outputs.element_type()),
-                          o.stride, o.borders[0], o.borders[1], o.borders[2], o.borders[3],
-                          o.groups, o.biased};
-    const Threads limit(static_cast<int>(o.threads));
-    const auto known = once<Convolution>(problem.key(direction, o.threads), [&] { return make(direction, problem); });
-    execute(direction, *known, first, second, bias, result);
-    return ffi::Error::Success();
-  } catch (const std::exception &error) {
-    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
-  }
+void run(Direction direction, const Frame &frame, const Problem &problem, void *bias) {
+  const int64_t threads = frame.threads(problem.work());
+  const Threads limit(static_cast<int>(threads));
+  const auto known = once<Convolution>(problem.key(direction, threads), [&] { return make(direction, problem); });
+  execute(direction, *known, frame.given(0).data, frame.given(1).data, bias, frame.result(0).data);
 }
 
 // The gradient of a kernel as a product: all patches of the images, transposed, with the cotangent.
@@ -249,7 +243,8 @@ struct Product {
   memory::desc patches, cotangent, kernel, scratch;
 };
 
-Product make_product(int64_t rows, int64_t taps, int64_t outputs, memory::data_type type) {
+Product make_product(int64_t rows, int64_t taps, int64_t outputs) {
+  const auto type = memory::data_type::bf16;
   dnnl::primitive_attr attributes;
   attributes.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   dnnl::post_ops added;
@@ -305,7 +300,7 @@ void by_patches(const Problem &p, int64_t threads, const uint16_t *images, const
   for (int64_t at = 0; at < p.images[0]; at += most) {
     const int64_t samples = std::min(most, p.images[0] - at), rows = samples * pixels;
     const auto product = once<Product>({threads, rows, taps, outputs}, [&] {
-      return make_product(rows, taps, outputs, memory::data_type::bf16);
+      return make_product(rows, taps, outputs);
     });
     const uint16_t *patches = images + at * image;
     if (!are_images) {
@@ -326,77 +321,40 @@ void by_patches(const Problem &p, int64_t threads, const uint16_t *images, const
   scratch_block.shrink();
 }
 
-ffi::Error convolve(ffi::AnyBuffer images, ffi::AnyBuffer kernel, ffi::AnyBuffer bias,
-                    ffi::Result<ffi::AnyBuffer> outputs, int64_t stride,
-                    ffi::Span<const int64_t> borders, int64_t groups, int64_t threads, bool biased) {
-  return run(kForward, {stride, borders, groups, threads, biased}, images, kernel, *outputs,
-             images.untyped_data(), kernel.untyped_data(), bias.untyped_data(),
-             outputs->untyped_data());
+// Given: images, kernel, bias.
+void convolve(const Frame &frame) {
+  const auto problem = problem_of(frame, frame.given(0), frame.given(1), frame.result(0), frame.is("biased"));
+  run(kForward, frame, problem, frame.given(2).data);
 }
 
-ffi::Error to_images(ffi::AnyBuffer cotangent, ffi::AnyBuffer kernel,
-                     ffi::Result<ffi::AnyBuffer> images, int64_t stride,
-                     ffi::Span<const int64_t> borders, int64_t groups, int64_t threads) {
-  return run(kToImages, {stride, borders, groups, threads, false}, *images, kernel, cotangent,
-             cotangent.untyped_data(), kernel.untyped_data(), nullptr, images->untyped_data());
+// Given: the cotangent of the outputs, the kernel.
+void to_images(const Frame &frame) {
+  const auto problem = problem_of(frame, frame.result(0), frame.given(1), frame.given(0), false);
+  run(kToImages, frame, problem, nullptr);
 }
 
-ffi::Error to_kernel(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
-                     ffi::Result<ffi::AnyBuffer> kernel, ffi::Result<ffi::AnyBuffer> bias,
-                     int64_t stride, ffi::Span<const int64_t> borders, int64_t groups,
-                     int64_t threads, bool biased) {
-  return run(kToKernel, {stride, borders, groups, threads, biased}, images, *kernel, cotangent,
-             images.untyped_data(), cotangent.untyped_data(), bias->untyped_data(),
-             kernel->untyped_data());
+// Given: images, the cotangent of the outputs.
+void to_kernel(const Frame &frame) {
+  const auto problem = problem_of(frame, frame.given(0), frame.result(0), frame.given(1), frame.is("biased"));
+  run(kToKernel, frame, problem, frame.result(1).data);
 }
 
-ffi::Error to_kernel_by_patches(ffi::AnyBuffer images, ffi::AnyBuffer cotangent,
-                                ffi::Result<ffi::AnyBuffer> kernel, int64_t stride,
-                                ffi::Span<const int64_t> borders, int64_t groups, int64_t threads) {
-  try {
-    if (images.element_type() != ffi::DataType::BF16 || groups != 1)
-      throw std::invalid_argument("only bfloat16 without groups is gathered");
-    const Problem problem{shape(images.dimensions()), shape(kernel->dimensions()),
-                          shape(cotangent.dimensions()), memory::data_type::bf16,
-                          memory::data_type::f32, memory::data_type::bf16,
-                          stride, borders[0], borders[1], borders[2], borders[3], groups, false};
-    const Threads limit(static_cast<int>(threads));
-    by_patches(problem, threads, static_cast<const uint16_t *>(images.untyped_data()),
-               static_cast<const uint16_t *>(cotangent.untyped_data()),
-               static_cast<float *>(kernel->untyped_data()));
-    return ffi::Error::Success();
-  } catch (const std::exception &error) {
-    return ffi::Error::Internal(std::string("oneDNN: ") + error.what());
-  }
+// Given: images, the cotangent of the outputs.
+void to_kernel_by_patches(const Frame &frame) {
+  const auto problem = problem_of(frame, frame.given(0), frame.result(0), frame.given(1), false);
+  if (problem.of_images != memory::data_type::bf16 || problem.of_outputs != memory::data_type::bf16 || problem.groups != 1)
+    throw std::invalid_argument("only bfloat16 without groups is gathered");
+  const int64_t threads = frame.threads(problem.work());
+  const Threads limit(static_cast<int>(threads));
+  by_patches(problem, threads, frame.from<uint16_t>(0), frame.from<uint16_t>(1), frame.to<float>(0));
 }
-
-// Add the numbers that each function is told to the arrays that it takes and gives.
-template <typename Arrays>
-auto told(Arrays &&arrays) {
-  return std::forward<Arrays>(arrays)
-      .template Attr<int64_t>("stride")
-      .template Attr<ffi::Span<const int64_t>>("borders")
-      .template Attr<int64_t>("groups")
-      .template Attr<int64_t>("threads");
-}
-
-using Buffer = ffi::AnyBuffer;
 
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxsnn_convolve, convolve,
-    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()).Attr<bool>("biased"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_images, to_images,
-                              told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxsnn_to_kernel, to_kernel,
-    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>()).Attr<bool>("biased"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_to_kernel_by_patches, to_kernel_by_patches,
-                              told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>()));
+FUNCTION(jaxsnn_convolve, convolve)
+FUNCTION(jaxsnn_to_images, to_images)
+FUNCTION(jaxsnn_to_kernel, to_kernel)
+FUNCTION(jaxsnn_to_kernel_by_patches, to_kernel_by_patches)
 
 extern "C" int jaxsnn_onednn_version() {
   const auto *version = dnnl_version();

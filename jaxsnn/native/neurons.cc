@@ -20,9 +20,19 @@ struct Call {
   int64_t lanes, steps, neurons, channels, threads, reset;
   bool strict;
 
-  int64_t length() const { return std::max(kBlock / channels, int64_t{1}) * channels; }
+  int64_t length() const {
+    return std::max(std::min(kBlock, neurons) / channels, int64_t{1}) * channels;
+  }
   int64_t blocks() const { return (neurons + length() - 1) / length(); }
 };
+
+// A row of numbers, one for each channel, again and again.
+std::vector<float> laid_out(const std::vector<float> &row, int64_t length) {
+  std::vector<float> found(length);
+  const auto size = static_cast<int64_t>(row.size());
+  for (int64_t at = 0; at < length; at += size) std::copy_n(row.data(), size, found.data() + at);
+  return found;
+}
 
 // The constants of each neuron of a block. A spike leaves decay (share u - before) - behind.
 struct Constants {
@@ -31,15 +41,17 @@ struct Constants {
 
   Constants(const Call &call, const float *decays, const float *thetas)
       : share(call.reset == kHard ? 0.0f : 1.0f) {
-    for (int64_t i = 0; i < call.length(); ++i) {
-      const float d = decays[i % call.channels], t = thetas[i % call.channels];
-      decay.push_back(d);
-      theta.push_back(t);
-      // A potential above the level fires.
-      level.push_back(call.strict ? t : std::nextafter(t, -INFINITY));
-      before.push_back(call.reset == kSoft ? t : 0.0f);
-      behind.push_back(call.reset == kSoftUndecayed ? t : 0.0f);
-    }
+    const auto each = [&](const auto &of) {
+      std::vector<float> row(call.channels);
+      for (int64_t i = 0; i < call.channels; ++i) row[i] = of(decays[i], thetas[i]);
+      return laid_out(row, call.length());
+    };
+    decay = each([](float d, float) { return d; });
+    theta = each([](float, float t) { return t; });
+    // A potential above the level fires.
+    level = each([&](float, float t) { return call.strict ? t : std::nextafter(t, -INFINITY); });
+    before = each([&](float, float t) { return call.reset == kSoft ? t : 0.0f; });
+    behind = each([&](float, float t) { return call.reset == kSoftUndecayed ? t : 0.0f; });
   }
 };
 
@@ -132,11 +144,10 @@ void backward(const Call &call, const Cotangents<Kept> &given, const float *deca
     const float *threshold = known.theta.data();
     const float *before = known.before.data(), *behind = known.behind.data();
     const std::vector<Kept> none(count, Kept{0});
-    std::vector<float> scales(count, 1.0f), peaks(count, given.peak);
-    for (int64_t i = 0; i < count; ++i) {
-      const float unit = given.normalized ? 1.0f / threshold[i] : 1.0f;
-      scales[i] = unit * given.per_width;
-      peaks[i] *= unit;
+    std::vector<float> scales(count, given.per_width), peaks(count, given.peak);
+    for (int64_t i = 0; given.normalized && i < count; ++i) {
+      scales[i] /= threshold[i];
+      peaks[i] /= threshold[i];
     }
     const float *scale = scales.data(), *peak = peaks.data();
     for (int64_t t = call.steps; t-- > 0;) {
@@ -162,43 +173,37 @@ void backward(const Call &call, const Cotangents<Kept> &given, const float *deca
   });
 }
 
-Call call_of(int64_t size, int64_t steps, int64_t neurons, int64_t channels, int64_t threads,
-             int64_t reset, bool strict) {
-  return Call{size / (steps * neurons), steps, neurons, channels, threads, reset, strict};
+Call call_of(const Frame &frame, int64_t size) {
+  const int64_t steps = frame.whole("steps"), neurons = frame.whole("neurons");
+  return Call{size / (steps * neurons), steps, neurons, frame.whole("channels"),
+              frame.threads(steps * neurons), frame.whole("reset"), frame.is("strict")};
 }
 
-ffi::Error run_forward(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuffer decay,
-                       ffi::AnyBuffer theta, ffi::Result<ffi::AnyBuffer> kept,
-                       ffi::Result<ffi::AnyBuffer> spikes, int64_t steps, int64_t neurons,
-                       int64_t channels, int64_t threads, int64_t reset, bool strict, bool constant,
-                       bool at_rest, bool early) {
-  return guarded("neurons", [&] {
-    const auto call = call_of(kept->element_count(), steps, neurons, channels, threads, reset, strict);
-    with_type(current.element_type(), [&](auto in) {
-      with_type(kept->element_type(), [&](auto out) {
-        using In = decltype(in);
-        using Kept = decltype(out);
-        forward<In, Kept>(call, constant, early, at_rest ? nullptr : data<float>(start), data<In>(current),
-                          data<float>(decay), data<float>(theta), data<Kept>(kept),
-                          data<Kept>(spikes), nullptr);
-      });
+// Given: start, current, decay, theta.
+const float *start_of(const Frame &frame) {
+  return frame.is("at_rest") ? nullptr : frame.from<float>(0);
+}
+
+void run_forward(const Frame &frame) {
+  const auto call = call_of(frame, size_of(frame.result(0)));
+  with_type(frame.given(1), [&](auto in) {
+    with_type(frame.result(0), [&](auto out) {
+      using In = decltype(in);
+      using Kept = decltype(out);
+      forward<In, Kept>(call, frame.is("constant"), frame.is("early"), start_of(frame),
+                        frame.from<In>(1), frame.from<float>(2), frame.from<float>(3),
+                        frame.to<Kept>(0), frame.to<Kept>(1), nullptr);
     });
   });
 }
 
-ffi::Error run_to_last(ffi::AnyBuffer start, ffi::AnyBuffer current, ffi::AnyBuffer decay,
-                       ffi::AnyBuffer theta, ffi::Result<ffi::AnyBuffer> last, int64_t steps,
-                       int64_t neurons, int64_t channels, int64_t threads, int64_t reset, bool strict,
-                       bool constant, bool at_rest) {
-  return guarded("neurons", [&] {
-    const auto call =
-        call_of(last->element_count() * steps, steps, neurons, channels, threads, reset, strict);
-    with_type(current.element_type(), [&](auto in) {
-      using In = decltype(in);
-      forward<In, float>(call, constant, false, at_rest ? nullptr : data<float>(start), data<In>(current),
-                         data<float>(decay), data<float>(theta), nullptr, nullptr,
-                         data<float>(last));
-    });
+void run_to_last(const Frame &frame) {
+  const auto call = call_of(frame, size_of(frame.result(0)) * frame.whole("steps"));
+  with_type(frame.given(1), [&](auto in) {
+    using In = decltype(in);
+    forward<In, float>(call, frame.is("constant"), false, start_of(frame), frame.from<In>(1),
+                       frame.from<float>(2), frame.from<float>(3), nullptr, nullptr,
+                       frame.to<float>(0));
   });
 }
 
@@ -216,78 +221,28 @@ void with_curve(int64_t curve, const Body &body) {
   }
 }
 
-ffi::Error run_backward(ffi::AnyBuffer kept, ffi::AnyBuffer direct, ffi::AnyBuffer spikes,
-                        ffi::AnyBuffer slopes, ffi::AnyBuffer decay, ffi::AnyBuffer theta,
-                        ffi::Result<ffi::AnyBuffer> derivative, ffi::Result<ffi::AnyBuffer> first,
-                        int64_t steps, int64_t neurons, int64_t channels, int64_t threads,
-                        int64_t reset, bool strict, bool early, bool detached, bool with_direct,
-                        bool with_spikes, bool with_slopes, bool with_first, int64_t curve,
-                        float width, float peak, bool normalized) {
-  return guarded("neurons", [&] {
-    const auto call = call_of(kept.element_count(), steps, neurons, channels, threads, reset, strict);
-    with_type(kept.element_type(), [&](auto out) {
-      using Kept = decltype(out);
-      const auto if_given = [](bool given, const ffi::AnyBuffer &buffer) {
-        return given ? data<Kept>(buffer) : nullptr;
-      };
-      const Cotangents<Kept> given{data<Kept>(kept), if_given(with_direct, direct),
-                                   if_given(with_spikes, spikes), if_given(with_slopes, slopes),
-                                   early, detached, normalized, peak, 1.0f / width};
-      with_curve(curve, [&](auto known) {
-        backward<decltype(known)::value, Kept>(call, given, data<float>(decay), data<float>(theta),
-                                               data<Kept>(derivative),
-                                               with_first ? data<float>(first) : nullptr);
-      });
+// Given: kept, direct, spikes, slopes, decay, theta.
+void run_backward(const Frame &frame) {
+  const auto call = call_of(frame, size_of(frame.given(0)));
+  with_type(frame.given(0), [&](auto out) {
+    using Kept = decltype(out);
+    const auto if_given = [&](const char *name, int64_t place) {
+      return frame.is(name) ? frame.from<Kept>(place) : nullptr;
+    };
+    const Cotangents<Kept> given{frame.from<Kept>(0), if_given("with_direct", 1),
+                                 if_given("with_spikes", 2), if_given("with_slopes", 3),
+                                 frame.is("early"), frame.is("detached"), frame.is("normalized"),
+                                 frame.real("peak"), 1.0f / frame.real("width")};
+    with_curve(frame.whole("curve"), [&](auto known) {
+      backward<decltype(known)::value, Kept>(
+          call, given, frame.from<float>(4), frame.from<float>(5), frame.to<Kept>(0),
+          frame.is("with_first") ? frame.to<float>(1) : nullptr);
     });
   });
 }
 
-// Add the numbers that each function is told to the arrays that it takes and gives.
-template <typename Arrays>
-auto told(Arrays &&arrays) {
-  return std::forward<Arrays>(arrays)
-      .template Attr<int64_t>("steps")
-      .template Attr<int64_t>("neurons")
-      .template Attr<int64_t>("channels")
-      .template Attr<int64_t>("threads")
-      .template Attr<int64_t>("reset")
-      .template Attr<bool>("strict");
-}
-
-using Buffer = ffi::AnyBuffer;
-
 }  // namespace
 
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxsnn_potentials, run_forward,
-    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>().Ret<Buffer>())
-        .Attr<bool>("constant")
-        .Attr<bool>("at_rest")
-        .Attr<bool>("early"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    jaxsnn_last_potential, run_to_last,
-    told(ffi::Ffi::Bind().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Arg<Buffer>().Ret<Buffer>())
-        .Attr<bool>("constant")
-        .Attr<bool>("at_rest"));
-
-XLA_FFI_DEFINE_HANDLER_SYMBOL(jaxsnn_derivatives, run_backward,
-                              told(ffi::Ffi::Bind()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Arg<Buffer>()
-                                       .Ret<Buffer>()
-                                       .Ret<Buffer>())
-                                  .Attr<bool>("early")
-                                  .Attr<bool>("detached")
-                                  .Attr<bool>("with_direct")
-                                  .Attr<bool>("with_spikes")
-                                  .Attr<bool>("with_slopes")
-                                  .Attr<bool>("with_first")
-                                  .Attr<int64_t>("curve")
-                                  .Attr<float>("width")
-                                  .Attr<float>("peak")
-                                  .Attr<bool>("normalized"));
+FUNCTION(jaxsnn_potentials, run_forward)
+FUNCTION(jaxsnn_last_potential, run_to_last)
+FUNCTION(jaxsnn_derivatives, run_backward)

@@ -1,17 +1,29 @@
 """Find oneDNN: the named one, the wheel's, or the system's; load our handlers, built against it."""
 
+import contextlib
 import ctypes
 import os
 import re
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jaxsnn.errors import UserError
-from jaxsnn.native.handlers import register
+from jaxsnn.native.handlers import Handlers
 
-__all__ = ["CHANNELS", "CONVOLUTIONS", "NEURONS", "Library", "instruction_set", "load"]
+__all__ = [
+    "CHANNELS",
+    "CONVOLUTIONS",
+    "NEURONS",
+    "SCALES",
+    "Library",
+    "begin",
+    "instruction_set",
+    "load",
+]
 
 CONVOLUTIONS = (
     "jaxsnn_convolve", "jaxsnn_to_images", "jaxsnn_to_kernel", "jaxsnn_to_kernel_by_patches",
@@ -21,6 +33,7 @@ CHANNELS = (
     "jaxsnn_sum", "jaxsnn_mix", "jaxsnn_average", "jaxsnn_spread", "jaxsnn_largest",
     "jaxsnn_to_largest",
 )  # fmt: skip
+SCALES = ("jaxsnn_search",)
 NAMES = ("libdnnl.so.3", "libdnnl.so")
 MAJOR = 3  # of oneDNN: an older or newer one has other functions
 
@@ -36,29 +49,65 @@ class Library:
     file: Path
 
 
-@cache
+_turn = threading.Lock()  # of who builds and loads: the second one finds it done
+
+
+def begin() -> None:
+    """Build our handlers beside what the program does next; `load` waits for them."""
+    if os.environ.get("JAXSNN_NATIVE") != "0":
+        threading.Thread(target=_build_quietly).start()
+
+
 def load() -> ctypes.CDLL:
     """Build our handlers against the oneDNN at hand, load them and tell XLA about them.
 
     Raises:
       UserError: if a part is missing (library, headers, compiler), of another version, or broken.
     """
+    with _turn:
+        return _load()
+
+
+@cache
+def _load() -> ctypes.CDLL:
     library = _find()
-    handlers = register(
-        "convolutions.cc",
-        CONVOLUTIONS,
+    first, *others = sources = _sources(library)
+    paths = _build(sources)
+    handlers = first.load(paths[0])
+    version = handlers.jaxsnn_onednn_version()
+    if version // 100 != MAJOR:
+        raise UserError(f"{library.file} is oneDNN {version // 100}, but {MAJOR} is needed")
+    for source, path in zip(others, paths[1:], strict=True):
+        source.load(path)
+    return handlers
+
+
+def _sources(library: Library) -> list[Handlers]:
+    linked = (
         "-O2",
         f"-I{library.include}",
         f"-L{library.file.parent}",
         f"-l:{library.file.name}",
         f"-Wl,-rpath,{library.file.parent}",
     )
-    version = handlers.jaxsnn_onednn_version()
-    if version // 100 != MAJOR:
-        raise UserError(f"{library.file} is oneDNN {version // 100}, but {MAJOR} is needed")
-    register("neurons.cc", NEURONS, "-O3", "-march=native")
-    register("channels.cc", CHANNELS, "-O3", "-march=native")
-    return handlers
+    own = "-O3", "-march=native"
+    return [
+        Handlers("convolutions.cc", CONVOLUTIONS, linked),
+        Handlers("neurons.cc", NEURONS, own),
+        Handlers("channels.cc", CHANNELS, own),
+        Handlers("scales.cc", SCALES, own),
+    ]
+
+
+def _build(sources: list[Handlers]) -> list[Path]:
+    """Build all at a time; each is a process of its own."""
+    with ThreadPoolExecutor(len(sources)) as pool:
+        return list(pool.map(Handlers.build, sources))
+
+
+def _build_quietly() -> None:
+    with _turn, contextlib.suppress(UserError):  # which `load` raises where it can be told
+        _build(_sources(_find()))
 
 
 def instruction_set() -> int:
