@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,6 +22,7 @@ from jaxsnn.export.whole import to_whole_numbers
 from jaxsnn.methods import admm, channels, stages
 from jaxsnn.methods.controls import file_bytes
 from jaxsnn.methods.result import CONTROL, Trainer
+from jaxsnn.models.variants import in_dtype
 from jaxsnn.network import Network
 from jaxsnn.options import recipe_of
 from jaxsnn.train import Guide, Task
@@ -91,9 +93,12 @@ class Pipeline:
     def packed(self, seen: Network) -> Network:
         """Return a network as it is packed: if asked, without what its scores do not need.
 
-        Channels that nobody hears are cut out, and norms folded into the neurons, so that a grid
-        stays a grid; biases and thresholds are rounded in its units, if they have `constant_bits`.
+        Whatever it was trained with, its products are float32, the numbers of its C file. Channels
+        that nobody hears are cut out, and norms folded into the neurons, so that a grid stays one;
+        biases and thresholds are rounded in its units, if they have `constant_bits`.
         """
+        if seen.synapses:
+            seen = in_dtype(seen, jnp.float32)
         if not self.chosen.tidy:
             return seen
         with contextlib.suppress(UserError):  # where a layer would keep no channel, all stay
@@ -176,8 +181,10 @@ class Pipeline:
 
     def tune(self, name: str, held: Held, epochs: int) -> Held:
         """Train with every set in force that is held; return what is held then."""
-        rate = self.trainer.cosine(self.chosen.learning_rate, epochs)
-        return self.train(name, held, epochs, sets.Phase(optax.adam(rate)))
+        c = self.chosen
+        rate = (c.bits_learning_rate if held.quantized else None) or c.learning_rate
+        adam = optax.adam(self.trainer.cosine(rate, epochs))
+        return self.train(name, held, epochs, sets.Phase(adam))
 
     def train(self, name: str, held: Held, epochs: int, phase: sets.Phase) -> Held:
         """Train by a phase inside the sets that are held."""

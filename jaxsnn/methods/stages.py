@@ -60,6 +60,9 @@ class Options:
     layers but the read-out."""
     widths_rate: Annotated[float, Range(0, open_low=True, open_high=True)] = 0.03
     """First step size of learned bits; they move by units where weights move by hundredths."""
+    bits_learning_rate: Annotated[float | None, Range(0, open_low=True, open_high=True)] = None
+    """First step size of phases with quantized weights; None for learning_rate. Where a large one
+    carries weights back and forth between levels, a third of it loses less."""
     bits_epochs: Annotated[int, Whole(0)] = 3
     """Epochs of training with quantized weights."""
     timesteps_schedule: Annotated[tuple[int, ...], Whole(1)] = (4, 3, 2)

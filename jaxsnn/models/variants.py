@@ -22,7 +22,15 @@ from jaxsnn.layers.norms import kind_of
 from jaxsnn.network import Network
 from jaxsnn.neurons import Neuron
 
-__all__ = ["ann_of", "rescale", "residual_blocks", "resized", "spiking_of", "uniform_widths"]
+__all__ = [
+    "ann_of",
+    "in_dtype",
+    "rescale",
+    "residual_blocks",
+    "resized",
+    "spiking_of",
+    "uniform_widths",
+]
 
 
 def ann_of(net: Network) -> Network:
@@ -63,6 +71,20 @@ def _with_units(net: Network, unit: Callable[[], layers.Neurons | layers.Rectifi
         if isinstance(layer.neurons, (layers.Neurons, layers.Rectified)):
             layer.neurons = unit()
     return Network.of(module, net.input_shape)
+
+
+def in_dtype(net: Network, dtype: jax.typing.DTypeLike) -> Network:
+    """Return a network whose products are computed in a dtype; its weights stay as they are.
+
+    >>> from jaxsnn import layers, models
+    >>> net = in_dtype(models.build("8-3", (4,), dtype=jnp.bfloat16), jnp.float32)
+    >>> [layer.dtype for layer in layers.synapses(net.module).values()]
+    [dtype('float32'), dtype('float32')]
+    """
+    module = net.module
+    for layer in layers.synapses(module).values():
+        layer.dtype = jnp.dtype(dtype)
+    return Network.of(module, net.input_shape).replace(steps=net.steps)
 
 
 def residual_blocks(net: Network) -> tuple[layers.Residual, ...]:

@@ -3,16 +3,19 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
 from jaxsnn import compress as sets
-from jaxsnn import data, models, train, tree
+from jaxsnn import data, export, layers, models, train, tree
+from jaxsnn.encode import Signal
 from jaxsnn.errors import UserError
 from jaxsnn.methods import channels, gains, joint, pipeline
 from jaxsnn.methods.result import Trainer
 from jaxsnn.metrics import Comparison
+from jaxsnn.models.variants import in_dtype
 from jaxsnn.neurons import LIF
 from jaxsnn.surrogate import triangle
 
@@ -120,6 +123,38 @@ def test_layers_have_bits_of_their_own_and_the_read_out_one_scale(levels, fresh,
         "conv1/kernel": 4, "dense1/kernel": 2, "dense2/kernel": 2,
     }  # fmt: skip
     assert steps["dense2/kernel"].scale.size == 1 and steps["conv1/kernel"].scale.size == 4
+
+
+def test_a_product_is_computed_in_float32_whatever_it_was_trained_with(fresh, task, digits):
+    net = in_dtype(fresh, jnp.bfloat16)
+    tidy = replace(OPTIONS, tidy=True, constant_bits=8)
+    for chosen in (OPTIONS, tidy):
+        there = pipeline.Pipeline(chosen, Trainer(train.fit, digits, 30, 0), (net, task))
+        held = there.enter("bits", pipeline.Held(net, net, task))
+        product = there.packed(held.seen)
+        types = {layer.dtype.name for layer in layers.synapses(product.module).values()}
+        assert types == {"float32"}
+        whole = there.packed(in_dtype(held.seen, jnp.float32))
+        jax.tree.map(np.testing.assert_array_equal, product.params, whole.params)
+    images = jnp.asarray(digits.test.images)
+    integers = export.to_integer(product, task.inputs)
+    scores = export.run_integer(integers, Signal(images, 3, constant=True)).readout.sum(0)
+    found = np.asarray(train.predict(task, product, digits.test.images))
+    np.testing.assert_array_equal(found.argmax(-1), np.asarray(scores).argmax(-1))
+
+
+def test_quantized_weights_have_a_step_size_of_their_own(fresh, task, digits, monkeypatch):
+    rates = []
+    monkeypatch.setattr(
+        Trainer, "cosine", lambda _, rate, epochs, size=None: rates.append(rate) or 0.1
+    )
+    monkeypatch.setattr(Trainer, "__call__", lambda _, name, task, phase, net, epochs, **more: net)
+    for rate in (None, 0.001):
+        chosen = replace(OPTIONS, bits_learning_rate=rate)
+        there = pipeline.Pipeline(chosen, Trainer(train.fit, digits, 30, 0), (fresh, task))
+        held = there.tune("before", pipeline.Held(fresh, fresh, task), 1)
+        there.tune("behind", there.enter("bits", held), 1)
+    assert rates == [0.02, 0.02, 0.02, 0.001]
 
 
 @pytest.mark.thorough  # trains in another order
