@@ -44,10 +44,11 @@ WHOLE: Values = {
 MNIST: Values = WHOLE | {
     "stages": ("channels", "timesteps", "connections", "bits", "spikes", "exit"), "timesteps": 4,
     "timesteps_schedule": (2,), "dtype": "auto", "validation": 0.05, "dense_epochs": 10,
-    "channels_epochs": 8, "timesteps_epochs": 4, "pull_epochs": 3, "connections_epochs": 5,
+    "channels_epochs": 8, "timesteps_epochs": 4, "pull_epochs": 3, "connections_epochs": 10,
     "levels": "uniform", "per": "channel", "layer_bits": {"conv1": 5, "conv2": 3, "dense2": 3},
-    "bits_epochs": 14, "spike_weight": 0.1, "spikes_epochs": 10, "exit_tolerance": 0.0,
-    "bytes": 3_390, "spare": 0.15, "search_channels": (0.625, 0.75), "search_bits": (2, 3),
+    "bits_learning_rate": 3e-4, "bits_epochs": 16, "spike_weight": 0.5, "spikes_epochs": 16,
+    "exit_tolerance": 0.0, "bytes": 3_390, "spare": 0.15, "search_channels": (0.625, 0.75),
+    "search_bits": (2, 3),
 }  # fmt: skip
 DIGITS: Values = WHOLE | {
     "network": "16C3-32C3-AP2-64-{classes}", "batch_size": 32, "learning_rate": 2e-3,
@@ -62,9 +63,9 @@ CIFAR: Values = MNIST | {
     "network": "fast_cifar", "timesteps": 2, "timesteps_schedule": (1,), "dtype": "auto",
     "augment": "alternate", "batch_size": 125, "validation": 0.2, "dense_epochs": 24,
     "channels_epochs": 1, "timesteps_epochs": 2, "pull_epochs": 2, "connections_epochs": 3,
-    "levels": "rescaled", "layer_bits": None, "bits_epochs": 4, "spikes_epochs": 4,
-    "exit_tolerance": 0.001, "bytes": 67_700, "spare": 0.0, "search_channels": (0.0, 0.25),
-    "same_bytes": False,
+    "levels": "rescaled", "layer_bits": None, "bits_learning_rate": None, "bits_epochs": 4,
+    "spike_weight": 0.1, "spikes_epochs": 4, "exit_tolerance": 0.001, "bytes": 67_700,
+    "spare": 0.0, "search_channels": (0.0, 0.25), "same_bytes": False,
 }  # fmt: skip
 
 # Frames of recordings are cut when they are read, so their number stays; early exit shortens them.
