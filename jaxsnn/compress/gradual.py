@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import optax
 
 from jaxsnn import tree
-from jaxsnn.arrays import Array, Number, check_range, check_whole, is_traced, top_fraction
+from jaxsnn.arrays import Array, Number, check_range, check_whole, is_traced
 from jaxsnn.compress.masks import land_inside
 from jaxsnn.compress.projections import check_survivors
+from jaxsnn.compress.ranking import top_fraction
 from jaxsnn.compress.schedules import cubic_sparsity
 from jaxsnn.compress.states import is_placeholder, require_params
 from jaxsnn.errors import UserError

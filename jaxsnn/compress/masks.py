@@ -22,10 +22,9 @@ from jaxsnn.arrays import (
     is_traced,
     keep_count,
     safe_divide,
-    top_count,
-    top_fraction,
 )
 from jaxsnn.compress.projections import Scores, check_mask, check_survivors, nonzeros
+from jaxsnn.compress.ranking import top_count, top_fraction
 from jaxsnn.errors import UserError
 
 __all__ = [
@@ -70,7 +69,7 @@ def keep_fraction(params: Any, recipe: Mapping[str, Number], *, scores: Scores =
 
 @jax.jit
 def _highest(
-    scores: Shared[Scores], counts: dict[str, Number], leaves: dict[str, Array]
+    scores: Shared[Scores], counts: dict[str, int | Array], leaves: dict[str, Array]
 ) -> dict[str, Array]:
     """Return masks of so many entries of each leaf, as one program for any numbers of them."""
     function = scores.function

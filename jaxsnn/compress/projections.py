@@ -24,9 +24,9 @@ from jaxsnn.arrays import (
     check_range,
     is_traced,
     keep_count,
-    top_fraction,
 )
 from jaxsnn.compress.codes import HasSteps, Quantized, Step
+from jaxsnn.compress.ranking import top_fraction
 from jaxsnn.errors import UserError
 
 __all__ = [

@@ -41,9 +41,9 @@ from jaxsnn.arrays import (
     check_range,
     check_whole,
     safe_divide,
-    top_count,
 )
 from jaxsnn.compress.distributions import apportion
+from jaxsnn.compress.ranking import top_count
 from jaxsnn.compress.states import exchange, find, is_placeholder, require_params
 from jaxsnn.compress.transforms import ConfineState, confine
 from jaxsnn.errors import UserError

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxsnn import tree
-from jaxsnn.arrays import Array, Number, safe_divide, top_count
+from jaxsnn.arrays import Array, Number, safe_divide
 from jaxsnn.compress.distributions import Layers, start_counts
+from jaxsnn.compress.ranking import top_count
 
 __all__ = ["magnitude_masks", "random_masks", "start"]
 

@@ -34,7 +34,8 @@ import numpy as np
 from jax import lax
 
 from jaxsnn import layers, train
-from jaxsnn.arrays import Array, Number, check_range, check_whole, top_count
+from jaxsnn.arrays import Array, Number, check_range, check_whole
+from jaxsnn.compress.ranking import top_count
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.layers import walk

@@ -17,6 +17,7 @@ from jaxsnn.native.handlers import Handlers
 __all__ = [
     "CHANNELS",
     "CONVOLUTIONS",
+    "COUNTING",
     "NEURONS",
     "SCALES",
     "Library",
@@ -34,6 +35,7 @@ CHANNELS = (
     "jaxsnn_to_largest",
 )  # fmt: skip
 SCALES = ("jaxsnn_search",)
+COUNTING = ("jaxsnn_top_count",)
 NAMES = ("libdnnl.so.3", "libdnnl.so")
 MAJOR = 3  # of oneDNN: an older or newer one has other functions
 
@@ -96,6 +98,7 @@ def _sources(library: Library) -> list[Handlers]:
         Handlers("neurons.cc", NEURONS, own),
         Handlers("channels.cc", CHANNELS, own),
         Handlers("scales.cc", SCALES, own),
+        Handlers("counting.cc", COUNTING, own),
     ]
 
 
