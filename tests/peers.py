@@ -8,6 +8,7 @@ import sys
 import pytest
 
 PEER_PYTHON = "JAXSNN_PEER_PYTHON"
+CROSS = ("ziglang", "unicorn")  # the compiler and the emulator of other processors
 
 
 def peer_python(*packages):

@@ -16,7 +16,15 @@ from jaxsnn.export.integer import IntegerGrid
 from jaxsnn.native.builder import build
 from jaxsnn.native.processor import flags as instructions
 from jaxsnn.neurons import LIF, AdaptiveLIF
-from tests.compile.random_networks import STRICT, Case, assert_equal, draw
+from tests.compile.random_networks import (
+    STRICT,
+    Case,
+    assert_equal,
+    draw,
+    expected,
+    run_program,
+)
+from tests.peers import CROSS, peer_python
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
@@ -38,11 +46,16 @@ WIDE = (
 )
 
 
-def chosen(case, monkeypatch, flags):
-    """Return the library of a network, both of whose entries are products of bytes."""
+def choose_products(case, monkeypatch):
+    """Make both entries of a network products of bytes."""
     assert products.fits(case.plan)
     monkeypatch.setattr(choice, "fastest", products.emit)
     monkeypatch.setattr(choice, "many_by_products", lambda plan, one: True)
+
+
+def chosen(case, monkeypatch, flags):
+    """Return the library of a network, both of whose entries are products of bytes."""
+    choose_products(case, monkeypatch)
     code = source.assemble(case.plan, "net", {}, target="cpu").code
     assert "LANES" not in code
     return ctypes.CDLL(str(build(code, (*STRICT, "-DNET_TRACE", *flags))))
@@ -101,6 +114,21 @@ def test_many_random_networks_are_equal(first, monkeypatch):
         case = draw(seed)
         if products.fits(case.plan):
             assert_equal(case, chosen(case, monkeypatch, ways[seed % 2]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [("-O0",), ("-O2", "-mavx2"), ("-O3", "-march=native"), ("-O2", "-target", "x86-linux-musl")],
+    ids=["plain", "avx2", "this", "32 bits"],
+)
+def test_clang_builds_the_same(flags, monkeypatch, tmp_path):
+    compiler = [peer_python(*CROSS), "-m", "ziglang", "cc"]
+    for case in (*(wide(*each) for each in WIDE[:5]), draw(3), draw(12)):
+        choose_products(case, monkeypatch)
+        right = np.concatenate(expected(case), 1)
+        found = run_program(case, tmp_path, (*flags, "-DNET_BATCH"), compiler)
+        np.testing.assert_array_equal(found, np.tile(right, 2), case.layout)
 
 
 def test_larger_numbers_do_not_fit():

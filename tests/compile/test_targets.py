@@ -18,11 +18,10 @@ from jaxsnn.export.integer.inputs import PIXELS
 from jaxsnn.native.builder import find_compiler
 from jaxsnn.neurons import LIF
 from tests.compile.random_networks import STRICT, Case, draw, expected, run_program
-from tests.peers import peer_python
+from tests.peers import CROSS, peer_python
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
 
-CROSS = ("ziglang", "unicorn")  # the compiler and the emulator of other processors
 EMULATOR = Path(__file__).parents[2] / "tools" / "cortex_m4.py"
 CORTEX = ("-target", "thumb-freestanding-eabi", "-mcpu=cortex_m4")
 CLANG_SEEDS = (1, 3, 7, 9, 12)
