@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments.common import folder, logs, pictures
 from experiments.common.options import flat
@@ -237,13 +238,8 @@ def _rows(result: Result) -> list[tuple[str, Report]]:
 
 def _row(measured: Report, trained: Trained) -> Row:
     """Return the row of a network; the bytes of its file follow."""
-    starved = _starved(trained.network.params)
-    return measured.to_row() | {"starved_outputs": sum(map(int, starved.values()))}
-
-
-@jax.jit
-def _starved(params: Any) -> dict[str, jax.Array]:
-    return masks.starved_outputs(masks.of_nonzeros(params))
+    kept = jax.tree.map(lambda leaf: np.asarray(leaf) != 0, trained.network.params)
+    return measured.to_row() | {"starved_outputs": sum(masks.starved_outputs(kept).values())}
 
 
 def _count_removed_channels(rows: Sequence[Row]) -> None:

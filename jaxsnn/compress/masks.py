@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxsnn import tree
@@ -231,26 +232,21 @@ def kept_share(masks: Any, params: Any, *, where: str = "*/kernel") -> Array:
     return safe_divide(kept, sum(leaf.size for _, leaf in leaves))
 
 
-def starved_outputs(masks: Any) -> dict[str, Array]:
+def starved_outputs(masks: Any) -> dict[str, int]:
     """Count the outputs that are left without any weight.
 
     A class whose read-out neurons have no input can never win. The masks of biases and of norms,
     of one axis or none, are passed over.
 
-    >>> int(starved_outputs({"w": jnp.asarray([[True, False]])})["w"])
+    >>> starved_outputs({"w": jnp.asarray([[True, False]])})["w"]
     1
 
     Returns:
-      leaf name -> number of entries of the last axis where nothing is kept, int32 `[]`.
+      leaf name -> number of entries of the last axis where nothing is kept.
     """
-    found = {x: mask for x, mask in tree.named_leaves(masks).items() if jnp.ndim(mask) >= 2}
-    starved: dict[str, Array] = _starved(found)
-    return starved
-
-
-@jax.jit
-def _starved(masks: dict[str, Array]) -> dict[str, Array]:
+    found = {x: np.asarray(mask) for x, mask in tree.named_leaves(masks).items()}
     return {
-        name: jnp.sum(~jnp.any(mask, axis=tuple(range(mask.ndim - 1))))
-        for name, mask in masks.items()
+        name: int((~mask.any(axis=tuple(range(mask.ndim - 1)))).sum())
+        for name, mask in found.items()
+        if mask.ndim >= 2
     }
