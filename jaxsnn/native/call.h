@@ -7,6 +7,7 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 #include "xla/ffi/api/c_api.h"
 
@@ -64,7 +65,7 @@ class Frame {
   const void *find(const char *name, XLA_FFI_AttrType type) const {
     const XLA_FFI_Attrs &known = frame_->attrs;
     for (int64_t i = 0; i < known.size; ++i)
-      if (known.types[i] == type && std::string(known.names[i]->ptr, known.names[i]->len) == name)
+      if (known.types[i] == type && std::string_view(known.names[i]->ptr, known.names[i]->len) == name)
         return known.attrs[i];
     refuse(name);
   }

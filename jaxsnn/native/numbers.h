@@ -1,9 +1,8 @@
-// Numbers of 16 bits, and a choice by what is known at run time.
+// Numbers of 16 bits: read as float32, and rounded from it.
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
-#include <stdexcept>
 #include <type_traits>
 
 namespace {
