@@ -54,10 +54,17 @@ class Library:
 _turn = threading.Lock()  # of who builds and loads: the second one finds it done
 
 
-def begin() -> None:
-    """Build our handlers beside what the program does next; `load` waits for them."""
-    if os.environ.get("JAXSNN_NATIVE") != "0":
-        threading.Thread(target=_build_quietly).start()
+def begin() -> threading.Thread | None:
+    """Build our handlers beside what the program does next; `load` waits for them.
+
+    Returns:
+      The thread that builds them; None if they are switched off.
+    """
+    if os.environ.get("JAXSNN_NATIVE") == "0":
+        return None
+    builder = threading.Thread(target=_build_quietly)
+    builder.start()
+    return builder
 
 
 def load() -> ctypes.CDLL:

@@ -22,19 +22,11 @@ def fresh(monkeypatch):
     monkeypatch.delenv("JAXSNN_NATIVE", raising=False)
 
 
-def begun():
-    """Call `begin`, and wait for its threads."""
-    before = set(threading.enumerate())
-    native.begin()
-    for thread in set(threading.enumerate()) - before:
-        thread.join()
-
-
 @installed
 def test_a_compiler_that_fails_is_told_where_it_is_needed(fresh, monkeypatch, tmp_path, capfd):
     monkeypatch.setenv("JAXSNN_CACHE", str(tmp_path))
     monkeypatch.setenv("CXX", "false")
-    begun()
+    native.begin().join()
     assert capfd.readouterr() == ("", "")
     with pytest.raises(UserError, match="the compiler failed"):
         onednn.load()
@@ -50,7 +42,7 @@ def test_all_are_built_in_the_background(monkeypatch):
             built.append((self.name, threading.current_thread() is threading.main_thread()))
 
     monkeypatch.setattr(handlers.Handlers, "build", build)
-    begun()
+    native.begin().join()
     names = [each.name for each in onednn._sources(onednn._find())]
     assert sorted(built) == sorted((name, False) for name in names)
 
@@ -58,7 +50,7 @@ def test_all_are_built_in_the_background(monkeypatch):
 def test_nothing_is_begun_where_it_is_switched_off(monkeypatch):
     monkeypatch.setenv("JAXSNN_NATIVE", "0")
     monkeypatch.setattr(onednn, "_build_quietly", lambda: pytest.fail("this was switched off"))
-    begun()
+    assert native.begin() is None
 
 
 def test_a_call_that_lacks_a_number_is_an_error_and_no_crash():
