@@ -13,9 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
 from experiments.common import folder, logs, pictures
 from experiments.common.options import flat
 from jaxsnn import archive, export, native, report, timing, train
@@ -238,8 +235,8 @@ def _rows(result: Result) -> list[tuple[str, Report]]:
 
 def _row(measured: Report, trained: Trained) -> Row:
     """Return the row of a network; the bytes of its file follow."""
-    kept = jax.tree.map(lambda leaf: np.asarray(leaf) != 0, trained.network.params)
-    return measured.to_row() | {"starved_outputs": sum(masks.starved_outputs(kept).values())}
+    starved = masks.starved_outputs(masks.of_nonzeros(trained.network.params))
+    return measured.to_row() | {"starved_outputs": sum(starved.values())}
 
 
 def _count_removed_channels(rows: Sequence[Row]) -> None:

@@ -13,7 +13,7 @@ to 2048 scales, since their error is ragged, and each is refined once, which low
 
 It costs two to three times what one start with 20 rounds of the alternation does, and more where
 each of many channels has a scale. With the extra `native`, on a CPU, the scales of whole levels are
-searched by `native.scales`: in a third of the time, a fifth with a scale for each of few weights.
+searched by `native.scales`: in half to a fifth of the time.
 Nothing larger than a few leaves, or than 2**16 numbers, is stored at a time.
 
 Letters in shapes: `...` any shape, `*S` that of the scales: all ones, or with the channels last.

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from experiments.common import Run, RunOptions
-from jaxsnn import metrics, models, native, train
+from experiments.common import Run, RunOptions, run
+from jaxsnn import metrics, models, native, train, tree
 from jaxsnn.errors import UserError
 from jaxsnn.inputs import Inputs
 from jaxsnn.methods import Result, Trained
@@ -308,3 +308,15 @@ def test_what_fails_in_the_background_is_one_line_at_the_end(tmp_path):
     with pytest.raises(UserError, match=r"models"):
         run.finish(result, title="toy", summary="")
     assert not (run.directory / "results.json").exists()
+
+
+def test_starved_outputs_are_those_of_kernels_alone():
+    net = models.build("6R-3", (4,), seed=0)
+    gone = {"dense2/kernel": 1, "dense1/recurrent": 2}  # leaf -> output without weights
+
+    def cut(name, leaf):
+        return leaf.at[:, gone[name]].set(0.0) if name in gone else leaf
+
+    net = net.replace(params=tree.map_named(cut, net.params))
+    task = train.Task(Inputs((4,), timesteps=2, encoding="events"))
+    assert run._row(metrics.Report("net"), Trained(net, task))["starved_outputs"] == 1
