@@ -47,8 +47,9 @@ Keep = Callable[[str, Callable[[], Arrays]], Arrays]
 SPARSEST = (0.995, 0.99, 0.98, 0.95, 0.9, 0.8, 0.6, 0.3, 0.0)  # tried as the most, in this order
 CLOSE = 0.985  # a file of this share of the budget needs no better sparsity
 ROUNDS = 8  # of the bisection
-MOST, LEAST = 0.8, 0.99  # share of the weights that is kept in a round of `trim`
-TRIMS = 30  # of these rounds
+MOST, LEAST = 0.8, 0.99  # share of a try's weights that the next one keeps, before a file fits
+TRIMS = 30  # of these tries
+NEAR = 1e-3  # two of their shares that need none between them
 FEW = 1.05  # a file of so many times the budget loses too much to be left as it is then
 
 
@@ -133,27 +134,42 @@ def settle(pipeline: Pipeline, keep: Keep) -> tuple[stages.Options, dict[str, An
 
 
 def trim(pipeline: Pipeline, held: Held) -> Held:
-    """Remove the smallest weights that are left until the file fits the budget of bytes.
+    """Remove the smallest weights that are left, no more than it takes to fit a budget of bytes.
 
-    A file that is still too large after `TRIMS` rounds stays so (`outcome`).
+    How many that are is found by bisection, for grids are fitted anew to the weights that stay. A
+    file that is still too large after `TRIMS` tries stays so (`outcome`).
     """
-    c = pipeline.chosen
-    for _ in range(TRIMS if c.bytes else 0):
-        size = pipeline.bytes_of(held)
-        if size <= (c.bytes or 0):
+    budget, size = pipeline.chosen.bytes, pipeline.bytes_of(held)
+    if budget is None or size <= budget:
+        return held
+    best: Held | None = None
+    low, high = 0.0, 1.0  # shares of the weights that stay
+    share = budget / size
+    for _ in range(TRIMS):
+        last = _kept(pipeline, held, share)
+        size = pipeline.bytes_of(last)
+        if size <= budget:
+            best, low = last, share
+        else:
+            high = share
+        if CLOSE * budget <= size <= budget or high - low < NEAR:
             break
-        kept = min(max((c.bytes or 0) / size, MOST), LEAST)
-        kernels = tree.match({"*/kernel": True}, held.free.params)
-        weights = jax.tree.map(
-            lambda seen, free: jnp.where(seen != 0, free, 0), held.seen.params, held.free.params
-        )
-        leaves = tree.named_leaves(weights)
-        shares = {x: 1 - kept * np.count_nonzero(leaves[x]) / leaves[x].size for x in kernels}
-        largest = {name: sets.keep_largest(share) for name, share in shares.items()}
-        _, masks = sets.prune(weights, largest)
-        held = replace(held, masks=masks)
-        held = replace(held, seen=pipeline.see(held))
-    return held
+        share = (low + high) / 2 if best else high * min(max(budget / size, MOST), LEAST)
+    return best or last
+
+
+def _kept(pipeline: Pipeline, held: Held, share: float) -> Held:
+    """Return what is held with a share of each kernel's weights that are not zero, the largest."""
+    weights = jax.tree.map(
+        lambda seen, free: jnp.where(seen != 0, free, 0), held.seen.params, held.free.params
+    )
+    leaves = tree.named_leaves(weights)
+    largest = {
+        name: sets.keep_largest(1 - share * np.count_nonzero(leaves[name]) / leaves[name].size)
+        for name in tree.match({"*/kernel": True}, weights)
+    }
+    held = replace(held, masks=sets.prune(weights, largest)[1])
+    return replace(held, seen=pipeline.see(held))
 
 
 def fit_file(pipeline: Pipeline, name: str, held: Held, epochs: int) -> Held:

@@ -159,15 +159,33 @@ def test_a_file_that_training_made_too_large_loses_its_smallest_weights(stages_o
         "connections", pipeline.Held(net, net, task)
     )
     held = stages.enter("bits", held)
-    size = file_bytes(held.seen, task.inputs, "digits")
+    size = stages.bytes_of(held)
     tight = replace(stages, chosen=replace(stages.chosen, bytes=size - 15))
     found = budgets.trim(tight, held)
-    assert size - 120 < file_bytes(found.seen, task.inputs, "digits") <= size - 15
+    assert budgets.CLOSE * (size - 15) <= stages.bytes_of(found) <= size - 15
     before, after = (tree.named_leaves(each.seen.params) for each in (held, found))
     for name in (x for x in before if x.endswith("/kernel")):
         gone = (np.asarray(before[name]) != 0) & (np.asarray(after[name]) == 0)
         assert gone.sum() < 0.4 * np.count_nonzero(before[name])
         assert not ((np.asarray(before[name]) == 0) & (np.asarray(after[name]) != 0)).any()
+
+
+@pytest.mark.parametrize(
+    "size_of",
+    [lambda share: 1000 * share**3, lambda share: 640 * (share < 0.9) + 380 * share],
+    ids=["faster than the weights", "at once"],
+)
+def test_no_more_is_cut_than_the_budget_needs(monkeypatch, size_of):
+    monkeypatch.setattr(budgets, "_kept", lambda pipeline, held, share: held_of(size_of(share)))
+    found = budgets.trim(Stages(bytes=800), held_of(1000))
+    shares = np.linspace(0, 1, 10_001)
+    most = max(size for size in map(size_of, shares) if size <= 800)
+    assert min(budgets.CLOSE * 800, 0.99 * most) <= found.epochs <= 800
+
+
+def test_what_no_cut_makes_small_enough_is_cut_as_far_as_it_goes(monkeypatch):
+    monkeypatch.setattr(budgets, "_kept", lambda pipeline, held, share: held_of(900 + 100 * share))
+    assert 900 < budgets.trim(Stages(bytes=800), held_of(1000)).epochs < 905
 
 
 class Stages:
