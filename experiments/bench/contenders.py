@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxsnn.errors import UserError
+from jaxsnn.train import host
 
 PEERS_FOLDER = Path(__file__).parent / "peers"
 
@@ -242,7 +243,8 @@ def run_script(python: Path, script: str, *arguments: str, **environment: str) -
     """
     command = [str(python), str(PEERS_FOLDER / script), *arguments]
     try:
-        done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+        own = host.untuned() | environment
+        done = subprocess.run(command, env=own, capture_output=True, text=True)
     except OSError as error:
         raise UserError(f"{python}: cannot be started ({error.strerror})") from None
     if done.returncode != 0:

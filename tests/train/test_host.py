@@ -1,5 +1,6 @@
 """The process-wide settings: asked for, early, and with the effect that is promised."""
 
+import os
 import subprocess
 import sys
 
@@ -66,3 +67,31 @@ def test_too_late_is_an_error():
 def test_more_devices_than_cores_are_refused(devices):
     with pytest.raises(UserError, match=f"devices = {devices}: choose 1 to"):
         host.tune(devices)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "--xla_cpu_use_fusion_emitters=true", "--xla_cpu_max_isa=AVX"]
+)
+def test_programs_compile_quickly_unless_the_user_says_how(monkeypatch, given):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    host.tune(jax.local_device_count())
+    (flag, *others) = sorted(os.environ["XLA_FLAGS"].split(), reverse=True)
+    if "emitters" in given:
+        assert [flag, *others] == [given]
+    else:
+        assert flag == "--xla_cpu_use_fusion_emitters=false"
+        assert others == given.split()
+    assert host.untuned().get("XLA_FLAGS", "") == given
+
+
+def test_a_release_without_the_flag_is_left_alone(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(host, "version", lambda package: "0.13.0")
+    host.tune(jax.local_device_count())
+    assert "XLA_FLAGS" not in os.environ
+
+
+@pytest.mark.long
+def test_xla_knows_the_flag():
+    program = "from jaxsnn.train import host\nhost.tune(1)\nimport jax\nprint(jax.jit(abs)(-2.0))"
+    assert output_of(program) == "2.0"
