@@ -7,6 +7,7 @@ connections, few bits, few spikes. No download; some minutes on a laptop.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from experiments import common
@@ -20,7 +21,10 @@ from experiments.common import (
     TaskOptions,
 )
 from jaxsnn import data
-from jaxsnn.methods import admm
+from jaxsnn.methods import Result, admm
+from jaxsnn.network import Network
+from jaxsnn.train import Fit
+from jaxsnn.train.rehearsal import rehearsed
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Config:
 
 
 DIGITS: dict[str, Any] = {
-    "start": "firing", "batch_size": 32, "dense_epochs": 30, "dense_learning_rate": 2e-3,
+    "start": "firing", "devices": 1, "batch_size": 32, "dense_epochs": 30, "dense_learning_rate": 2e-3,
     "order": "together", "learning_rate": 3e-3, "pull_epochs": 20, "retrain_epochs": 40,
     "sparsity": 0.9, "spike_weight": 0.01, "constant_bits": 8,
 }  # fmt: skip
@@ -59,9 +63,14 @@ def run(config: Config) -> None:
     problem = common.load(config, seed=method.seed, batch_size=method.batch_size)
     admm.sparsities(problem.net, method.sparsity, method.allocation)  # refuses what empties a layer
     run = common.Run("quickstart", config)
-    dense = common.train_dense(run.fit, problem, config.dense, method)
+
+    def compress(net: Network, fit: Fit) -> Result:
+        return admm.compress(net, problem.task, problem.data, method, fit=fit)
+
+    with rehearsed(partial(compress, problem.net)):
+        dense = common.train_dense(run.fit, problem, config.dense, method)
     run.finish(
-        admm.compress(dense, problem.task, problem.data, method, fit=run.fit),
+        compress(dense, run.fit),
         title=f"A spiking network for {config.run.dataset}, compressed",
         summary=common.summary_of(problem, config.network),
         samples=problem.data.test,

@@ -109,9 +109,7 @@ def fit(
     phase, show = as_phase(phase, name="phase"), show and distributed.is_first()
     _check(task, phase, net, split, validation, epochs, batch_size, checkpoints)
     with timing.phase(name):
-        optimizer = _shared(phase.optimizer, net.params)
-        phase = _compiled(phase, lift=bool(optimizer.arrays))
-        state = init(net, phase, phase_key(seed, name))
+        optimizer, phase, state = begun(phase, net, phase_key(seed, name))
         watch = Watch.over(name, checkpoints, state.net.params, split[1])
         done, counts = 0, None
         if checkpoints is not None:
@@ -149,6 +147,15 @@ def fit(
             for line in warnings.after_training(net, trained, counts) if show else ():
                 bar.warn(line)
         return trained
+
+
+def begun(
+    phase: Phase, net: Network, key: Array
+) -> tuple[Shared[optax.GradientTransformation], Phase, TrainState]:
+    """Return a phase's optimizer as an argument of programs, the phase compiled, and its state."""
+    optimizer = _shared(phase.optimizer, net.params)
+    phase = _compiled(phase, lift=bool(optimizer.arrays))
+    return optimizer, phase, init(net, phase, key)
 
 
 def _look(
