@@ -20,7 +20,6 @@ All of ours have the arc tangent as surrogate. Norse and Sinabs have others, abo
 
 import ctypes.util
 import json
-import os
 import subprocess
 import sys
 from dataclasses import dataclass, replace
