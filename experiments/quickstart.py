@@ -6,9 +6,11 @@ connections, few bits, few spikes. No download; some minutes on a laptop.
     python -m experiments.quickstart
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
+
+import jax
 
 from experiments import common
 from experiments.common import (
@@ -45,7 +47,6 @@ DIGITS: dict[str, Any] = {
     "start": "firing", "batch_size": 32, "dense_epochs": 30, "dense_learning_rate": 2e-3,
     "order": "together", "learning_rate": 3e-3, "pull_epochs": 20, "retrain_epochs": 40,
     "sparsity": 0.9, "spike_weight": 0.01, "constant_bits": 8,
-    "devices": 1,  # a second one gains nothing in batches as small as this; it compiles meanwhile
 }  # fmt: skip
 SMOKE = DIGITS | {
     "network": "8C3-AP2-16-{classes}", "timesteps": 2, "limit": 300, "dense_epochs": 2,
@@ -61,6 +62,9 @@ PRESETS: common.Presets = {
 def run(config: Config) -> None:
     """Train the dense network, compress it, report."""
     method = config.method
+    if jax.process_count() == 1:  # Batches this small gain nothing by a second device.
+        engine = replace(config.engine, devices=config.engine.devices or 1)
+        config = replace(config, engine=engine)
     problem = common.load(config, seed=method.seed, batch_size=method.batch_size)
     admm.sparsities(problem.net, method.sparsity, method.allocation)  # refuses what empties a layer
     run = common.Run("quickstart", config)

@@ -17,10 +17,11 @@ os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"  # programs are lowered faster without
 
 # Tests compile much and compute little: leave out what makes long runs fast. A flag that a release
-# of XLA does not know ends the process, so the last two are for the release they were tried on.
+# of XLA does not know ends the process, so the last three are for the release they were tried on.
 FAST = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 if version("jaxlib").startswith("0.10."):
     FAST += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    FAST += " --xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE"  # see host.py
 os.environ.setdefault("XLA_FLAGS", FAST)
 
 # A program that several tests or workers need is compiled once, however small: many tests trace one

@@ -5,10 +5,16 @@ and the C library gives large blocks back to the system at once, so that each ca
 pages. Many of XLA's operations run on one core; with one device for each core, and the batch
 shared between them (`Task.devices`), all of them do. And XLA's newer way to write the code of a
 fused loop takes twice as long as the older one, for programs that are no faster.
+
+One thing is wrong there: sums that XLA leaves to YNNPACK are now and then those of a part of their
+numbers (https://github.com/google/XNNPACK/pull/11243, seen in JAX 0.10.2).
 """
 
 import ctypes
+import mmap
 import os
+from functools import cache
+from importlib import resources
 from importlib.metadata import version
 
 import jax
@@ -22,18 +28,18 @@ M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 
 MOST_DEVICES = 2  # by default: what more are worth was not measured
 
-# A flag that a release of XLA does not know ends the process: it is given to those it was tried on.
+OWN_SUMS = "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_REDUCE"
 QUICK_TO_COMPILE = "--xla_cpu_use_fusion_emitters=false"
-TRIED = ("0.10.",)  # of jaxlib
+TRIED = ("0.10.",)  # of jaxlib: with others the older way may be one that nobody keeps up
 
 
 def tune(devices: int | None = None) -> None:
     """Set this process up for speed on a CPU; call it once, before JAX computes anything.
 
     Freed memory stays with the process instead of going back to the system (Linux with glibc;
-    elsewhere left as it is), the CPU becomes several JAX devices, and programs for it compile in
-    about half of the time (a flag in $XLA_FLAGS; one that is there already stays). Accelerators
-    are not touched.
+    elsewhere left as it is), and the CPU becomes several JAX devices. Programs for it compile in
+    about half of the time, and their sums are right (two flags in $XLA_FLAGS; one that is there
+    already stays). Accelerators are not touched.
     The programs of `experiments` call it; `import jaxsnn` never does.
 
     Args:
@@ -54,7 +60,7 @@ def tune(devices: int | None = None) -> None:
     except RuntimeError:
         raise UserError("host.tune comes too late: call it before JAX computes anything") from None
     _keep_freed_memory()
-    _compile_quickly()
+    _give_flags()
 
 
 def cores() -> int:
@@ -66,9 +72,9 @@ def cores() -> int:
 
 def untuned() -> dict[str, str]:
     """Return the environment without what `tune` put there, for programs with another JAX."""
-    flags = os.environ.get("XLA_FLAGS", "").replace(QUICK_TO_COMPILE, "").strip()
+    flags = [each for each in _flags() if each not in (OWN_SUMS, QUICK_TO_COMPILE)]
     others = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
-    return others | ({"XLA_FLAGS": flags} if flags else {})
+    return others | ({"XLA_FLAGS": " ".join(flags)} if flags else {})
 
 
 def _keep_freed_memory() -> None:
@@ -82,8 +88,27 @@ def _keep_freed_memory() -> None:
     mallopt(M_TOP_PAD, 64 << 20)
 
 
-def _compile_quickly() -> None:
-    given = os.environ.get("XLA_FLAGS", "")
-    name = QUICK_TO_COMPILE.partition("=")[0]
-    if name not in given and version("jaxlib").startswith(TRIED):
-        os.environ["XLA_FLAGS"] = f"{given} {QUICK_TO_COMPILE}".strip()
+def _give_flags() -> None:
+    given = _flags()
+    names = {each.partition("=")[0] for each in given}
+    wanted = [OWN_SUMS] if _is_known(OWN_SUMS) else []
+    if version("jaxlib").startswith(TRIED):
+        wanted.append(QUICK_TO_COMPILE)
+    if more := [each for each in wanted if each.partition("=")[0] not in names]:
+        os.environ["XLA_FLAGS"] = " ".join([*given, *more])
+
+
+def _flags() -> list[str]:
+    return os.environ.get("XLA_FLAGS", "").split()
+
+
+@cache
+def _is_known(flag: str) -> bool:
+    """Return whether this XLA has a flag and its value: one that it has not ends the process."""
+    name, _, value = flag.lstrip("-").partition("=")
+    for file in resources.files("jaxlib").iterdir():
+        if file.name.startswith("libjax_common"):
+            with open(str(file), "rb") as code:
+                text = mmap.mmap(code.fileno(), 0, access=mmap.ACCESS_READ)
+                return all(text.find(each.encode()) >= 0 for each in (name, value.lstrip("-")))
+    return False
