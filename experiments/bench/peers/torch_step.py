@@ -261,7 +261,10 @@ class Neurons(nn.Module):
             current = current.permute(0, 2, 3, 1)
         current = current.unflatten(0, (self.timesteps, -1))
         fire = WrittenOut.apply if self.tuned else eager
-        spikes = fire(current, *self.constants, self.feedback).flatten(0, 1)
+        feedback = self.feedback
+        if feedback is not None:  # autocast leaves what is written out to itself
+            feedback = feedback.to(current.dtype)
+        spikes = fire(current, *self.constants, feedback).flatten(0, 1)
         return spikes.permute(0, 3, 1, 2) if last else spikes
 
 
