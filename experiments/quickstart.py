@@ -62,10 +62,11 @@ PRESETS: common.Presets = {
 def run(config: Config) -> None:
     """Train the dense network, compress it, report."""
     method = config.method
-    if jax.process_count() == 1:  # Batches this small gain nothing by a second device.
+    here = config
+    if jax.process_count() == 1:  # batches this small gain nothing by a second device
         engine = replace(config.engine, devices=config.engine.devices or 1)
-        config = replace(config, engine=engine)
-    problem = common.load(config, seed=method.seed, batch_size=method.batch_size)
+        here = replace(config, engine=engine)
+    problem = common.load(here, seed=method.seed, batch_size=method.batch_size)
     admm.sparsities(problem.net, method.sparsity, method.allocation)  # refuses what empties a layer
     run = common.Run("quickstart", config)
 

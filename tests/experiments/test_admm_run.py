@@ -144,10 +144,11 @@ def test_the_log_has_the_residuals_of_each_pull(folder):
 
 
 def test_the_penalty_grows_and_pulls_the_weights_to_their_set(folder):
-    # Two epochs of a smoke run move the weights little; those that were pruned first, visibly.
-    pull = [record for record in log_of(folder) if record["phase"] == "joint quantize pull"]
+    # Two epochs of a smoke run move the weights little; towards a grid, not always nearer.
+    pull = [record for record in log_of(folder) if record["phase"] == "joint prune pull"]
     assert pull[-1]["penalty"] == pytest.approx(100 * 0.01)
-    assert pull[-1]["primal/dense1/kernel"] < pull[0]["primal/dense1/kernel"]
+    for layer in ("conv1", "dense1"):
+        assert pull[-1][f"primal/{layer}/kernel"] < pull[0][f"primal/{layer}/kernel"]
 
 
 # --- Killed and resumed ---------------------------------------------------------------------------
