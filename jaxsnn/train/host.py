@@ -39,8 +39,8 @@ def tune(devices: int | None = None) -> None:
     Freed memory stays with the process instead of going back to the system (Linux with glibc;
     elsewhere left as it is), and the CPU becomes several JAX devices. Programs for it compile in
     about half of the time, and their sums are right (two flags in $XLA_FLAGS; one that is there
-    already stays). Accelerators are not touched.
-    The programs of `experiments` call it; `import jaxsnn` never does.
+    already stays). Accelerators are not touched. The programs of `experiments` and the command line
+    call it; `import jaxsnn` never does.
 
     Args:
       devices: number of devices to make of the CPU, 1 to the number of cores; if left out, what
@@ -107,8 +107,10 @@ def _is_known(flag: str) -> bool:
     """Return whether this XLA has a flag and its value: one that it has not ends the process."""
     name, _, value = flag.lstrip("-").partition("=")
     for file in resources.files("jaxlib").iterdir():
-        if file.name.startswith("libjax_common"):
-            with open(str(file), "rb") as code:
-                text = mmap.mmap(code.fileno(), 0, access=mmap.ACCESS_READ)
+        if "jax_common" in file.name:
+            with (
+                open(str(file), "rb") as code,
+                mmap.mmap(code.fileno(), 0, access=mmap.ACCESS_READ) as text,
+            ):
                 return all(text.find(each.encode()) >= 0 for each in (name, value.lstrip("-")))
     return False
